@@ -1,0 +1,149 @@
+"""The contract between tuning methods and backbones: what an edit of a frozen layer is, and how edits compose.
+
+A method builds *edits* from its parameters once per call, outside the scan over layers. A `LayerEdit` is a pytree
+whose every leaf is stacked `[L, ...]`; the layer stack slices it, so inside a layer its hooks see their own layer's
+leaves. A backbone calls the hooks at fixed places and knows no method by name; a method writes hooks and knows no
+backbone by name.
+
+To write one, subclass `LayerEdit` as a registered frozen dataclass (`@edit`), annotate leaves as arrays and mark
+hyperparameters with `static()`; override the hooks that the method needs. No checks in `__post_init__`: unflattening
+runs it on tracers.
+"""
+
+import dataclasses
+from typing import Any, Protocol, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from jaxprefix.attention import VirtualTokens
+from jaxprefix.errors import UserError
+
+T = TypeVar("T")
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field of an edit that is a hashable hyperparameter, not a leaf."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def edit(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen dataclass that is a pytree, fields marked `static()` being metadata."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dims:
+    """The sizes of a backbone that a method may ask for (see the legend in `jaxprefix`)."""
+
+    layers: int  # L
+    heads: int  # H
+    kv_heads: int  # K
+    width: int  # D
+    head_width: int  # E
+    mlp_width: int
+    vocab: int  # V
+    positions: int  # the number of real and virtual positions that the position table can serve
+    initializer_range: float = 0.02  # standard deviation of the backbone's own initialisation
+    hidden_dropout: float = 0.0  # the rate that methods take when theirs is `None`
+
+
+@edit
+class Context:
+    """What a hook may know beside its own leaves and the tensors at hand.
+
+    Attributes:
+      mask: real tokens, True where there is one.
+      positions: position ids before the offset that a prefix adds.
+      key: this edit's own key in this layer, or None when nothing is random.
+      training: whether dropout applies.
+    """
+
+    mask: Bool[Array, "B S"]
+    positions: Int[Array, "B T"]
+    key: Any = None
+    training: bool = static(default=False)
+
+
+class LayerEdit:
+    """Hooks of one edit in one layer; every default leaves the backbone as it is.
+
+    Results are cast to the dtype of the tensor they replace by the caller. `z` is the input of a sublayer, `f` its
+    output. Leaves are `[L, ...]` outside the stack, `[...]` inside the hooks.
+    """
+
+    def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens | None:
+        """Virtual tokens of this layer's self-attention, from the layer's input `x`."""
+        return None
+
+    def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: Context) -> Array:
+        """Replaces the output `y` of the linear map `name` (`q k v o up down`) at input `x`."""
+        return y
+
+    def values(
+        self, k: Float[Array, "B S K E"], v: Float[Array, "B S K E"], ctx: Context
+    ) -> Float[Array, "B S K E2"]:
+        """Replaces the values `v` of the attention."""
+        return v
+
+    def after_attention(
+        self,
+        q: Float[Array, "B T H E"],
+        k: Float[Array, "B S K E"],
+        v: Float[Array, "B S K E2"],
+        o: Float[Array, "B T H E2"],
+        lse: Float[Array, "B H T"],
+        ctx: Context,
+    ) -> tuple[Float[Array, "B T H E3"], Float[Array, "B T D"] | None]:
+        """Replaces the heads' outputs `o`; the second result, if any, is added after the output projection."""
+        return o, None
+
+    def after_mlp(self, z: Float[Array, "B T D"], f: Float[Array, "B T D"], ctx: Context) -> Float[Array, "B T D"]:
+        """Replaces the MLP's output `f` at its input `z`, before the residual dropout."""
+        return f
+
+    def after_block(self, h: Float[Array, "B T D"], ctx: Context) -> Float[Array, "B T D"]:
+        """Replaces the layer's output."""
+        return h
+
+
+@edit
+class Edits:
+    """All that a model's methods do to one backbone in one call.
+
+    Attributes:
+      layers: layer edits in the order of composition; each hook is applied in this order, each seeing the result of
+        the one before.
+      position_offset: added to the positions of real tokens; offsets of composed edits add.
+    """
+
+    layers: tuple[LayerEdit, ...] = ()
+    position_offset: int = static(default=0)
+
+    def __add__(self, other: "Edits") -> "Edits":
+        return Edits(self.layers + other.layers, self.position_offset + other.position_offset)
+
+
+NO_EDITS = Edits()
+
+
+def check_stacked(edits: Edits, dims: Dims) -> None:
+    """Refuses leaves that are not stacked over layers: a `[P, D]` leaf would be sliced silently when P equals L."""
+    for layer_edit in edits.layers:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(layer_edit):
+            if jnp.ndim(leaf) == 0 or leaf.shape[0] != dims.layers:
+                raise UserError(
+                    f"the leaf {jax.tree_util.keystr(path)} of the edit {type(layer_edit).__name__} has shape "
+                    f"{jnp.shape(leaf)}, but its first axis must be the {dims.layers} layers of the backbone; "
+                    "stack it with one entry per layer."
+                )
+
+
+class Method(Protocol):
+    """A tuning method: a frozen dataclass of hyperparameters."""
+
+    def build(self, dims: Dims) -> Any:
+        """The Linen module whose `apply({"params": p}, key=None, training=False)` returns `Edits`."""

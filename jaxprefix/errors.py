@@ -1,0 +1,9 @@
+"""The one error that a person can cure: a sentence that names the thing and the remedy."""
+
+
+class UserError(ValueError):
+    """Something in the configuration, the data or the files is not as it must be.
+
+    The message is one sentence that names the thing and says what to do. The command line prints it and exits with
+    code 2. Raise it before anything is compiled or written.
+    """

@@ -1,0 +1,162 @@
+"""What an encoder is: its sizes and constants, read from a Hugging Face `config.json`."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprefix.errors import UserError
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+"""The activations of the MLP, under the names of Hugging Face's `hidden_act`; "gelu" is the exact one, with erf."""
+
+KINDS = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta", "camembert": "roberta"}
+"""Hugging Face's `model_type` -> the kind of encoder that computes it."""
+
+_SIZES = {
+    "vocab": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "positions": "max_position_embeddings",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes and constants of a BERT or RoBERTa encoder; hashable.
+
+    Attributes:
+      kind: "bert" or "roberta". They differ in position ids: BERT counts from 0, RoBERTa from `padding_id + 1`.
+      vocab: V, rows of the word table.
+      width: D.
+      layers: L.
+      heads: H; D is divisible by H.
+      mlp_width: the inner width of the MLP.
+      positions: rows of the position table (see `usable_positions`).
+      token_types: rows of the token type table.
+      norm_eps: added to the variance in every layer norm.
+      padding_id: token id of the padding.
+      activation: a key of `ACTIVATIONS`, of the MLP and, where there is one, of BERT's masked-LM transform.
+      hidden_dropout: rate after the embeddings and after each sublayer, in training.
+      attention_dropout: rate of the attention weights, in training.
+      initializer_range: standard deviation of a fresh kernel.
+    """
+
+    kind: str
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    positions: int
+    token_types: int = 2
+    norm_eps: float = 1e-12
+    padding_id: int = 0
+    activation: str = "gelu"
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    initializer_range: float = 0.02
+
+    @property
+    def usable_positions(self) -> int:
+        """How many tokens of one row, virtual ones included, the position table can number."""
+        return self.positions if self.kind == "bert" else self.positions - self.padding_id - 1
+
+    @property
+    def head_width(self) -> int:
+        """E."""
+        return self.width // self.heads
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "EncoderConfig":
+        """Reads the dict of a Hugging Face `config.json`; keys without influence on the encoder are ignored.
+
+        Raises:
+          UserError: another architecture, an unknown activation, relative positions, a decoder, missing or
+            impossible sizes.
+        """
+        kind = _kind(config)
+        _refuse_other_mathematics(config)
+        missing = [key for key in _SIZES.values() if config.get(key) is None]
+        if missing:
+            raise UserError(f"config.json lacks {', '.join(missing)}; save the model again with save_pretrained.")
+
+        def value(key: str, default: Any) -> Any:
+            return default if config.get(key) is None else config[key]
+
+        result = cls(
+            kind=kind,
+            **{field: config[key] for field, key in _SIZES.items()},
+            token_types=value("type_vocab_size", 2),
+            norm_eps=float(value("layer_norm_eps", 1e-12)),
+            padding_id=value("pad_token_id", 0 if kind == "bert" else 1),
+            activation=value("hidden_act", "gelu"),
+            hidden_dropout=float(value("hidden_dropout_prob", 0.1)),
+            attention_dropout=float(value("attention_probs_dropout_prob", 0.1)),
+            initializer_range=float(value("initializer_range", 0.02)),
+        )
+        result._check_sizes()
+        return result
+
+    def _check_sizes(self) -> None:
+        for field, key in {**_SIZES, "token_types": "type_vocab_size"}.items():
+            size = getattr(self, field)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise UserError(f"config.json has {key} = {size!r}, but it must be a whole number above 0.")
+        if self.width % self.heads:
+            raise UserError(
+                f"config.json has hidden_size = {self.width}, which is not divisible by "
+                f"num_attention_heads = {self.heads}; correct one of them."
+            )
+        if self.usable_positions < 1:
+            raise UserError(
+                f"config.json has max_position_embeddings = {self.positions}, which leaves no position beside "
+                f"pad_token_id = {self.padding_id}; correct one of them."
+            )
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    name = config.get("model_type")
+    if name is None:  # early BERT folders do not say; their class name or the shape of the file must tell
+        architectures = " ".join(config.get("architectures") or []).lower()
+        name = "roberta" if "roberta" in architectures else "bert" if "bert" in architectures else None
+        if name is None and config.get("type_vocab_size") == 2 and "hidden_act" in config:
+            name = "bert"
+    if name not in KINDS:
+        raise UserError(
+            f"config.json has model_type = {name!r}, which is not a supported architecture; "
+            f"take a model of one of these: {', '.join(KINDS)}."
+        )
+    return KINDS[name]
+
+
+def _refuse_other_mathematics(config: Mapping[str, Any]) -> None:
+    """Refuses settings under which the same tensors mean another function."""
+    activation = config.get("hidden_act") or "gelu"
+    if activation not in ACTIVATIONS:
+        raise UserError(
+            f"config.json has hidden_act = {activation!r}, which is not supported; "
+            f"take a model with one of these: {', '.join(ACTIVATIONS)}."
+        )
+    positions = config.get("position_embedding_type") or "absolute"
+    if positions != "absolute":
+        raise UserError(
+            f"config.json has position_embedding_type = {positions!r}, but only absolute positions are supported; "
+            "take a model trained with absolute positions."
+        )
+    if config.get("is_decoder"):
+        raise UserError("config.json has is_decoder = true, but only encoders are supported; take an encoder.")
+    if config.get("quantization_config"):
+        raise UserError("config.json has a quantization_config, but only unquantised weights can be read; take those.")

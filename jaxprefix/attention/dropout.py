@@ -1,0 +1,94 @@
+"""Dropout by a counter hash: the decision about an element is a pure function of the key and the element's indices.
+
+No stream of random bits is drawn, so any implementation, block order or sharding makes the same decisions, and the
+partitioner splits the mask like any other elementwise value. The mixing steps are those of the 32-bit finaliser of
+MurmurHash3 (Austin Appleby, public domain); it is no cryptographic generator and needs not be one.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, UInt32
+
+from jaxprefix.errors import UserError
+
+Rate = Any  # a Python float, or a traced scalar
+
+_GOLDEN = np.uint32(0x9E3779B9)
+_MIX1 = np.uint32(0x85EBCA6B)
+_MIX2 = np.uint32(0xC2B2AE35)
+_TWO32 = np.float32(2.0**32)
+_LARGEST_BELOW_TWO32 = np.float32(2.0**32 - 2.0**8)
+
+VIRTUAL_COLUMN = 2**31  # the key index of the first virtual token, so that real columns do not depend on P
+
+
+def statically_off(rate: Rate) -> bool:
+    """True if `rate` is the Python number 0; a traced rate is never statically off."""
+    return isinstance(rate, (int, float)) and rate == 0
+
+
+def check_rate(rate: Rate) -> None:
+    """Raises `UserError` for a Python number outside [0, 1)."""
+    if isinstance(rate, (int, float)) and not 0 <= rate < 1:
+        raise UserError(f"a dropout rate of {rate} is impossible; choose it at least 0 and below 1.")
+
+
+def dropout(x: Float[Array, "*B"], rate: Rate, key: Any) -> Float[Array, "*B"]:
+    """Sets elements of `x` to zero with probability `rate` and divides the others by `1 - rate`.
+
+    Args:
+      x: any shape with at least one axis; each axis shorter than 2**32.
+      rate: in [0, 1); a Python 0 is statically off, a traced scalar may be mapped over.
+      key: a jax random key; it may be mapped over. Not read (and may be None) if the rate is statically off.
+    """
+    check_rate(rate)
+    if statically_off(rate):
+        return x
+    keep = keep_mask(key, rate, x.shape)
+    return jnp.where(keep, x * inverse_keep(rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def inverse_keep(rate: Rate, dtype: Any) -> Array:
+    """`1 / (1 - rate)` in `dtype`, 0 where the rate is 1."""
+    rate = jnp.asarray(rate, jnp.float32)
+    return jnp.where(rate < 1, 1 / jnp.maximum(1 - rate, 1e-7), 0).astype(dtype)
+
+
+def keep_mask(key: Any, rate: Rate, shape: tuple[int, ...], first_column: int = 0) -> Bool[Array, "*B"]:
+    """True with probability `1 - rate`, in `shape`; entry `(i, ..., j)` depends on key and indices, not on `shape`.
+
+    `first_column` is added to the last index.
+    """
+    first, second = _row_words(key, shape[:-1])
+    column = jax.lax.iota(np.uint32, shape[-1]) + np.uint32(first_column)
+    x = first[..., None] + column * _GOLDEN
+    x = (x ^ (x >> 16)) * _MIX1
+    x = (x ^ (x >> 13)) + second[..., None]
+    x = (x ^ (x >> 16)) * _MIX2
+    # The comparison lives on the high bits, which a last shift would leave as they are.
+    threshold = jnp.minimum(jnp.asarray(rate, jnp.float32) * _TWO32, _LARGEST_BELOW_TWO32).astype(np.uint32)
+    return x >= threshold
+
+
+def _row_words(key: Any, leading: tuple[int, ...]) -> tuple[UInt32[Array, "*R"], UInt32[Array, "*R"]]:
+    """Two hash words per row: the key's 64 bits, stirred with one leading index after another."""
+    seed = jax.random.bits(key, (2,), np.uint32)
+    first, second = seed[0], seed[1]
+    for size in leading:
+        index = jax.lax.iota(np.uint32, size)
+        first, second = (
+            _finalise(first[..., None] + index * _GOLDEN),
+            _finalise(second[..., None] ^ (index * _MIX1 + _GOLDEN)),
+        )
+        second = second + (first >> 1)
+    return first, second
+
+
+def _finalise(x: UInt32[Array, "*R"]) -> UInt32[Array, "*R"]:
+    x = (x ^ (x >> 16)) * _MIX1
+    x = (x ^ (x >> 13)) * _MIX2
+    return x ^ (x >> 16)

@@ -1,0 +1,154 @@
+"""Softmax attention as a kernel estimator over real and virtual tokens: the one signature of all implementations."""
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from jaxprefix.attention import joint, reference
+from jaxprefix.attention.dropout import check_rate, statically_off
+from jaxprefix.attention.virtual_tokens import VirtualTokens
+from jaxprefix.errors import UserError
+
+Implementation = Literal["xla", "reference"]
+
+
+def kernel_attention(
+    q: Float[Array, "B T H E"],
+    k: Float[Array, "B S K E"],
+    v: Float[Array, "B S K E2"],
+    *,
+    virtual: VirtualTokens | None = None,
+    mask: Bool[Array, "B S"] | None = None,
+    causal: bool = False,
+    segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
+    bias: Float[Array, "#B #H T S"] | None = None,
+    scale: float | None = None,
+    dropout: tuple[Any, Any] | None = None,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "B T H E2"], Float[Array, "B H T"]]:
+    """Attention of T queries over S real and P virtual tokens.
+
+    With scores `s_j = scale * q . k_j + bias_j` of visible real tokens (weight `exp(s_j)`) and
+    `s_p = scale * key_scale_p * q . key_p` of virtual ones (weight `mass_p * exp(s_p)`), the output is the weighted
+    mean of `v_j` and `value_scale_p * value_p`, and the log-normaliser is the log of the sum of weights. Bias, causal,
+    segment and padding masks never touch virtual tokens. Query head `h` reads key/value head `h // (H // K)`.
+
+    Softmax runs in float32 (float64 for float64 inputs), products in the inputs' dtype with that accumulation.
+
+    Mass 0 is exactly no token: outputs and the other gradients are those without it, and the mass has a gradient
+    (in float32 it saturates when the token's score exceeds the largest weighted one by more than 30, so it is always
+    finite). A query that sees no token has output 0, a log-normaliser of about -5e29 (so that `sigmoid(s - lse)` is
+    1) and no gradient. A score at or below -5e29 has no weight, so `-inf` is permitted in `bias`.
+
+    Args:
+      q: queries.
+      k: keys; K divides H.
+      v: values.
+      virtual: virtual tokens, shared by all rows or per row; None or P = 0 is plain attention.
+      mask: True where a key is a real token.
+      causal: query i sees keys j <= i + (S - T).
+      segments: query and key segment ids; a query sees the keys of its own segment.
+      bias: added to the scores of real tokens.
+      scale: multiplies every score; 1/sqrt(E) by default.
+      dropout: rate (a Python float, or a traced scalar) and key; drops weights of real and virtual tokens after
+        normalisation and divides those kept by `1 - rate`. It does not enter the log-normaliser.
+      implementation: "xla" (joint form), "reference" (explicit concatenation), or None, which is "xla".
+
+    Returns:
+      Output in the dtype of `v`, and log-normaliser (natural logarithm) in the softmax's dtype; both differentiable.
+
+    Raises:
+      UserError: shapes that do not fit, an impossible dropout rate, an unknown implementation.
+    """
+    _check_shapes(q, k, v, virtual, mask, segments, bias)
+    if dropout is not None:
+        check_rate(dropout[0])
+        if statically_off(dropout[0]):
+            dropout = None
+    if virtual is not None and virtual.length == 0:
+        virtual = None
+    attend = {None: joint.attend, "xla": joint.attend, "reference": reference.attend}.get(implementation)
+    if attend is None:
+        raise UserError(f"there is no attention implementation {implementation!r}; choose 'xla' or 'reference'.")
+    return attend(
+        q,
+        k,
+        v,
+        virtual=virtual,
+        visible=_visible(q.shape[1], k.shape[1], mask, causal, segments),
+        bias=bias,
+        scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
+        dropout=dropout,
+    )
+
+
+def _visible(
+    queries: int,
+    keys: int,
+    mask: Bool[Array, "B S"] | None,
+    causal: bool,
+    segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None,
+) -> Bool[Array, "#B 1 #T S"] | None:
+    """Which real tokens a query sees, all masks together; None if all."""
+    visible = []
+    if mask is not None:
+        visible.append(mask[:, None, None, :])
+    if causal:
+        last = jax.lax.broadcasted_iota(jnp.int32, (queries, keys), 0) + (keys - queries)
+        visible.append((jax.lax.broadcasted_iota(jnp.int32, (queries, keys), 1) <= last)[None, None])
+    if segments is not None:
+        visible.append((segments[0][:, :, None] == segments[1][:, None, :])[:, None])
+    if not visible:
+        return None
+    result = visible[0]
+    for other in visible[1:]:
+        result = result & other
+    return result
+
+
+def _check_shapes(q, k, v, virtual, mask, segments, bias) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4:
+            raise UserError(
+                f"attention wants {name} as [rows, tokens, heads, width], not {x.shape}; reshape it to four axes."
+            )
+    (b, t, h, e), (s, kv_heads), e2 = q.shape, k.shape[1:3], v.shape[3]
+    expected = {"k": (k, (b, s, kv_heads, e)), "v": (v, (b, s, kv_heads, e2))}
+    if mask is not None:
+        expected["mask"] = (mask, (b, s))
+    if segments is not None:
+        expected["segments of the queries"] = (segments[0], (b, t))
+        expected["segments of the keys"] = (segments[1], (b, s))
+    for name, (x, shape) in expected.items():
+        if x.shape != shape:
+            raise UserError(
+                f"the {name} of an attention has shape {x.shape}, but queries {q.shape} and keys {k.shape} need "
+                f"{shape}; make them agree."
+            )
+    if h % kv_heads:
+        raise UserError(f"{h} query heads cannot share {kv_heads} key/value heads; the second must divide the first.")
+    if bias is not None and (
+        bias.ndim != 4 or any(x not in (1, y) for x, y in zip(bias.shape, (b, h, t, s), strict=True))
+    ):
+        raise UserError(f"an attention bias of shape {bias.shape} does not broadcast to {(b, h, t, s)}; reshape it.")
+    if virtual is None:
+        return
+    p = virtual.keys.shape[-3] if virtual.keys.ndim >= 3 else -1
+    inner = {
+        "keys": (p, kv_heads, e),
+        "values": (p, kv_heads, e2),
+        "key_scale": (p,),
+        "value_scale": (p,),
+        "mass": (p,),
+    }
+    for name, shape in inner.items():
+        x = getattr(virtual, name)
+        if x is not None and x.shape not in (shape, (b, *shape)):
+            raise UserError(
+                f"the {name} of virtual tokens have shape {x.shape}, but this attention needs {shape}, or "
+                f"{(b, *shape)} for one set per row; make them agree."
+            )

@@ -1,0 +1,68 @@
+"""The oracle: virtual tokens are copied per row, scaled, concatenated before the real ones; slow and obvious."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from jaxprefix.attention.dropout import VIRTUAL_COLUMN, inverse_keep, keep_mask
+from jaxprefix.attention.virtual_tokens import VirtualTokens
+
+
+def attend(
+    q: Float[Array, "B T H E"],
+    k: Float[Array, "B S K E"],
+    v: Float[Array, "B S K E2"],
+    *,
+    virtual: VirtualTokens | None,
+    visible: Bool[Array, "#B 1 #T S"] | None,
+    bias: Float[Array, "#B #H #T #S"] | None,
+    scale: float,
+    dropout: tuple[Any, Any] | None,
+) -> tuple[Float[Array, "B T H E2"], Float[Array, "B H T"]]:
+    """See `kernel_attention`; shapes are checked there, and `visible` is all masks together."""
+    (rows, t, h, _), s = q.shape, k.shape[1]
+    acc = jnp.promote_types(q.dtype, jnp.float32)
+    p = 0 if virtual is None else virtual.length
+    keys, values, mass = k.astype(acc), v.astype(acc), jnp.ones((rows, p + s), acc)
+    if virtual is not None:
+        keys = jnp.concatenate([_scaled(virtual.keys, virtual.key_scale, rows, acc), keys], axis=1)
+        values = jnp.concatenate([_scaled(virtual.values, virtual.value_scale, rows, acc), values], axis=1)
+        if virtual.mass is not None:
+            mass = mass.at[:, :p].set(virtual.mass.astype(acc))
+    keys, values = (jnp.repeat(x, h // k.shape[2], axis=2) for x in (keys, values))
+    mass = jnp.broadcast_to(mass[:, None, None, :], (rows, h, t, p + s))
+
+    scores = scale * jnp.einsum("bthe,bshe->bhts", q.astype(acc), keys)
+    if bias is not None:
+        scores = scores.at[..., p:].add(bias.astype(acc))
+    seen = jnp.ones((rows, h, t, p + s), bool)
+    if visible is not None:
+        seen = seen.at[..., p:].set(visible)
+    seen = seen & (scores > -5e29)
+
+    # exp(-inf) and its gradient are avoided by replacing what is not seen before the exponential.
+    scores = jnp.where(seen, scores, 0)
+    maximum = jnp.max(jnp.where(seen & (mass > 0), scores, -jnp.inf), axis=-1, keepdims=True)
+    maximum = jax.lax.stop_gradient(jnp.where(jnp.isfinite(maximum), maximum, 0))
+    weights = jnp.where(seen, mass * jnp.exp(jnp.minimum(scores - maximum, 30.0)), 0)
+    total = weights.sum(-1, keepdims=True)
+    some = total > 0
+    probabilities = weights / jnp.where(some, total, 1)
+    if dropout is not None:
+        rate, key = dropout
+        keep = jnp.concatenate(
+            [keep_mask(key, rate, (rows, h, t, p), VIRTUAL_COLUMN), keep_mask(key, rate, (rows, h, t, s))], axis=-1
+        )
+        probabilities = jnp.where(keep, probabilities * inverse_keep(rate, acc), 0)
+    o = jnp.einsum("bhts,bshe->bthe", probabilities, values).astype(v.dtype)
+    lse = jnp.where(some, maximum + jnp.log(jnp.where(some, total, 1)), -5e29)[..., 0]
+    return o, lse
+
+
+def _scaled(x: Array, by: Array | None, rows: int, dtype: Any) -> Float[Array, "B P K E"]:
+    """`by * x`, one copy per row."""
+    x = jnp.broadcast_to(x.astype(dtype), (rows, *x.shape[-3:]))
+    return x if by is None else x * jnp.broadcast_to(by.astype(dtype), (rows, by.shape[-1]))[:, :, None, None]

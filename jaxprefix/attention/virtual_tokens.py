@@ -1,0 +1,104 @@
+"""Virtual tokens: keys and values that no word stands for, each with scales and a mass."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import no_type_check
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from jaxprefix.errors import UserError
+
+
+# Not checked at construction: tree maps also fill the fields with axis numbers, shapes and shardings, and a layer
+# stack with one more leading axis. `kernel_attention` checks shapes where they matter.
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VirtualTokens:
+    """P virtual tokens of one attention, shared by all rows (no leading axis) or per row (leading axis B).
+
+    A virtual token weighs `mass * exp(scale * key_scale * (q . key))` in the softmax and contributes
+    `value_scale * value`. Each field is shared or per row on its own: a gate per row does not copy shared keys.
+
+    Attributes:
+      keys: [P, K, E] or [B, P, K, E].
+      values: [P, K, E2] or [B, P, K, E2].
+      key_scale: [P] or [B, P], multiplies the keys (which is to multiply the scores); None is 1.
+      value_scale: [P] or [B, P], multiplies the values; None is 1.
+      mass: [P] or [B, P], not negative; None is 1. Mass 0 is exactly no token, yet its gradient is alive.
+    """
+
+    keys: Float[Array, "*B P K E"]
+    values: Float[Array, "*B P K E2"]
+    key_scale: Float[Array, "*B P"] | None = None
+    value_scale: Float[Array, "*B P"] | None = None
+    mass: Float[Array, "*B P"] | None = None
+
+    @staticmethod
+    def concatenate(parts: "Sequence[VirtualTokens]") -> "VirtualTokens":
+        """One set of virtual tokens after another, along P; at least one part.
+
+        A field of the result has a row axis only if that field has one in some part, and a scale or mass is
+        written out only if some part has it, so shared keys stay shared beside another part's gates.
+        """
+        parts = tuple(parts)
+        if not parts:
+            raise UserError("there are no virtual tokens to concatenate; pass at least one set.")
+        if len(parts) == 1:
+            return parts[0]
+        rows = {part.rows for part in parts} - {None}
+        if len(rows) > 1:
+            raise UserError(
+                f"virtual tokens to be concatenated disagree on the number of rows {sorted(rows)}; "
+                "give each set one row per example, or share it."
+            )
+        return VirtualTokens(
+            keys=_concatenate([part.keys for part in parts], inner=3),
+            values=_concatenate([part.values for part in parts], inner=3),
+            key_scale=_concatenate(_written_out([part.key_scale for part in parts], parts), inner=1),
+            value_scale=_concatenate(_written_out([part.value_scale for part in parts], parts), inner=1),
+            mass=_concatenate(_written_out([part.mass for part in parts], parts), inner=1),
+        )
+
+    @property
+    def length(self) -> int:
+        """P, the number of virtual tokens."""
+        return self.keys.shape[-3]
+
+    @property
+    def rows(self) -> int | None:
+        """B if any field is per row, else None."""
+        for leaf, inner in self._fields():
+            if leaf is not None and leaf.ndim > inner:
+                return leaf.shape[0]
+        return None
+
+    def _fields(self):
+        return (
+            (self.keys, 3),
+            (self.values, 3),
+            (self.key_scale, 1),
+            (self.value_scale, 1),
+            (self.mass, 1),
+        )
+
+
+def _written_out(leaves: list, parts: tuple[VirtualTokens, ...]) -> list | None:
+    """Ones where a part has no such scale; None if no part has it."""
+    if all(leaf is None for leaf in leaves):
+        return None
+    dtype = jnp.result_type(*(leaf for leaf in leaves if leaf is not None))
+    return [jnp.ones((part.length,), dtype) if leaf is None else leaf for leaf, part in zip(leaves, parts, strict=True)]
+
+
+def _concatenate(leaves: list | None, inner: int) -> Array | None:
+    """Along P, which is the first of the `inner` axes; shared leaves are repeated per row only beside per-row ones."""
+    if leaves is None:
+        return None
+    rows = next((leaf.shape[0] for leaf in leaves if leaf.ndim > inner), None)
+    if rows is not None:
+        leaves = [leaf if leaf.ndim > inner else jnp.broadcast_to(leaf, (rows, *leaf.shape)) for leaf in leaves]
+    return jnp.concatenate(leaves, axis=-inner)

@@ -129,11 +129,9 @@ class EncoderConfig:
 
 def _kind(config: Mapping[str, Any]) -> str:
     name = config.get("model_type")
-    if name is None:  # early BERT folders do not say; their class name or the shape of the file must tell
-        architectures = " ".join(config.get("architectures") or []).lower()
-        name = "roberta" if "roberta" in architectures else "bert" if "bert" in architectures else None
-        if name is None and config.get("type_vocab_size") == 2 and "hidden_act" in config:
-            name = "bert"
+    if name is None:  # early folders name only the class, and the first BERT ones not even that
+        architectures = config.get("architectures") or ["Bert" if config.get("type_vocab_size") == 2 else ""]
+        name = next((kind for kind in ("bert", "roberta") if architectures[0].lower().startswith(kind)), None)
     if name not in KINDS:
         raise UserError(
             f"config.json has model_type = {name!r}, which is not a supported architecture; "

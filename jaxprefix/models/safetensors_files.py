@@ -1,8 +1,8 @@
 """The tensors of a model folder: one index over its safetensors files, read one tensor at a time.
 
 The format: eight bytes with the header's length (little endian), the header in JSON (name -> dtype, shape, byte
-range), then the bytes. It is read here, not through the safetensors package, so that bfloat16 needs no detour and so that
-no mapped file lies in memory beside the tree.
+range), then the bytes. It is read here, not through the safetensors package, so that bfloat16 needs no detour and no
+mapped file lies in memory beside the tree.
 """
 
 import dataclasses

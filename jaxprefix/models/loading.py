@@ -1,0 +1,236 @@
+"""Loading a pretrained encoder: Hugging Face folder in, frozen tree out, straight into dtype and sharding.
+
+One leaf is in the making at a time: its tensors are read one by one into its stack, the stack goes to the devices,
+and the host's copy is dropped. Beside the tree itself the host holds at most the largest leaf and one tensor.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprefix.errors import UserError
+from jaxprefix.models.config import EncoderConfig
+from jaxprefix.models.encoder import Encoder
+from jaxprefix.models.names import DECODER, WORD, Leaf, find_prefix, is_buffer, leaves
+from jaxprefix.models.safetensors_files import TensorFiles
+from jaxprefix.models.sources import find_folder, read_config, read_tokenizer
+from jaxprefix.models.stack import Remat
+from jaxprefix.trees import Tree, unflatten
+
+Placement = jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding]
+
+PARTS = {"pooler": "pooler", "mlm": "masked-LM head"}
+"""The parts of a tree that files may lack, in words."""
+
+logger = logging.getLogger("jaxprefix")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was read, and what did not fit.
+
+    Attributes:
+      source: the model as the person named it.
+      path: the folder that was read.
+      config: the encoder's.
+      missing: paths of our leaves that the files do not have (a pooler, a masked-LM head); they are not in the tree.
+      unused: Hugging Face names of tensors that have no place in the tree (other heads).
+      fingerprint: Hugging Face name -> SHA-256 in hex of the stored bytes, for every tensor that was used.
+    """
+
+    source: str
+    path: Path
+    config: EncoderConfig
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    fingerprint: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """One hex digest over config and fingerprints: equal for equal backbones, wherever their folder lies."""
+        content = {"config": dataclasses.asdict(self.config), "tensors": self.fingerprint}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def lines(self) -> list[str]:
+        """What a person should know, a line each; none when everything fitted."""
+        lines = []
+        if self.missing:
+            parts = sorted({path.split("/")[0] for path in self.missing})
+            lines.append(f"{self.source} has no {' and no '.join(PARTS[part] for part in parts)}.")
+        if self.unused:
+            lines.append(f"{self.source} holds {len(self.unused)} tensors that are not used: {_listed(self.unused)}.")
+        return lines
+
+
+class Pretrained(NamedTuple):
+    """A backbone ready to be tuned: its module, its tree, its transformers tokenizer."""
+
+    backbone: Encoder
+    frozen: Tree
+    tokenizer: Any
+
+
+def load_pretrained(
+    source: str,
+    *,
+    dtype: Any = jnp.float32,
+    sharding: Placement | None = None,
+    unroll: bool | None = None,
+    remat: Remat = "none",
+) -> Pretrained:
+    """Loads an encoder; what was missing or unused is logged under "jaxprefix".
+
+    Args:
+      source: a local folder, an embedded encoder (`tiny-encoder`), or a name on the Hugging Face hub.
+      dtype: of the tree and of the computation.
+      sharding: of every leaf, or a function from a leaf's path (`layers/q/kernel`) to its sharding.
+      unroll: see `Encoder`.
+      remat: see `Encoder`.
+
+    Raises:
+      UserError: the folder is not to be had or is no BERT or RoBERTa encoder, its files are damaged, or its tokenizer
+        has more entries than its word table.
+    """
+    config, frozen, report = read_backbone(source, dtype=dtype, sharding=sharding)
+    for line in report.lines():
+        logger.info(line)
+    tokenizer = read_tokenizer(str(report.path))
+    if len(tokenizer) > config.vocab:
+        raise UserError(
+            f"the tokenizer in {report.path} has {len(tokenizer)} entries, but the word table only {config.vocab}; "
+            "copy the tokenizer that the model was trained with."
+        )
+    return Pretrained(Encoder(config, dtype, unroll, remat), frozen, tokenizer)
+
+
+def read_backbone(
+    source: str, *, dtype: Any = jnp.float32, sharding: Placement | None = None
+) -> tuple[EncoderConfig, Tree, Report]:
+    """The frozen tree of an encoder, without its tokenizer.
+
+    Args:
+      source: as for `load_pretrained`.
+      dtype: of the leaves; float64 needs jax's x64 mode.
+      sharding: as for `load_pretrained`; None puts the leaves on the default device.
+
+    Returns:
+      The config; the tree as nested dicts: `embeddings`, `layers` (leaves `[L, ...]`, kernels `[L, in, out]`), and
+      where the files have them `pooler` and `mlm` (with `decoder` only where it is not the word table); the report.
+
+    Raises:
+      UserError: as for `load_pretrained`.
+    """
+    folder = find_folder(source)
+    raw = read_config(folder)
+    config = EncoderConfig.from_hf(raw)
+    files = TensorFiles(folder)
+    plan, missing = _plan(config, files, folder, untied=raw.get("tie_word_embeddings") is False)
+    _check_shapes(plan, files, folder)
+
+    tree = {leaf.path: _place(_read(leaf, tensors, files, dtype), leaf.path, sharding) for leaf, tensors in plan}
+    used = sorted({tensor for _, tensors in plan for tensor in tensors})
+    fingerprint = {name: files.fingerprint(name) for name in used}
+    unused = _unused(plan, files, fingerprint)
+    files.remember()
+    return config, unflatten(tree), Report(source, folder, config, missing, unused, fingerprint)
+
+
+Plan = list[tuple[Leaf, list[str]]]
+
+
+def _plan(config: EncoderConfig, files: TensorFiles, folder: Path, untied: bool) -> tuple[Plan, tuple[str, ...]]:
+    """Which tensors make which leaf, and the paths of the leaves that are not there."""
+    found = {leaf: _tensors(leaf, config, files) for leaf in leaves(config, find_prefix(files.places))}
+    decoder = next(leaf for leaf in found if leaf.path == DECODER)
+    words = next(tensors for leaf, tensors in found.items() if leaf.path == WORD)
+    if untied and words == found[decoder]:
+        raise UserError(f"{folder} lacks the word embeddings of its encoder; copy or download it again.")
+    tied = not untied if None in found[decoder] else _equal(files, words, found[decoder])
+    if tied:
+        del found[decoder]
+
+    absent = [leaf for leaf, tensors in found.items() if None in tensors]
+    lacking = [leaf for leaf in absent if leaf.part in ("embeddings", "layers")]
+    if lacking:
+        names = [
+            leaf.names[0].replace("{layer}", str(layer))
+            for leaf in lacking
+            for layer, tensor in enumerate(found[leaf])
+            if tensor is None
+        ]
+        raise UserError(
+            f"the safetensors files in {folder} lack {_listed(names)}, which its config.json calls for; "
+            "copy or download the folder again."
+        )
+    parts = {leaf.part for leaf in absent}  # half a head would be no head
+    plan = [(leaf, tensors) for leaf, tensors in found.items() if leaf.part not in parts]
+    return plan, tuple(leaf.path for leaf in absent)
+
+
+def _tensors(leaf: Leaf, config: EncoderConfig, files: TensorFiles) -> list[str | None]:
+    layers = range(config.layers) if leaf.stacked else (0,)
+    candidates = [[name.replace("{layer}", str(layer)) for name in leaf.names] for layer in layers]
+    return [next((name for name in names if name in files.places), None) for names in candidates]
+
+
+def _equal(files: TensorFiles, first: list[str], second: list[str]) -> bool:
+    return [files.fingerprint(name) for name in first] == [files.fingerprint(name) for name in second]
+
+
+def _check_shapes(plan: Plan, files: TensorFiles, folder: Path) -> None:
+    for leaf, tensors in plan:
+        expected = leaf.shape[::-1] if leaf.transposed else leaf.shape
+        for name in tensors:
+            if files.places[name].shape != expected:
+                raise UserError(
+                    f"{files.places[name].file} holds {name} with shape {files.places[name].shape}, but config.json "
+                    f"calls for {expected}; put the config.json that belongs to these weights into {folder}."
+                )
+
+
+def _read(leaf: Leaf, tensors: list[str], files: TensorFiles, dtype: Any) -> np.ndarray:
+    """The leaf on the host, in our orientation."""
+
+    def oriented(name: str) -> np.ndarray:
+        return files.read(name).T if leaf.transposed else files.read(name)
+
+    if not leaf.stacked:
+        return np.ascontiguousarray(oriented(tensors[0]), dtype)
+    stack = np.empty((len(tensors), *leaf.shape), dtype)
+    for layer, name in enumerate(tensors):
+        stack[layer] = oriented(name)
+    return stack
+
+
+def _place(array: np.ndarray, path: str, sharding: Placement | None) -> jax.Array:
+    """The leaf on its devices; waits, because until then the host's copy cannot be dropped."""
+    if sharding is None:
+        return jax.block_until_ready(jax.device_put(array))
+    where = sharding if isinstance(sharding, jax.sharding.Sharding) else sharding(path)
+    # not device_put: with several processes each gives the shards of its own devices
+    return jax.block_until_ready(jax.make_array_from_callback(array.shape, where, lambda index: array[index]))
+
+
+def _unused(plan: Plan, files: TensorFiles, fingerprint: dict[str, str]) -> tuple[str, ...]:
+    """What is left over, less old constants and second copies of tied tensors."""
+    digests = set(fingerprint.values())
+    second_names = {name for leaf, _ in plan for name in leaf.names} - fingerprint.keys()
+
+    def tied(name: str) -> bool:
+        return name in second_names and files.fingerprint(name) in digests
+
+    return tuple(name for name in files.places if name not in fingerprint and not is_buffer(name) and not tied(name))
+
+
+def _listed(names: Iterable[str], shown: int = 4) -> str:
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -11,8 +11,9 @@ runs it on tracers.
 """
 
 import dataclasses
-from typing import Any, Protocol, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -32,12 +33,16 @@ def static(**kwargs: Any) -> Any:
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
 def edit(cls: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass that is a pytree, fields marked `static()` being metadata."""
+    hooks = vars(LayerEdit) if issubclass(cls, LayerEdit) else ()
+    hidden = [name for name in vars(cls).get("__annotations__", ()) if name in hooks]
+    if hidden:
+        raise TypeError(f"the field {hidden[0]} of {cls.__name__} would hide the hook of that name; rename the field.")
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
 @dataclasses.dataclass(frozen=True)
 class Dims:
-    """The sizes of a backbone that a method may ask for (see the legend in `jaxprefix`)."""
+    """The sizes and constants of a backbone that a method or a head may ask for (see the legend in `jaxprefix`)."""
 
     layers: int  # L
     heads: int  # H
@@ -47,8 +52,52 @@ class Dims:
     mlp_width: int
     vocab: int  # V
     positions: int  # the number of real and virtual positions that the position table can serve
+    norm_eps: float = 1e-12  # of the layer norms, the masked-LM head's included
+    head_activation: str = "gelu"  # of the masked-LM head's transform
     initializer_range: float = 0.02  # standard deviation of the backbone's own initialisation
     hidden_dropout: float = 0.0  # the rate that methods take when theirs is `None`
+
+
+class LayerEdit:
+    """Hooks of one edit in one layer; every default leaves the backbone as it is.
+
+    Results are cast to the dtype of the tensor they replace by the caller. `z` is the input of a sublayer, `f` its
+    output. Leaves are `[L, ...]` outside the stack, `[...]` inside the hooks.
+    """
+
+    def virtual_tokens(self, x: Float[Array, "B T D"], ctx: "Context") -> VirtualTokens | None:
+        """Virtual tokens of this layer's self-attention, from the layer's input `x`."""
+        return None
+
+    def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: "Context") -> Array:
+        """Replaces the output `y` of the linear map `name` (`q k v o up down`) at input `x`."""
+        return y
+
+    def replace_values(
+        self, k: Float[Array, "B S K E"], v: Float[Array, "B S K E"], ctx: "Context"
+    ) -> Float[Array, "B S K E2"]:
+        """Replaces the values `v` of the attention."""
+        return v
+
+    def after_attention(
+        self,
+        q: Float[Array, "B T H E"],
+        k: Float[Array, "B S K E"],
+        v: Float[Array, "B S K E2"],
+        o: Float[Array, "B T H E2"],
+        lse: Float[Array, "B H T"],
+        ctx: "Context",
+    ) -> tuple[Float[Array, "B T H E3"], Float[Array, "B T D"] | None]:
+        """Replaces the heads' outputs `o`; the second result, if any, is added after the output projection."""
+        return o, None
+
+    def after_mlp(self, z: Float[Array, "B T D"], f: Float[Array, "B T D"], ctx: "Context") -> Float[Array, "B T D"]:
+        """Replaces the MLP's output `f` at its input `z`, before the residual dropout."""
+        return f
+
+    def after_block(self, h: Float[Array, "B T D"], ctx: "Context") -> Float[Array, "B T D"]:
+        """Replaces the layer's output."""
+        return h
 
 
 @edit
@@ -66,48 +115,6 @@ class Context:
     positions: Int[Array, "B T"]
     key: Any = None
     training: bool = static(default=False)
-
-
-class LayerEdit:
-    """Hooks of one edit in one layer; every default leaves the backbone as it is.
-
-    Results are cast to the dtype of the tensor they replace by the caller. `z` is the input of a sublayer, `f` its
-    output. Leaves are `[L, ...]` outside the stack, `[...]` inside the hooks.
-    """
-
-    def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens | None:
-        """Virtual tokens of this layer's self-attention, from the layer's input `x`."""
-        return None
-
-    def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: Context) -> Array:
-        """Replaces the output `y` of the linear map `name` (`q k v o up down`) at input `x`."""
-        return y
-
-    def values(
-        self, k: Float[Array, "B S K E"], v: Float[Array, "B S K E"], ctx: Context
-    ) -> Float[Array, "B S K E2"]:
-        """Replaces the values `v` of the attention."""
-        return v
-
-    def after_attention(
-        self,
-        q: Float[Array, "B T H E"],
-        k: Float[Array, "B S K E"],
-        v: Float[Array, "B S K E2"],
-        o: Float[Array, "B T H E2"],
-        lse: Float[Array, "B H T"],
-        ctx: Context,
-    ) -> tuple[Float[Array, "B T H E3"], Float[Array, "B T D"] | None]:
-        """Replaces the heads' outputs `o`; the second result, if any, is added after the output projection."""
-        return o, None
-
-    def after_mlp(self, z: Float[Array, "B T D"], f: Float[Array, "B T D"], ctx: Context) -> Float[Array, "B T D"]:
-        """Replaces the MLP's output `f` at its input `z`, before the residual dropout."""
-        return f
-
-    def after_block(self, h: Float[Array, "B T D"], ctx: Context) -> Float[Array, "B T D"]:
-        """Replaces the layer's output."""
-        return h
 
 
 @edit
@@ -142,8 +149,66 @@ def check_stacked(edits: Edits, dims: Dims) -> None:
                 )
 
 
-class Method(Protocol):
-    """A tuning method: a frozen dataclass of hyperparameters."""
+class LayerHooks:
+    """The hooks of one layer's edits as one: applied in order, each seeing the result of the one before.
 
-    def build(self, dims: Dims) -> Any:
-        """The Linen module whose `apply({"params": p}, key=None, training=False)` returns `Edits`."""
+    Results are cast to the dtype of what they replace. Each edit has its own key, folded from the layer's key by its
+    place in the tuple.
+    """
+
+    def __init__(self, edits: tuple[LayerEdit, ...], ctx: Context):
+        keys = [None if ctx.key is None else jax.random.fold_in(ctx.key, index) for index in range(len(edits))]
+        self._edits = [(edit, dataclasses.replace(ctx, key=key)) for edit, key in zip(edits, keys, strict=True)]
+
+    def virtual_tokens(self, x: Float[Array, "B T D"]) -> VirtualTokens | None:
+        found = [edit.virtual_tokens(x, ctx) for edit, ctx in self._edits]
+        found = [tokens for tokens in found if tokens is not None]
+        return VirtualTokens.concatenate(found) if found else None
+
+    def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
+        for edit, ctx in self._edits:
+            y = edit.project(name, x, y, ctx).astype(y.dtype)
+        return y
+
+    def replace_values(self, k: Float[Array, "B S K E"], v: Float[Array, "B S K E"]) -> Float[Array, "B S K E2"]:
+        for edit, ctx in self._edits:
+            v = edit.replace_values(k, v, ctx).astype(v.dtype)
+        return v
+
+    def after_attention(
+        self,
+        q: Float[Array, "B T H E"],
+        k: Float[Array, "B S K E"],
+        v: Float[Array, "B S K E2"],
+        o: Float[Array, "B T H E2"],
+        lse: Float[Array, "B H T"],
+    ) -> tuple[Float[Array, "B T H E3"], list[Float[Array, "B T D"]]]:
+        extras = []
+        for edit, ctx in self._edits:
+            replaced, extra = edit.after_attention(q, k, v, o, lse, ctx)
+            o = replaced.astype(o.dtype)
+            if extra is not None:
+                extras.append(extra.astype(o.dtype))
+        return o, extras
+
+    def after_mlp(self, z: Float[Array, "B T D"], f: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        for edit, ctx in self._edits:
+            f = edit.after_mlp(z, f, ctx).astype(f.dtype)
+        return f
+
+    def after_block(self, h: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        for edit, ctx in self._edits:
+            h = edit.after_block(h, ctx).astype(h.dtype)
+        return h
+
+
+class Method:
+    """A tuning method: a frozen dataclass of hyperparameters that builds edits and knows no backbone."""
+
+    def build(self, dims: Dims) -> nn.Module:
+        """The Linen module whose `apply({"params": params})` returns `Edits`; refuses what cannot be, as UserError."""
+        raise NotImplementedError
+
+    def trains(self, path: str) -> bool:
+        """Whether the backbone's leaf at `path` (`layers/q/bias`) moves from `frozen` to `trainable`."""
+        return False

@@ -1,0 +1,207 @@
+"""What prefix methods share: the edit that hands each layer its virtual tokens, and the parameters behind it."""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from jaxprefix.attention import VirtualTokens, dropout
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, Method, edit, static
+from jaxprefix.errors import UserError
+
+DropoutUnit = Literal["element", "token"]
+
+
+@edit
+class Prefix(LayerEdit):
+    """The same P virtual keys and values for every query of a layer.
+
+    Attributes:
+      keys, values: as they enter the attention; no projection, bias or norm is applied to them.
+      mass: `>= 0`, the weight of each virtual token is `mass * exp(score)`; None for 1.
+      rate, unit: dropout of the prefix in training: each number of each row on its own (`element`: the masks are
+        drawn for each row, so the prefix is copied per row), or whole virtual tokens of a row (`token`: a scale of 0
+        or `1 / (1 - rate)` on key and value; the prefix stays shared).
+    """
+
+    keys: Float[Array, "*L P K E"]
+    values: Float[Array, "*L P K E"]
+    mass: Float[Array, "*L P"] | None = None
+    rate: float = static(default=0.0)
+    unit: DropoutUnit = static(default="element")
+
+    def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens:
+        keys, values, mass = self.keys.astype(x.dtype), self.values.astype(x.dtype), self.mass
+        if not ctx.training or self.rate == 0:
+            return VirtualTokens(keys, values, mass=mass)
+        rows, key = x.shape[0], ctx.key
+        if self.unit == "token":
+            scale = dropout(jnp.ones((rows, keys.shape[0]), jnp.float32), self.rate, key)
+            return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=mass)
+        both = jnp.broadcast_to(jnp.stack([keys, values]), (rows, 2, *keys.shape))
+        both = dropout(both, self.rate, key)
+        return VirtualTokens(both[:, 0], both[:, 1], mass=mass)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixMethod(Method):
+    """Options of every prefix method.
+
+    Attributes:
+      length: P, virtual tokens per layer.
+      lengths: the number of virtual tokens of each layer, one entry per layer, 0 for none; None gives `length` to
+        every layer of `layers`. A missing token is one of mass 0, so P is then the largest of them.
+      layers: indices of the layers that get a prefix; None for all.
+      position_offset: shift the positions of the real tokens by P, as the published codes and Hugging Face PEFT do
+        (False: as the `adapters` library does).
+      dropout: rate of the dropout on the prefix in training; None takes the backbone's hidden dropout.
+      dropout_unit: `element` (as published: each number of each row) or `token` (whole virtual tokens of a row).
+      no_op_start: give each virtual token a trained mass that starts at 0, so that training starts from the backbone
+        itself, to the bit. A prefix of zeros would not: it takes a share of the attention. Needs
+        `position_offset=False`, since shifted positions change the backbone as well.
+    """
+
+    length: int = 16
+    lengths: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    position_offset: bool = True
+    dropout: float | None = None
+    dropout_unit: DropoutUnit = "element"
+    no_op_start: bool = False
+
+    def layer_lengths(self, dims: Dims) -> tuple[int, ...]:
+        """The number of virtual tokens of each of the L layers; refuses what does not fit the backbone."""
+        name = type(self).__name__
+        if self.no_op_start and self.position_offset:
+            raise UserError(
+                f"{name}(no_op_start=True) cannot start from the backbone with shifted positions; "
+                "set position_offset=False."
+            )
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UserError(f"{name} has dropout = {self.dropout}; it must be at least 0 and below 1.")
+        if self.lengths is not None:
+            if self.layers is not None:
+                raise UserError(
+                    f"{name} has both lengths and layers; write 0 into lengths for layers without a prefix."
+                )
+            if len(self.lengths) != dims.layers or min(self.lengths) < 0 or max(self.lengths) == 0:
+                raise UserError(
+                    f"{name} has lengths = {self.lengths}; give each of the {dims.layers} layers a number of at least "
+                    "0, not all of them 0."
+                )
+            return self.lengths
+        if self.length < 1:
+            raise UserError(f"{name} has length = {self.length}; it must be at least 1.")
+        layers = range(dims.layers) if self.layers is None else self.layers
+        if not layers or len(set(layers)) != len(layers) or not all(0 <= i < dims.layers for i in layers):
+            raise UserError(
+                f"{name} has layers = {self.layers}; give different indices from 0 to {dims.layers - 1}, at least one."
+            )
+        return tuple(self.length if index in layers else 0 for index in range(dims.layers))
+
+    def prefix_edits(
+        self,
+        keys: Float[Array, "N K E"],
+        values: Float[Array, "N K E"],
+        mass: Float[Array, "N"] | None,
+        dims: Dims,
+    ) -> Edits:
+        """Edits from the N virtual tokens of all layers, layer by layer: spread to `[L, P, ...]` with mass 0 where a
+        layer has fewer than P."""
+        lengths = self.layer_lengths(dims)
+        length = max(lengths)
+        if min(lengths) < length:
+            layer, token = _slots(lengths)
+            there = jnp.zeros((dims.layers, length), jnp.float32)
+            mass = there.at[layer, token].set(1.0 if mass is None else mass)
+            keys, values = (
+                jnp.zeros((dims.layers, length, *leaf.shape[1:]), leaf.dtype).at[layer, token].set(leaf)
+                for leaf in (keys, values)
+            )
+        else:
+            keys, values = (leaf.reshape(dims.layers, length, *leaf.shape[1:]) for leaf in (keys, values))
+            mass = None if mass is None else mass.reshape(dims.layers, length)
+        rate = dims.hidden_dropout if self.dropout is None else self.dropout
+        prefix = Prefix(keys, values, mass, rate=rate, unit=self.dropout_unit)
+        return Edits((prefix,), position_offset=length if self.position_offset else 0)
+
+
+def _slots(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Layer and place of each of the N virtual tokens."""
+    layer = np.repeat(np.arange(len(lengths)), lengths)
+    return layer, np.concatenate([np.arange(n) for n in lengths])
+
+
+def trained_mass(module: nn.Module, count: int) -> Float[Array, "N"]:
+    """Masses that start at 0. Adam may carry the leaf below 0, where no mass is; the mass is then 0 and the gradient
+    stays that of the mass, so that the leaf can come back."""
+    leaf = module.param("mass", nn.initializers.zeros, (count,))
+    return leaf + jax.lax.stop_gradient(jnp.maximum(leaf, 0) - leaf)
+
+
+class DirectPrefix(nn.Module):
+    """The keys and values themselves: `keys` and `values` `[N, K, E]`, N(0, std), N counted over layers."""
+
+    method: PrefixMethod
+    dims: Dims
+    std: float
+
+    @nn.compact
+    def __call__(self) -> Edits:
+        method, dims = self.method, self.dims
+        count = sum(method.layer_lengths(dims))
+        shape = (count, dims.kv_heads, dims.head_width)
+        keys, values = (self.param(name, nn.initializers.normal(self.std), shape) for name in ("keys", "values"))
+        mass = trained_mass(self, count) if method.no_op_start else None
+        return method.prefix_edits(keys, values, mass, dims)
+
+
+class ReparameterisedPrefix(nn.Module):
+    """Keys and values as `W2 tanh(W1 e + b1) + b2` of an embedding `e` `[P, D]` (Li & Liang 2021, section 4.3).
+
+    Parameters `embedding` `[P, D]`, `up` (D to `mlp_width`), `down` (`mlp_width` to `2 L K E`, a layer's keys before
+    its values, as the published codes lay them out). With per-layer lengths the MLP still makes P tokens for each
+    layer that has any.
+
+    Attributes:
+      torch_init: torch's defaults, as the published prefix-tuning code leaves them: embedding N(0, 1), kernels and
+        biases U(-1/sqrt(I), 1/sqrt(I)) for I inputs; else what transformers gives P-Tuning v2: N(0, initializer_range)
+        and biases 0.
+    """
+
+    method: PrefixMethod
+    dims: Dims
+    mlp_width: int
+    torch_init: bool
+
+    @nn.compact
+    def __call__(self) -> Edits:
+        method, dims = self.method, self.dims
+        lengths = np.array(method.layer_lengths(dims))
+        kept, length = np.flatnonzero(lengths), int(lengths.max())
+        features = 2 * len(kept) * dims.kv_heads * dims.head_width
+        embedding = nn.initializers.normal(1.0 if self.torch_init else dims.initializer_range)
+        h = self.param("embedding", embedding, (length, dims.width))
+        h = self._linear("down", features, jnp.tanh(self._linear("up", self.mlp_width, h)))
+        made = h.reshape(length, len(kept), 2, dims.kv_heads, dims.head_width).transpose(2, 1, 0, 3, 4)
+        layer, token = _slots(tuple(int(n) for n in lengths[kept]))
+        mass = trained_mass(self, len(layer)) if method.no_op_start else None
+        return method.prefix_edits(made[0, layer, token], made[1, layer, token], mass, dims)
+
+    def _linear(self, name: str, features: int, x: Array) -> Array:
+        if self.torch_init:
+            bound = x.shape[-1] ** -0.5
+
+            def init(key: Array, shape: tuple[int, ...], dtype: type = jnp.float32) -> Array:
+                return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+            bias_init = init
+        else:
+            init, bias_init = nn.initializers.normal(self.dims.initializer_range), nn.initializers.zeros
+        kernel = self.param(f"{name}_kernel", init, (x.shape[-1], features))
+        return x @ kernel + self.param(f"{name}_bias", bias_init, (features,))

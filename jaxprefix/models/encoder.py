@@ -1,0 +1,195 @@
+"""BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019): post-norm bidirectional encoders over the layer stack."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from jaxprefix.attention import dropout, kernel_attention
+from jaxprefix.edits import NO_EDITS, Context, Dims, Edits, LayerHooks, check_stacked
+from jaxprefix.errors import UserError
+from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
+from jaxprefix.models.linear import LayerNorm, Linear
+from jaxprefix.models.stack import Remat, run_layers, should_unroll
+
+# The sites of a layer's randomness; a layer's key is folded by one of them, never by Python's hash.
+EMBEDDINGS, ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(5)
+
+
+class Encoded(NamedTuple):
+    """What an encoder returns.
+
+    Attributes:
+      hidden: the last layer's output `[B, T, D]`.
+      captured: under `capture=True` every hidden state `[L + 1, B, T, D]`, the embeddings' output first; else None.
+    """
+
+    hidden: Array
+    captured: Array | None
+
+
+def _fold(key: Array | None, data: int) -> Array | None:
+    return None if key is None else jax.random.fold_in(key, data)
+
+
+class Embeddings(nn.Module):
+    """The normed sum of word, position and token type embeddings."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, ids: Int[Array, "B T"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
+        config = self.config
+
+        def embed(name: str, rows: int, index: Array) -> Array:
+            init = nn.initializers.normal(config.initializer_range)
+            return nn.Embed(rows, config.width, dtype=self.dtype, embedding_init=init, name=name)(index)
+
+        h = embed("word", config.vocab, ids) + embed("position", config.positions, positions)
+        return LayerNorm(config.norm_eps, name="norm")(h + embed("token_type", config.token_types, segments))
+
+
+class EncoderLayer(nn.Module):
+    """One post-norm layer: `a = norm(x + o(attention(x)))`, `y = norm(a + down(act(up(a))))`."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], edits: tuple, ctx: Context) -> Float[Array, "B T D"]:
+        config, key = self.config, ctx.key
+        hooks = LayerHooks(edits, Context(ctx.mask, ctx.positions, _fold(key, EDITS), ctx.training))
+
+        def linear(name: str, features: int, z: Array) -> Array:
+            return Linear(features, self.dtype, config.initializer_range, name=name)(z, hooks.project)
+
+        def residual(z: Array, f: Array, rate: float, site: int, norm: str) -> Array:
+            f = dropout(f, rate, _fold(key, site)) if ctx.training else f
+            return LayerNorm(config.norm_eps, name=norm)(z + f)
+
+        q, k, v = (
+            linear(name, config.width, x).reshape(*x.shape[:-1], config.heads, config.width // config.heads)
+            for name in "qkv"
+        )
+        with jax.named_scope("attention"):
+            virtual = hooks.virtual_tokens(x)
+            v = hooks.replace_values(k, v)
+            drop = (config.attention_dropout, _fold(key, ATTENTION_WEIGHTS)) if ctx.training else None
+            o, lse = kernel_attention(q, k, v, virtual=virtual, mask=ctx.mask, dropout=drop)
+            o, extras = hooks.after_attention(q, k, v, o, lse)
+        a = linear("o", config.width, o.reshape(*o.shape[:-2], -1))
+        for extra in extras:
+            a = a + extra
+        x = residual(x, a, config.hidden_dropout, ATTENTION_OUTPUT, "attention_norm")
+        f = linear("down", config.width, ACTIVATIONS[config.activation](linear("up", config.mlp_width, x)))
+        f = hooks.after_mlp(x, f)
+        return hooks.after_block(residual(x, f, config.hidden_dropout, MLP_OUTPUT, "mlp_norm"))
+
+
+class Encoder(nn.Module):
+    """A BERT or RoBERTa encoder.
+
+    Attributes:
+      config: sizes and rates.
+      dtype: the compute dtype.
+      unroll: a Python loop over layers (fast on CPU) instead of a scan (small program); None decides by the backend.
+      remat: what the backward pass keeps of a layer (`none`, `dots`, `full`).
+    """
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+    unroll: bool | None = None
+    remat: Remat = "none"
+
+    @property
+    def dims(self) -> Dims:
+        config = self.config
+        return Dims(
+            layers=config.layers,
+            heads=config.heads,
+            kv_heads=config.heads,
+            width=config.width,
+            head_width=config.width // config.heads,
+            mlp_width=config.mlp_width,
+            vocab=config.vocab,
+            positions=config.usable_positions,
+            norm_eps=config.norm_eps,
+            head_activation=config.activation if config.kind == "bert" else "gelu",
+            initializer_range=config.initializer_range,
+            hidden_dropout=config.hidden_dropout,
+        )
+
+    @nn.compact
+    def __call__(
+        self,
+        batch: Mapping[str, Array],
+        edits: Edits = NO_EDITS,
+        *,
+        key: Array | None = None,
+        training: bool = False,
+        capture: bool = False,
+    ) -> Encoded:
+        """Hidden states of a batch.
+
+        Args:
+          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent; `segments` int
+            `[B, T]`, zeros when absent.
+          edits: what the methods do.
+          key: a typed key for dropout; needed when training.
+          training: whether dropout applies.
+          capture: whether to return every layer's hidden state.
+        """
+        ids = batch["input_ids"]
+        mask = batch.get("mask", jnp.ones(ids.shape, bool))
+        check_stacked(edits, self.dims)
+        check_positions(ids.shape[1], edits.position_offset, self.dims)
+        if training and key is None:
+            raise UserError("a training pass draws dropout masks; give it a key, as in key=jax.random.key(0).")
+
+        positions = token_positions(self.config, mask, edits.position_offset)
+        h = Embeddings(self.config, self.dtype, name="embeddings")(
+            ids, positions, batch.get("segments", jnp.zeros_like(ids))
+        )
+        h = dropout(h, self.config.hidden_dropout, _fold(key, EMBEDDINGS)) if training else h
+
+        layer = EncoderLayer(self.config, self.dtype, parent=None)
+        count = self.config.layers
+
+        def init_layers(rng: Array) -> Any:
+            example = jnp.zeros((1, 1, self.config.width), self.dtype)
+            ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
+            return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
+
+        def run(h: Array, leaves: tuple) -> tuple[Array, Array | None]:
+            params, layer_edits, layer_key = leaves
+            out = layer.apply({"params": params}, h, layer_edits, Context(mask, positions, layer_key, training))
+            return out, out if capture else None
+
+        params = self.param("layers", init_layers)
+        keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(1, count + 1))
+        unroll = should_unroll(self.unroll, count)
+        last, states = run_layers(run, h, (params, edits.layers, keys), unroll=unroll, remat=self.remat)
+        return Encoded(last, jnp.concatenate([h[None], states]) if capture else None)
+
+
+def check_positions(tokens: int, offset: int, dims: Dims) -> None:
+    """Refuses rows that the position table cannot serve; a gather beyond it would be clamped silently."""
+    if tokens + offset > dims.positions:
+        raise UserError(
+            f"{tokens} tokens and a position offset of {offset} need {tokens + offset} positions, but the backbone has "
+            f"{dims.positions}; shorten the texts (max_length) or the prefix, or turn the position offset off."
+        )
+
+
+def token_positions(config: EncoderConfig, mask: Bool[Array, "B T"], offset: int) -> Int[Array, "B T"]:
+    """Position ids: BERT counts columns; RoBERTa counts real tokens from `padding_id + 1` and leaves pads there."""
+    if config.kind == "bert":
+        return jnp.broadcast_to(jnp.arange(mask.shape[1]) + offset, mask.shape)
+    return jnp.where(mask, config.padding_id + offset + jnp.cumsum(mask, axis=1), config.padding_id)

@@ -1,0 +1,48 @@
+"""The linear map and the layer norm of every backbone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+
+class Linear(nn.Module):
+    """`y = x W + b` in the compute dtype, offered to the edits' `project` hook under the map's own name.
+
+    Parameters are `kernel` `[I, O]` and `bias` `[O]`, cast to `dtype` at use, so that a tree in another dtype (bf16
+    on disk, f32 while it is trained) runs as it is.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*B I"], project: Callable[[str, Array, Array], Array] | None = None
+    ) -> Float[Array, "*B O"]:
+        normal = nn.initializers.normal(self.initializer_range)
+        kernel = self.param("kernel", normal, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        return y if project is None else project(self.name, x, y)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016), computed in float32 or wider, returned in the input's dtype."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        h = x.astype(wide)
+        h = h - h.mean(-1, keepdims=True)
+        h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + self.epsilon)
+        return (h * scale.astype(wide) + bias.astype(wide)).astype(x.dtype)

@@ -1,0 +1,129 @@
+"""A backbone, a method and a head as one model over two trees: `trainable` and `frozen`."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxprefix.edits import Edits, Method
+from jaxprefix.errors import UserError
+from jaxprefix.models.encoder import Encoder
+from jaxprefix.models.heads import Head
+from jaxprefix.trees import Tree, flatten, merge, split
+
+
+class Output(NamedTuple):
+    """What a tuned model returns: `logits` (None without a head), the last `hidden` state `[B, T, D]`, and under
+    `capture=True` every layer's, `captured` `[L + 1, B, T, D]`."""
+
+    logits: Array | None
+    hidden: Array
+    captured: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedModel:
+    """A frozen backbone, what tunes it, and what it is asked for. Hashable: it is a static argument of `jax.jit`.
+
+    Attributes:
+      backbone: the encoder.
+      method: what is trained.
+      head: what it predicts; None for hidden states alone.
+    """
+
+    backbone: Encoder
+    method: Method
+    head: Head | None = None
+
+    def init(self, key: Array, frozen: Tree) -> tuple[Tree, Tree]:
+        """The two trees, disjoint from birth.
+
+        Args:
+          key: a typed key.
+          frozen: the backbone's tree as `load_pretrained` gives it.
+
+        Returns:
+          `trainable`: float32 leaves under `method`, `head`, and `backbone` for backbone leaves that the method or the
+          head trains. `frozen`: every other leaf under `backbone`, and under `born` those that the backbone's folder
+          did not have (a pooler drawn at random), which are saved with the adapter.
+        """
+        method_key, head_key, born_key = jax.random.split(key, 3)
+        module = self.method.build(self.backbone.dims)
+        trainable: Tree = {"method": module.init(method_key).get("params", {})}
+        born: Tree = {}
+        if self.head is not None:
+            trainable["head"] = self.head.init(head_key, self.backbone.dims)
+            born = self.head.born(born_key, self.backbone.dims, frozen)
+        moved, kept = split(frozen, self._trains)
+        born_moved, born = split(born, self._trains)
+        # a copy: training donates `trainable`, and the caller's tree must outlive that
+        trainable["backbone"] = jax.tree.map(lambda w: jnp.array(w, jnp.float32), merge(moved, born_moved))
+        trainable = {name: tree for name, tree in trainable.items() if flatten(tree)}
+        if not trainable:
+            raise UserError(
+                f"{type(self.method).__name__} trains no leaf, nor does a head; choose a method or a head that does."
+            )
+        return trainable, {"backbone": kept, "born": born}
+
+    def _trains(self, path: str) -> bool:
+        return self.method.trains(path) or (self.head is not None and self.head.trains(path))
+
+    def edits(self, trainable: Tree) -> Edits:
+        """The method's edits, leaves stacked `[L, ...]`."""
+        return self.method.build(self.backbone.dims).apply({"params": trainable.get("method", {})})
+
+    def forward(
+        self,
+        trainable: Tree,
+        frozen: Tree,
+        batch: dict[str, Any],
+        *,
+        key: Array | None = None,
+        training: bool = False,
+        capture: bool = False,
+    ) -> Output:
+        """`apply` without its own `jax.jit`, to be part of a larger compiled function."""
+        backbone = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))
+        encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
+        params = {name: backbone[name] for name in ("embeddings", "layers")}
+        hidden, captured = self.backbone.apply(
+            {"params": params}, batch, self.edits(trainable), key=encoder_key, training=training, capture=capture
+        )
+        if self.head is None:
+            return Output(None, hidden, captured)
+        mask = batch.get("mask", jnp.ones(batch["input_ids"].shape, bool))
+        head_params = trainable.get("head", {})
+        logits = self.head(head_params, backbone, hidden, mask, self.backbone.dims, head_key if training else None)
+        return Output(logits, hidden, captured)
+
+    def apply(
+        self,
+        trainable: Tree,
+        frozen: Tree,
+        batch: dict[str, Any],
+        *,
+        key: Array | None = None,
+        training: bool = False,
+        capture: bool = False,
+    ) -> Output:
+        """The model as a pure function, compiled once per batch shape: differentiate, vmap, shard as you like.
+
+        Args:
+          trainable: from `init`, or trained since.
+          frozen: from `init`.
+          batch: `input_ids` int `[B, T]`, `mask` bool `[B, T]`, `segments` int `[B, T]` (the last two may be absent).
+          key: a typed key for dropout, needed when training.
+          training: whether dropout applies.
+          capture: whether to return every layer's hidden state.
+        """
+        return _apply(self, trainable, frozen, batch, key, training, capture)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def _apply(
+    model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree, key: Array | None, training: bool, capture: bool
+) -> Output:
+    return model.forward(trainable, frozen, batch, key=key, training=training, capture=capture)

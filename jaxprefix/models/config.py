@@ -93,38 +93,42 @@ class EncoderConfig:
         if missing:
             raise UserError(f"config.json lacks {', '.join(missing)}; save the model again with save_pretrained.")
 
-        def value(key: str, default: Any) -> Any:
-            return default if config.get(key) is None else config[key]
-
         result = cls(
             kind=kind,
-            **{field: config[key] for field, key in _SIZES.items()},
-            token_types=value("type_vocab_size", 2),
-            norm_eps=float(value("layer_norm_eps", 1e-12)),
-            padding_id=value("pad_token_id", 0 if kind == "bert" else 1),
-            activation=value("hidden_act", "gelu"),
-            hidden_dropout=float(value("hidden_dropout_prob", 0.1)),
-            attention_dropout=float(value("attention_probs_dropout_prob", 0.1)),
-            initializer_range=float(value("initializer_range", 0.02)),
+            **{field: _whole(config, key, at_least=1) for field, key in _SIZES.items()},
+            token_types=_whole(config, "type_vocab_size", at_least=1, default=2),
+            norm_eps=_real(config, "layer_norm_eps", 1e-12),
+            padding_id=_whole(config, "pad_token_id", at_least=0, default=0 if kind == "bert" else 1),
+            activation=config.get("hidden_act") or "gelu",
+            hidden_dropout=_real(config, "hidden_dropout_prob", 0.1),
+            attention_dropout=_real(config, "attention_probs_dropout_prob", 0.1),
+            initializer_range=_real(config, "initializer_range", 0.02),
         )
-        result._check_sizes()
+        if result.width % result.heads:
+            raise UserError(
+                f"config.json has hidden_size = {result.width}, which is not divisible by "
+                f"num_attention_heads = {result.heads}; correct one of them."
+            )
+        if result.usable_positions < 1:
+            raise UserError(
+                f"config.json has max_position_embeddings = {result.positions}, which leaves no position beside "
+                f"pad_token_id = {result.padding_id}; correct one of them."
+            )
         return result
 
-    def _check_sizes(self) -> None:
-        for field, key in {**_SIZES, "token_types": "type_vocab_size"}.items():
-            size = getattr(self, field)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise UserError(f"config.json has {key} = {size!r}, but it must be a whole number above 0.")
-        if self.width % self.heads:
-            raise UserError(
-                f"config.json has hidden_size = {self.width}, which is not divisible by "
-                f"num_attention_heads = {self.heads}; correct one of them."
-            )
-        if self.usable_positions < 1:
-            raise UserError(
-                f"config.json has max_position_embeddings = {self.positions}, which leaves no position beside "
-                f"pad_token_id = {self.padding_id}; correct one of them."
-            )
+
+def _whole(config: Mapping[str, Any], key: str, *, at_least: int, default: int | None = None) -> int:
+    value = default if config.get(key) is None else config[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise UserError(f"config.json has {key} = {value!r}; it must be a whole number, at least {at_least}.")
+    return value
+
+
+def _real(config: Mapping[str, Any], key: str, default: float) -> float:
+    value = default if config.get(key) is None else config[key]
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        raise UserError(f"config.json has {key} = {value!r}; it must be a number, at least 0.")
+    return float(value)
 
 
 def _kind(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,56 @@
+"""The WordPiece tokenizer of the embedded encoder.
+
+Lower-cased: it halves the vocabulary, and leaves no capital letters for the tagging task to lean on.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike, max_length: int = 128) -> Path:
+    """Trains a lower-casing BERT WordPiece tokenizer and writes it as a Hugging Face folder.
+
+    Writes `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which `transformers.AutoTokenizer` reads (beside a
+    `config.json` or without one). The same texts in the same order give the same files.
+
+    Args:
+      texts: the corpus.
+      vocab_size: number of word pieces at most, the five special tokens counted in.
+      folder: created where it does not exist.
+      max_length: the longest sequence that the encoder takes, kept in `tokenizer_config.json`.
+
+    Returns:
+      the folder.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    alphabet = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in vocabulary))
+    settings = {
+        "tokenizer_class": "BertTokenizerFast", "do_lower_case": True, "model_max_length": max_length,
+        **dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True)),
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return folder

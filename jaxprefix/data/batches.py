@@ -1,0 +1,170 @@
+"""Padded batches. The global batch is a pure function of (seed, step); processes take slices of it."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Integer
+
+from jaxprefix.data.examples import IGNORED, Examples
+from jaxprefix.data.masking import mask_tokens
+from jaxprefix.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches:
+    """Endless training batches; every row once per epoch, in another order each time.
+
+    `batch(step)` needs no state and no other step, so resuming costs nothing, and the order does not depend on the
+    number of processes. All rows of a global batch are padded to one of a few lengths (`buckets`), chosen by the
+    longest row of the global batch, so that all processes run the same compiled step.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, seed: int, buckets: Sequence[int] | None = None):
+        """`batch_size` counts rows of the global batch; `seed` is at least 0; `buckets` overrides the lengths."""
+        import grain
+
+        if batch_size < 1:
+            raise UserError(f"The batch size is {batch_size}; it must be at least 1.")
+        if seed < 0:
+            raise UserError(f"The seed is {seed}; it must be at least 0.")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.buckets = training_buckets(examples, batch_size) if buckets is None else _checked(buckets, examples)
+        order = grain.MapDataset.source(range(len(examples))).seed(seed % 2**32).shuffle().repeat(None)
+        self._rows = order.batch(batch_size)
+        self._lengths = examples.lengths
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps after which every row has been seen once."""
+        return batches_per_epoch(len(self.examples), self.batch_size)
+
+    def rows(self, step: int) -> Integer[np.ndarray, " B"]:
+        """The rows' numbers in the global batch of a step."""
+        return np.asarray(self._rows[step], np.int64)
+
+    def batch(self, step: int, process: int = 0, processes: int = 1) -> Batch:
+        """This process's contiguous slice of the global batch: `batch_size / processes` rows.
+
+        int32 `input_ids`, `segments` [B, T], bool `mask` [B, T], float32 `weight` [B], and, unless the examples are
+        unlabelled, int32 `labels` [B] or [B, T]. T is one of `buckets`.
+        """
+        rows = self.rows(step)
+        width = _bucket(self._lengths[rows].max(), self.buckets)
+        mine = _slice(self.batch_size, process, processes)
+        return _padded(self.examples, rows[mine], width, self.seed, step)
+
+
+def batches_per_epoch(rows: int, batch_size: int) -> int:
+    """Batches needed to see every row once."""
+    return -(-rows // batch_size)
+
+
+def evaluation_batches(
+    examples: Examples,
+    batch_size: int,
+    buckets: Sequence[int] | None = None,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[tuple[Batch, Integer[np.ndarray, " rows"]]]:
+    """Every row once, sorted by length so that little is padded.
+
+    Yields each batch (this process's slice of it, of the form that `Batches.batch` gives) with the numbers of the rows
+    in the *global* batch: `result[index] = outputs[:len(index)]`, or `restore_order`. A last batch is filled up with
+    copies of its last row, of weight 0, that `index` does not count. Masked language rows are masked as at step 0 of
+    seed 0, the same in every evaluation.
+    """
+    buckets = evaluation_buckets(examples) if buckets is None else _checked(buckets, examples)
+    mine = _slice(batch_size, process, processes)
+    lengths = examples.lengths
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size]
+        filled = np.concatenate([index, np.repeat(index[-1:], batch_size - len(index))])
+        width = _bucket(lengths[index].max(), buckets)
+        batch = _padded(examples, filled[mine], width, seed=0, step=0)
+        batch["weight"] = (np.arange(batch_size) < len(index)).astype(np.float32)[mine]
+        if "labels" in batch and batch["labels"].ndim == 2:
+            batch["labels"][batch["weight"] == 0] = IGNORED
+        yield batch, index
+
+
+def restore_order(
+    outputs: Sequence[np.ndarray], indices: Sequence[Integer[np.ndarray, " rows"]], fill: float = IGNORED
+) -> np.ndarray:
+    """Outputs of evaluation batches, [B, ...] each, as one array in the order of the rows.
+
+    Outputs per token, [B, T] or [B, T, ...], have another T in each bucket; they are padded to the longest with `fill`.
+    """
+    rows = sum(map(len, indices))
+    shapes = [np.shape(output)[1:] for output in outputs]
+    result = np.full((rows, *map(max, zip(*shapes, strict=True))), fill, np.asarray(outputs[0]).dtype)
+    for output, index in zip(outputs, indices, strict=True):
+        result[(index, *(slice(size) for size in np.shape(output)[1:]))] = np.asarray(output)[: len(index)]
+    return result
+
+
+def training_buckets(examples: Examples, batch_size: int) -> tuple[int, ...]:
+    """Three lengths that random batches choose about equally often, the last holding the longest row.
+
+    A batch is as long as its longest row: quantile q of the batches is quantile q^(1/batch_size) of the rows.
+    """
+    return _buckets(examples, [(1 / 3) ** (1 / batch_size), (2 / 3) ** (1 / batch_size), 1.0])
+
+
+def evaluation_buckets(examples: Examples) -> tuple[int, ...]:
+    """Lengths for batches of rows sorted by length, the last holding the longest row."""
+    return _buckets(examples, [0.5, 0.9, 1.0])
+
+
+def _buckets(examples: Examples, quantiles: list[float]) -> tuple[int, ...]:
+    if not len(examples):
+        return (8,)
+    lengths = np.quantile(examples.lengths, quantiles, method="higher")
+    rounded = (np.ceil(np.maximum(lengths, 1) / 8) * 8).astype(int)  # whole vector registers; fewer distinct lengths
+    return tuple(sorted({min(int(length), examples.max_length) for length in rounded}))
+
+
+def _checked(buckets: Sequence[int], examples: Examples) -> tuple[int, ...]:
+    longest = int(examples.lengths.max(initial=0))
+    if not buckets or min(buckets) < 1:
+        raise UserError(f"The buckets {tuple(buckets)} must be lengths of at least 1; give two to four.")
+    if max(buckets) < longest:
+        raise UserError(
+            f"The longest bucket is {max(buckets)} but a row is {longest} tokens long; add a bucket of {longest} "
+            "or more, or lower max_length."
+        )
+    return tuple(sorted(set(buckets)))
+
+
+def _bucket(longest: int, buckets: tuple[int, ...]) -> int:
+    return next(bucket for bucket in buckets if bucket >= longest)
+
+
+def _slice(batch_size: int, process: int, processes: int) -> slice:
+    if batch_size % processes:
+        raise UserError(f"The batch size {batch_size} is not divisible by the {processes} processes; change it.")
+    size = batch_size // processes
+    return slice(process * size, (process + 1) * size)
+
+
+def _padded(examples: Examples, rows: np.ndarray, width: int, seed: int, step: int) -> Batch:
+    starts, lengths = examples.offsets[rows], examples.offsets[rows + 1] - examples.offsets[rows]
+    columns = np.arange(width)
+    mask = columns < lengths[:, None]
+    places = np.where(mask, starts[:, None] + columns, 0)
+    ids = np.where(mask, examples.ids[places], np.int32(examples.vocabulary.padding_id))
+    segments = np.where(mask, examples.segments[places], np.int8(0)).astype(np.int32)
+    weight = np.ones(len(rows), np.float32)
+    batch = {"input_ids": ids, "mask": mask, "segments": segments, "weight": weight}
+    if examples.mask_rate is not None:
+        batch["input_ids"], batch["labels"] = mask_tokens(
+            ids, mask, rows, examples.vocabulary, examples.mask_rate, seed, step
+        )
+    elif examples.per_token:
+        batch["labels"] = np.where(mask, examples.labels[places], np.int32(IGNORED))
+    elif examples.labels is not None:
+        batch["labels"] = examples.labels[rows]
+    return batch

@@ -1,0 +1,59 @@
+"""Tokenised rows: flat arrays with offsets, as they lie in memory or memory-mapped on disk."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int8, Int32, Int64
+
+IGNORED = -100
+"""The label of a token that has none."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What batches must know of a tokenizer."""
+
+    size: int
+    """How many token ids there are."""
+    padding_id: int
+    special_ids: tuple[int, ...]
+    """Ids that are never masked and never put in a masked token's place."""
+    mask_id: int | None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The rows of a split. Row `i` holds the tokens `offsets[i]` to `offsets[i + 1]`."""
+
+    ids: Int32[np.ndarray, " tokens"]
+    segments: Int8[np.ndarray, " tokens"]
+    offsets: Int64[np.ndarray, " rows_plus_1"]
+    labels: Int32[np.ndarray, " rows_or_tokens"] | None
+    """One for each row, or one for each token with -100 where there is none. None: unlabelled rows. Unlabelled rows of
+    a tagging task have 0 on the first sub-token of each word."""
+    names: tuple[str, ...]
+    """The labels' names, in the order of the logits."""
+    vocabulary: Vocabulary
+    max_length: int
+    """What the task allows; no row is longer."""
+    per_token: bool = False
+    """Whether `labels` has one entry for each token."""
+    mask_rate: float | None = None
+    """Set for masked language modelling, whose labels are made with each batch."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " rows"]:
+        """Tokens of each row, special tokens included."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """`ids`, `segments` and, where there are any, `labels` of one row."""
+        tokens = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        row: dict[str, Any] = {"ids": self.ids[tokens], "segments": self.segments[tokens]}
+        if self.labels is not None:
+            row["labels"] = self.labels[tokens] if self.per_token else int(self.labels[index])
+        return row

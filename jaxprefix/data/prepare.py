@@ -1,0 +1,145 @@
+"""Rows to examples: tokenised once, then memory-mapped from the cache."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxprefix.cache import cache_folder
+from jaxprefix.data.encode import Encoded, columns_of, encode, serialised, vocabulary_of
+from jaxprefix.data.examples import Examples, Vocabulary
+from jaxprefix.data.labels import label_finder, label_names, listed
+from jaxprefix.data.sources import Rows, open_split
+from jaxprefix.data.store import Store
+from jaxprefix.data.tasks import MaskedLanguage, Tagging, Task
+from jaxprefix.errors import UserError
+
+FORMAT = 1  # of what is stored; raise it when the same key would give other arrays
+
+
+def prepare(
+    task: Task, tokenizer: Any, split: str = "train", labels: Sequence[str] | None = None, folder: Path | None = None
+) -> Examples:
+    """The tokenised rows of a split, from the cache if the same data met the same tokenizer and task before.
+
+    Args:
+      task: which data, which columns, which limits.
+      tokenizer: a fast Hugging Face tokenizer.
+      split: `train`, `validation` or `test`.
+      labels: the labels in the order of the logits where something trained fixes them already; overrides the task's.
+      folder: where prepared rows are kept; by default `tokens` in the cache folder.
+
+    Returns:
+      Examples over memory-mapped arrays.
+
+    Raises:
+      UserError: bad data, task or tokenizer, named by file and line or row; or a cache folder that cannot be written.
+    """
+    if labels is not None and not isinstance(task, MaskedLanguage):
+        task = replace(task, labels=tuple(labels))
+    if isinstance(task, MaskedLanguage) and tokenizer.mask_token_id is None:
+        raise UserError("The tokenizer has no mask token; masked language modelling needs one that has.")
+    if isinstance(task, MaskedLanguage) and not 0 < task.mask_rate < 1:
+        raise UserError(f"The mask_rate is {task.mask_rate}; it must lie between 0 and 1.")
+    rows = open_split(task.source, split)
+    naming = rows  # whose rows name the labels if nothing else does
+    if _needs_training_rows(task, rows) and split != "train":
+        naming = open_split(task.source, "train")
+    key = _key(task, tokenizer, rows.identity, naming.identity)
+    store = Store(folder or cache_folder() / "tokens")
+    stored = store.read(key)
+    if stored is None:
+        names = () if isinstance(task, MaskedLanguage) else label_names(task, naming)
+        arrays = _arrays(task, tokenizer, rows, names)
+        about = {"names": list(names), "vocabulary": asdict(vocabulary_of(tokenizer))}
+        store.write(key, arrays, about)
+        stored = store.read(key) or (arrays, about)
+    examples = _examples(task, *stored)
+    if split == "train" and not isinstance(task, MaskedLanguage):
+        _refuse_one_class(examples, rows)
+    return examples
+
+
+def encode_texts(task: Task, tokenizer: Any, texts: Sequence[str | Sequence[str] | Mapping[str, Any]]) -> Examples:
+    """Unlabelled rows for prediction, kept in memory.
+
+    Each is a mapping from the task's columns to values; or a string, where one column makes up the input; or, for
+    tagging, a list of words. Unlabelled rows of a tagging task have label 0 on the first sub-token of each word, -100
+    elsewhere: where predictions are to be read off.
+    """
+    columns = columns_of(task)
+
+    def read(index: int) -> dict[str, Any]:
+        text = texts[index]
+        if isinstance(text, Mapping):
+            return dict(text)
+        if len(columns) != 1:
+            raise UserError(
+                f"Text {index} is one string, but the task reads {listed(columns)}; name these in each row."
+            )
+        return {columns[0]: text}
+
+    rows = Rows("the texts", "", len(texts), read, lambda index: f"text {index}")
+    about = {"names": list(getattr(task, "labels", None) or ()), "vocabulary": asdict(vocabulary_of(tokenizer))}
+    return _examples(task, _arrays(task, tokenizer, rows, None), about)
+
+
+def _arrays(task: Task, tokenizer: Any, rows: Rows, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
+    labelled = names is not None and not isinstance(task, MaskedLanguage)
+    finder = label_finder(task, rows, names) if labelled else None
+    nothing = np.zeros(0, np.int32)
+    chunks = [Encoded(nothing, nothing, nothing, None), *encode(task, tokenizer, rows, finder)]
+    lengths = np.concatenate([chunk.lengths for chunk in chunks])
+    arrays = {
+        "ids": np.concatenate([chunk.ids for chunk in chunks]).astype(np.int32),
+        "segments": np.concatenate([chunk.segments for chunk in chunks]).astype(np.int8),
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    }
+    labels = [chunk.labels for chunk in chunks if chunk.labels is not None]
+    if labels:
+        arrays["labels"] = np.concatenate(labels).astype(np.int32)
+    return arrays
+
+
+def _examples(task: Task, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Examples:
+    vocabulary = {**about["vocabulary"], "special_ids": tuple(about["vocabulary"]["special_ids"])}
+    return Examples(
+        ids=arrays["ids"],
+        segments=arrays["segments"],
+        offsets=arrays["offsets"],
+        labels=arrays.get("labels"),
+        names=tuple(about["names"]),
+        vocabulary=Vocabulary(**vocabulary),
+        max_length=task.max_length,
+        per_token=isinstance(task, Tagging),
+        mask_rate=task.mask_rate if isinstance(task, MaskedLanguage) else None,
+    )
+
+
+def _needs_training_rows(task: Task, rows: Rows) -> bool:
+    if isinstance(task, MaskedLanguage) or task.labels is not None:
+        return False
+    return (task.tags if isinstance(task, Tagging) else task.label) not in rows.class_names
+
+
+def _key(task: Task, tokenizer: Any, *identities: str) -> str:
+    import tokenizers
+
+    fields = {name: value for name, value in asdict(task).items() if name not in ("source", "metric", "mask_rate")}
+    about_tokenizer = [serialised(tokenizer), asdict(vocabulary_of(tokenizer)), tokenizers.__version__]
+    everything = [FORMAT, type(task).__name__, fields, about_tokenizer, identities]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _refuse_one_class(examples: Examples, rows: Rows) -> None:
+    seen = np.unique(examples.labels)
+    seen = seen[seen >= 0]
+    if len(seen) < 2:
+        only = examples.names[seen[0]] if len(seen) else "none"
+        raise UserError(
+            f"All rows of the training split {rows.name} have one label ({only}); give rows of two classes or more."
+        )

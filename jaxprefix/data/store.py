@@ -1,0 +1,120 @@
+"""Tokenised rows on disk: one folder of `.npy` files and a `meta.json` for each key, there as a whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxprefix.errors import UserError
+
+
+@dataclass(frozen=True)
+class Store:
+    """Named arrays with a description, kept in `folder` under a key. Safe against kills and concurrent writers."""
+
+    folder: Path
+
+    def read(self, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Memory-mapped arrays and their description, or None where there is nothing whole under this key."""
+        place = self.folder / key
+        try:
+            meta = json.loads((place / "meta.json").read_text())
+            arrays = {name: _load(place / f"{name}.npy") for name in meta["arrays"]}
+        except (OSError, ValueError, KeyError, TypeError):  # not there, cut short, or not ours
+            return None
+        shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+        return (arrays, meta["about"]) if shapes == meta["arrays"] else None
+
+    def write(self, key: str, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+        """Write under `key`, replacing what is damaged; where another process was quicker, its result stands.
+
+        Raises `UserError` where the disk is full or the folder cannot be written; nothing is left behind then.
+        """
+        temporary: Path | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep(key)
+            temporary = Path(tempfile.mkdtemp(prefix=self._prefix(key), dir=self.folder))
+            for name, array in arrays.items():
+                with (temporary / f"{name}.npy").open("wb") as file:
+                    np.save(file, array)
+                    _flush(file)
+            shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+            with (temporary / "meta.json").open("w") as file:
+                json.dump({"arrays": shapes, "about": about}, file, indent=1)
+                _flush(file)
+            _flush_folder(temporary)
+            self._put(temporary, key)
+            _flush_folder(self.folder)
+        except OSError as error:
+            raise UserError(
+                f"The cache folder {self.folder} cannot be written ({error.strerror or error}); make room there or set "
+                "JAXPREFIX_CACHE to another folder."
+            ) from error
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _put(self, temporary: Path, key: str) -> None:
+        """Rename into place. Something damaged there is moved aside first, so that the key never names a part of it."""
+        place = self.folder / key
+        for last in (False, False, True):
+            try:
+                temporary.rename(place)
+                return
+            except OSError:
+                if self.read(key) is not None:
+                    return
+                if last or not place.exists():
+                    raise
+            aside = Path(tempfile.mkdtemp(prefix=self._prefix(key), dir=self.folder))
+            with contextlib.suppress(FileNotFoundError):  # another writer moved it
+                place.rename(aside / "damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _prefix(self, key: str) -> str:
+        return f".{key}.{socket.gethostname()}.{os.getpid()}."
+
+    def _sweep(self, key: str) -> None:
+        """Remove what writers of this machine left under this key when they were killed."""
+        beginning = f".{key}.{socket.gethostname()}."
+        for place in self.folder.glob(f".{key}.*"):
+            process = place.name.removeprefix(beginning).split(".")[0]
+            if place.name.startswith(beginning) and process.isdigit() and not _alive(int(process)):
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _load(path: Path) -> np.ndarray:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    # A plain view of the same pages indexes faster than np.memmap, whose subclass hooks run at each access.
+    return array.view(np.ndarray)
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,105 @@
+"""What a config file says about data: where the rows are, and which columns are what.
+
+Plain frozen values without behaviour, so that they print, compare, hash and travel as JSON.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Files:
+    """Your own files, `.jsonl` (one JSON object per line), `.csv` (with a header line) or `.parquet`."""
+
+    train: str
+    """The file to train on."""
+    validation: str | None = None
+    """The file that chooses the best checkpoint and stops early."""
+    test: str | None = None
+    """The file that is looked at once, at the end."""
+
+
+@dataclass(frozen=True)
+class Tfds:
+    """A TFDS dataset, read without TensorFlow (so it must be prepared as array_record, which is done on demand)."""
+
+    name: str
+    """Name as TFDS spells it, with the config after a slash: `glue/rte`, `little_world/questions`."""
+    train: str | None = "train"
+    """The split to train on; slices such as `train[:90%]` work."""
+    validation: str | None = "validation"
+    """The split that chooses the best checkpoint and stops early."""
+    test: str | None = "test"
+    """The split that is looked at once, at the end."""
+    data_dir: str | None = None
+    """Folder of prepared datasets; TFDS's own default (`~/tensorflow_datasets`) where not given."""
+
+
+Source = Files | Tfds
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One label for a text, or for a pair of texts."""
+
+    source: Source
+    """Where the rows come from."""
+    text: str = "text"
+    """Column of the text, or of the first text of a pair; not read where `template` is given."""
+    text_pair: str | None = None
+    """Column of the second text; not read where `template_pair` is given."""
+    label: str = "label"
+    """Column of the label."""
+    labels: tuple[str, ...] | None = None
+    """The labels in the order of the logits; by default the dataset's own, else the training rows' own, sorted."""
+    template: str | None = None
+    """Makes the first text out of columns: `{question} {passage}`."""
+    template_pair: str | None = None
+    """Makes the second text out of columns."""
+    max_length: int = 128
+    """Longest input in tokens, special tokens included; of a pair the longer text is cut first."""
+    truncation: bool = True
+    """Whether longer inputs are cut; if not, they are an error."""
+    metric: Literal["accuracy", "f1_macro"] = "accuracy"
+    """The metric that chooses the best checkpoint."""
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """One label for each word of a sentence, for instance BIO tags of names."""
+
+    source: Source
+    """Where the rows come from."""
+    words: str = "tokens"
+    """Column of the words: a list, or one string in which spaces separate them."""
+    tags: str = "tags"
+    """Column of the tags, one for each word, in the same form."""
+    labels: tuple[str, ...] | None = None
+    """The tags in the order of the logits; by default the dataset's own, else the training rows' own, sorted."""
+    max_length: int = 128
+    """Longest input in tokens, special tokens included."""
+    truncation: bool = True
+    """Whether longer sentences are cut; if not, they are an error. Words that were cut off are not scored."""
+    metric: Literal["seqeval_f1", "accuracy"] = "seqeval_f1"
+    """The metric that chooses the best checkpoint."""
+
+
+@dataclass(frozen=True)
+class MaskedLanguage:
+    """Unlabelled text: predict the tokens that were masked out."""
+
+    source: Source
+    """Where the rows come from."""
+    text: str = "text"
+    """Column of the text."""
+    mask_rate: float = 0.15
+    """Share of the tokens that are to be predicted (of these 80 % are masked, 10 % replaced, 10 % kept)."""
+    max_length: int = 128
+    """Longest input in tokens, special tokens included."""
+    truncation: bool = True
+    """Whether longer texts are cut; if not, they are an error."""
+    metric: Literal["accuracy", "perplexity"] = "accuracy"
+    """The metric that chooses the best checkpoint."""
+
+
+Task = Classification | Tagging | MaskedLanguage

@@ -1,0 +1,231 @@
+"""The adapter folder: what a finished run leaves behind, a few files that are all a backbone needs to be tuned.
+
+    adapter.safetensors   the trainable leaves and those born in the run, under flat names: "trainable/prefix/keys"
+    adapter.json          the configuration (type-tagged JSON), the backbone it belongs to, the labels, a digest
+    metrics.json          what was measured
+    README.md             a model card for people
+
+No leaf of the frozen backbone is in it. Leaves are plain nested dicts of arrays, whose keys contain no "/".
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxprefix.checkpoints import card
+from jaxprefix.checkpoints.files import OLD, as_path, put_folder, recover_folder, writing
+from jaxprefix.errors import UserError
+
+FORMAT = 1
+TENSORS, DESCRIPTION, METRICS, CARD = "adapter.safetensors", "adapter.json", "metrics.json", "README.md"
+_SUBTREES = {"trainable", "born"}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterFiles:
+    """What an adapter folder holds.
+
+    Attributes:
+      trainable: nested dict of numpy arrays, the leaves that were trained.
+      born: nested dict of numpy arrays, leaves that were not trained but cannot be read from the backbone again.
+      config_json: the run's configuration, for `typed_json.from_json`.
+      backbone: name, architecture, digest and fingerprint of the backbone it belongs to.
+      metrics: what was measured.
+      labels: names of the labels in the order of the logits, where there are any.
+      version: the version of jaxprefix that wrote it.
+    """
+
+    trainable: dict[str, Any]
+    born: dict[str, Any]
+    config_json: str
+    backbone: dict[str, Any]
+    metrics: dict[str, Any]
+    labels: list[str] | None
+    version: str
+
+
+def write_adapter(
+    folder: Any,
+    *,
+    leaves: dict[str, Any],
+    config_json: str,
+    backbone: dict[str, Any],
+    metrics: dict[str, Any],
+    labels: list[str] | None,
+) -> None:
+    """Writes an adapter folder; an older one in its place is replaced, and either the old or the new one is there.
+
+    Other files that somebody put into the older folder are kept. With several processes one of them calls this, with
+    leaves that it can read whole.
+
+    Args:
+      folder: where to; its parents are created.
+      leaves: `{"trainable": ..., "born": ...}`, nested dicts of arrays; "born" may be left out.
+      config_json: what `typed_json.to_json` gave for the run's configuration.
+      backbone: as JSON; "name" and, if it is there, "parameters" (their number) are shown in the model card.
+      metrics: as JSON; numbers at the top level are shown in the model card.
+      labels: names of the labels in the order of the logits.
+
+    Raises:
+      UserError: the place holds something else than an adapter folder, or cannot be written.
+    """
+    if unknown := set(leaves) - _SUBTREES:
+        raise ValueError(f"leaves has the subtrees {sorted(unknown)}, but only 'trainable' and 'born' belong into it")
+    from safetensors.numpy import save
+
+    flat = dict(_flat(leaves, ""))
+    arrays = {name: np.asarray(leaf) for name, leaf in flat.items() if leaf is not _EMPTY}
+    for name, leaf in arrays.items():
+        if leaf.dtype.name not in _DTYPES:
+            raise ValueError(f"the leaf {name} is {leaf.dtype}; an adapter holds {', '.join(_DTYPES)}")
+    contiguous = {name: leaf.copy(order="C") for name, leaf in arrays.items()}  # `ascontiguousarray` reshapes scalars
+    tensors = save(contiguous, {"format": f"jaxprefix-{FORMAT}"})
+    description = {
+        "format": FORMAT,
+        "jaxprefix": _version(),
+        "config": json.loads(config_json),
+        "backbone": backbone,
+        "labels": labels,
+        "sha256": hashlib.sha256(tensors).hexdigest(),
+        "empty": [name for name, leaf in flat.items() if leaf is _EMPTY],
+    }
+    trained = sum(leaf.size for name, leaf in arrays.items() if name.startswith("trainable/"))
+    folder = as_path(folder)
+    text = card.model_card(folder.name, description["config"], backbone, metrics, labels, trained, len(tensors))
+    with writing("the adapter", folder):
+        recover_folder(folder)
+        _check_replaceable(folder)
+        staged = folder.parent / f"{folder.name}.partial"
+        if staged.exists():
+            staged.rmtree()
+        staged.mkdir(parents=True)
+        try:
+            (staged / TENSORS).write_bytes(tensors)
+            (staged / DESCRIPTION).write_text(_json(description))
+            (staged / METRICS).write_text(_json(metrics))
+            (staged / CARD).write_text(text)
+            for other in folder.iterdir() if folder.exists() else ():
+                if other.name not in (TENSORS, DESCRIPTION, METRICS, CARD):
+                    _copy(other, staged / other.name)
+            put_folder(staged, folder)
+        finally:
+            if staged.exists():
+                staged.rmtree()
+
+
+def read_adapter(folder: Any) -> AdapterFiles:
+    """Reads an adapter folder; arrays as numpy arrays, bfloat16 included.
+
+    Raises:
+      UserError: it is no adapter folder, some file of it is damaged, or a newer version wrote it.
+    """
+    folder = as_path(folder)
+    old = folder.parent / (folder.name + OLD)
+    if not folder.exists() and old.exists():  # the process died while it replaced the folder
+        folder = old
+    if not (folder / DESCRIPTION).exists():
+        raise UserError(
+            f"{folder} is not an adapter folder, it has no {DESCRIPTION}; give the folder that a finished run left."
+        )
+    try:
+        name = DESCRIPTION
+        description = json.loads((folder / name).read_text())
+        if description["format"] > FORMAT:
+            raise UserError(
+                f"the adapter {folder} was written by jaxprefix {description['jaxprefix']} in format "
+                f"{description['format']}, and this version reads up to {FORMAT}; upgrade jaxprefix."
+            )
+        config, empty = json.dumps(description["config"]), description["empty"]
+        backbone, labels, version = description["backbone"], description["labels"], description["jaxprefix"]
+        digest = description["sha256"]
+        name = METRICS
+        metrics = json.loads((folder / name).read_text())
+        name = TENSORS
+        tensors = (folder / name).read_bytes()
+        if hashlib.sha256(tensors).hexdigest() != digest:
+            raise ValueError("its content does not match the digest in adapter.json")
+        tree = _nested({**_arrays(tensors), **dict.fromkeys(empty, _EMPTY)})
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"the file {name} of the adapter {folder} is damaged ({reason}); copy the folder again or export again."
+        ) from error
+    return AdapterFiles(tree.get("trainable", {}), tree.get("born", {}), config, backbone, metrics, labels, version)
+
+
+_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"} | {
+    f"{kind}{bits}": f"{kind[0].upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}  # by numpy's names, the names of the safetensors format
+
+
+def _arrays(tensors: bytes) -> dict[str, np.ndarray]:
+    """Named arrays of a safetensors file; the library's own numpy reader knows no bfloat16."""
+    import ml_dtypes
+    from safetensors import deserialize
+
+    dtypes = {code: np.dtype(getattr(ml_dtypes, name, name)) for name, code in _DTYPES.items()}
+    return {
+        name: np.frombuffer(bytes(entry["data"]), dtypes[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in deserialize(tensors)
+    }
+
+
+_EMPTY: Any = object()  # stands for a dict without entries, which has no arrays to be named by
+
+
+def _flat(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield prefix, tree
+    elif not tree and prefix:
+        yield prefix, _EMPTY
+    else:
+        for key, item in tree.items():
+            if not isinstance(key, str) or "/" in key or not key:
+                raise ValueError(f"the key {key!r} below {prefix!r} must be text without a '/'")
+            yield from _flat(item, f"{prefix}/{key}" if prefix else key)
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = {} if leaf is _EMPTY else leaf
+    return tree
+
+
+def _check_replaceable(folder: Any) -> None:
+    """Only an adapter folder or an empty one is ever replaced."""
+    if folder.exists() and not (folder.is_dir() and ((folder / DESCRIPTION).exists() or not any(folder.iterdir()))):
+        raise UserError(
+            f"{folder} exists and is not an adapter folder; choose another place for the adapter, or move it away."
+        )
+
+
+def _copy(source: Any, target: Any) -> None:
+    if source.is_dir():
+        target.mkdir()
+        for inner in source.iterdir():
+            _copy(inner, target / inner.name)
+    else:
+        source.copy(target)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=float) + "\n"  # numpy's and JAX's scalars as floats
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("jaxprefix")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

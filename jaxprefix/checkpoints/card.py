@@ -1,0 +1,75 @@
+"""The model card of an adapter, in Markdown, from the run's configuration alone."""
+
+import json
+from typing import Any
+
+
+def model_card(
+    folder: str,
+    config: Any,
+    backbone: dict[str, Any],
+    metrics: dict[str, Any],
+    labels: list[str] | None,
+    trained: int,
+    size: int,
+) -> str:
+    """Text of the card.
+
+    Args:
+      folder: name of the adapter's folder.
+      config: the configuration as parsed type-tagged JSON.
+      backbone: its identity; "name", "architecture", "fingerprint" and "parameters" are shown where they are there.
+      metrics: numbers at the top level are shown.
+      labels: names of the labels.
+      trained: number of trained parameters.
+      size: bytes of the file of tensors.
+    """
+    fields = config if isinstance(config, dict) else {}
+    method, name = fields.get("method"), backbone.get("name", "its backbone")
+    how = method.get("type") if isinstance(method, dict) else None
+    total = backbone.get("parameters")
+    share = f", {100 * trained / total:.3g} % of the backbone's {total:,}" if total else ""
+    identity = [
+        (key, str(backbone[key])) for key in ("name", "architecture", "parameters", "fingerprint") if key in backbone
+    ]
+    data = [(key, item) for key in ("data", "task") for key, item in _rows(fields.get(key), key)]
+    measured = [(key, f"{item:.6g}") for key, item in metrics.items() if _is_number(item)]
+    parts = [
+        f"# {folder}",
+        f"An adapter for the frozen model `{name}`{f', tuned with {how}' if how else ''} by jaxprefix.\n"
+        f"Trained parameters: {trained:,}{share} ({size / 1e6:.3g} MB).",
+        _table("Method", ("field", "value"), [("type", how), *_rows(method, "")] if how else []),
+        _table("Backbone", ("field", "value"), identity),
+        _table("Data", ("field", "value"), data),
+        "## Labels\n\n" + ", ".join(f"`{label}`" for label in labels) if labels else "",
+        _table("Metrics", ("metric", "value"), measured),
+        "## Use\n\n```python\nimport jaxprefix as jp\n\n"
+        f'model = jp.load_adapter("{folder}")\nprint(jp.predict(model, ["a text"]))\n```',
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _rows(value: Any, path: str) -> list[tuple[str, str]]:
+    """Fields of a configuration value with their dotted paths; tuples and lists in one line."""
+    if value is None:
+        return []
+    if isinstance(value, dict) and value.get("type") == "tuple":
+        value = value["items"]
+    if isinstance(value, dict) and value.get("type") == "float":
+        value = value["value"]
+    if not isinstance(value, dict):
+        return [(path, value if isinstance(value, str) else json.dumps(value))]
+    inner = [(f"{path}.{key}" if path else key, item) for key, item in value.items() if key != "type"]
+    return [row for key, item in inner for row in _rows(item, key)]
+
+
+def _table(title: str, head: tuple[str, str], rows: list[tuple[str, Any]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ("---", "---"), *rows]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return f"## {title}\n\n" + "\n".join(f"| {a} | {b} |" for a, b in cells)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool | str | list | dict) and hasattr(value, "__float__")

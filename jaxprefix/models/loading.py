@@ -79,7 +79,7 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(
-    source: str,
+    source: str | Path,
     *,
     dtype: Any = jnp.float32,
     sharding: Placement | None = None,
@@ -102,7 +102,7 @@ def load_pretrained(
     config, frozen, report = read_backbone(source, dtype=dtype, sharding=sharding)
     for line in report.lines():
         logger.info(line)
-    tokenizer = read_tokenizer(str(report.path))
+    tokenizer = read_tokenizer(report.path)
     if len(tokenizer) > config.vocab:
         raise UserError(
             f"the tokenizer in {report.path} has {len(tokenizer)} entries, but the word table only {config.vocab}; "
@@ -112,7 +112,7 @@ def load_pretrained(
 
 
 def read_backbone(
-    source: str, *, dtype: Any = jnp.float32, sharding: Placement | None = None
+    source: str | Path, *, dtype: Any = jnp.float32, sharding: Placement | None = None
 ) -> tuple[EncoderConfig, Tree, Report]:
     """The frozen tree of an encoder, without its tokenizer.
 
@@ -128,6 +128,8 @@ def read_backbone(
     Raises:
       UserError: as for `load_pretrained`.
     """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"weights cannot be loaded as {jnp.dtype(dtype).name}; take float32, bfloat16 or float16.")
     folder = find_folder(source)
     raw = read_config(folder)
     config = EncoderConfig.from_hf(raw)
@@ -140,7 +142,7 @@ def read_backbone(
     fingerprint = {name: files.fingerprint(name) for name in used}
     unused = _unused(plan, files, fingerprint)
     files.remember()
-    return config, unflatten(tree), Report(source, folder, config, missing, unused, fingerprint)
+    return config, unflatten(tree), Report(str(source), folder, config, missing, unused, fingerprint)
 
 
 Plan = list[tuple[Leaf, list[str]]]

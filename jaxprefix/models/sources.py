@@ -28,7 +28,7 @@ HUB_FILES = [
 ]
 
 
-def find_folder(source: str) -> Path:
+def find_folder(source: str | Path) -> Path:
     """The local folder of a model: the folder itself, an embedded encoder, or a snapshot of a hub repository.
 
     A hub repository's files come from its local cache where they are there, whole, and the network is not.
@@ -46,9 +46,9 @@ def find_folder(source: str) -> Path:
         return folder
     if folder.exists():
         raise UserError(f"{source} is a file; give the folder that holds it and its {CONFIG}.")
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(source)):
         raise UserError(f"there is no folder {source}; give an existing one, or a hub name such as 'roberta-base'.")
-    return _download(source)
+    return _download(str(source))
 
 
 def _download(name: str) -> Path:
@@ -105,7 +105,7 @@ def _without_advice() -> Iterator[None]:
             os.environ[name] = before
 
 
-def read_tokenizer(source: str) -> Any:
+def read_tokenizer(source: str | Path) -> Any:
     """The transformers tokenizer of a model.
 
     Args:

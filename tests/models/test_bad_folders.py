@@ -5,7 +5,6 @@ import re
 from types import SimpleNamespace
 from unittest.mock import Mock
 
-import folders
 import huggingface_hub
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.loading import load_pretrained, read_backbone
 from jaxprefix.models.sources import find_folder, read_tokenizer
+from tests.models import folders
 
 WEIGHTS = "model.safetensors"
 
@@ -187,6 +187,10 @@ def test_integers_in_place_of_weights(folder):
     tensors, _ = folders.model(dtype=np.int8)
     folders.write(folder, tensors, folders.config())
     assert re.search(r"embeddings\.weight as I8.*F32", refusal(read_backbone, str(folder)))
+
+
+def test_no_dtype_of_weights(folder):
+    assert "as int8" in refusal(lambda: read_backbone(folder, dtype="int8"))
 
 
 def test_tokenizers(folder):

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import folders
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -18,6 +17,7 @@ from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.loading import load_pretrained, read_backbone
 from jaxprefix.trees import flatten
+from tests.models import folders
 
 
 @pytest.fixture(autouse=True)

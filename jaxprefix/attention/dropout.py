@@ -63,8 +63,26 @@ def keep_mask(key: Any, rate: Rate, shape: tuple[int, ...], first_column: int = 
 
     `first_column` is added to the last index.
     """
-    first, second = _row_words(key, shape[:-1])
-    column = jax.lax.iota(np.uint32, shape[-1]) + np.uint32(first_column)
+    return keep(row_words(key, shape[:-1]), rate, shape[-1], first_column)
+
+
+def row_words(key: Any, leading: tuple[int, ...]) -> tuple[UInt32[Array, "*R"], UInt32[Array, "*R"]]:
+    """Two hash words for each row of shape `leading`: the key's 64 bits, stirred with one index after another."""
+    seed = jax.random.bits(key, (2,), np.uint32)
+    first, second = seed[0], seed[1]
+    for size in leading:
+        index = jax.lax.iota(np.uint32, size)
+        first = _finalise(first[..., None] + index * _GOLDEN)
+        second = _finalise(second[..., None] ^ (index * _MIX1 + _GOLDEN)) + (first >> 1)
+    return first, second
+
+
+def keep(
+    words: tuple[UInt32[Array, "*R"], UInt32[Array, "*R"]], rate: Rate, columns: int, first_column: int = 0
+) -> Bool[Array, "*R S"]:
+    """The decisions of `columns` elements in each row; rows may have been transposed or reshaped."""
+    first, second = words
+    column = jax.lax.iota(np.uint32, columns) + np.uint32(first_column)
     x = first[..., None] + column * _GOLDEN
     x = (x ^ (x >> 16)) * _MIX1
     x = (x ^ (x >> 13)) + second[..., None]
@@ -72,20 +90,6 @@ def keep_mask(key: Any, rate: Rate, shape: tuple[int, ...], first_column: int = 
     # The comparison lives on the high bits, which a last shift would leave as they are.
     threshold = jnp.minimum(jnp.asarray(rate, jnp.float32) * _TWO32, _LARGEST_BELOW_TWO32).astype(np.uint32)
     return x >= threshold
-
-
-def _row_words(key: Any, leading: tuple[int, ...]) -> tuple[UInt32[Array, "*R"], UInt32[Array, "*R"]]:
-    """Two hash words per row: the key's 64 bits, stirred with one leading index after another."""
-    seed = jax.random.bits(key, (2,), np.uint32)
-    first, second = seed[0], seed[1]
-    for size in leading:
-        index = jax.lax.iota(np.uint32, size)
-        first, second = (
-            _finalise(first[..., None] + index * _GOLDEN),
-            _finalise(second[..., None] ^ (index * _MIX1 + _GOLDEN)),
-        )
-        second = second + (first >> 1)
-    return first, second
 
 
 def _finalise(x: UInt32[Array, "*R"]) -> UInt32[Array, "*R"]:

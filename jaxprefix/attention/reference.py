@@ -50,7 +50,7 @@ def attend(
     weights = jnp.where(seen, mass * jnp.exp(jnp.minimum(scores - maximum, 30.0)), 0)
     total = weights.sum(-1, keepdims=True)
     some = total > 0
-    probabilities = weights / jnp.where(some, total, 1)
+    probabilities = jnp.where(some, weights / jnp.where(some, total, 1), 0)
     if dropout is not None:
         rate, key = dropout
         keep = jnp.concatenate(

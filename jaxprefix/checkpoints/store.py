@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxprefix.checkpoints import records
 from jaxprefix.checkpoints.digests import digests
-from jaxprefix.checkpoints.files import as_path, check_writable, put_folder, recover_folder, writing
+from jaxprefix.checkpoints.files import OLD, as_path, check_writable, put_folder, recover_folder, writing
 from jaxprefix.checkpoints.leaves import copies, load, start_saving
 from jaxprefix.checkpoints.quiet import quiet
 from jaxprefix.checkpoints.records import Damaged, Record
@@ -26,7 +26,7 @@ from jaxprefix.errors import UserError
 
 log = logging.getLogger("jaxprefix.checkpoints")
 
-PARTIAL, REMOVED, DAMAGED, REPLACED = ".partial", ".removed", ".damaged", ".replaced"
+PARTIAL, REMOVED, DAMAGED = ".partial", ".removed", ".damaged"
 
 
 class Checkpoints:
@@ -69,12 +69,9 @@ class Checkpoints:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is None:
-            return self.close()
-        try:  # the error that is under way matters more than a save that fails now
             self.close()
-        except Exception as second:
-            log.error("%s", second)
-        return None
+        elif failure := self._join():  # the error under way matters more; the other processes need not come here
+            log.error("%s", failure)
 
     # Saving
 
@@ -96,18 +93,22 @@ class Checkpoints:
         Raises:
           UserError: this or the previous checkpoint could not be written; those from before are untouched.
         """
+        if self._read_only:
+            raise ValueError("these checkpoints were opened with read_only=True")
         self.wait()
         named = records.named_leaves(state)
         record = Record(step, None if metric is None else float(metric), records.specs(named), {}, records.plain(info))
         leaves = copies(named)
         # One process leaves everything to the thread. Several must enter Orbax and the sum of digests from the thread
         # that also runs the steps, or their collectives could cross.
-        started = self._start(step, leaves) if jax.process_count() > 1 else None
+        what = f"the checkpoint of step {step}"
+        with writing(what, self.folder):
+            started = self._start(step, leaves) if jax.process_count() > 1 else None
 
         def commit() -> None:
             staged = self._at(step, PARTIAL)
             try:
-                with writing(f"the checkpoint of step {step}", self.folder), quiet():
+                with writing(what, self.folder), quiet():
                     finish, sums = started or self._start(step, leaves)
                     finish()
                     if jax.process_index() == 0:
@@ -126,13 +127,17 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until nothing is being written; raises what went wrong in the background."""
-        if self._commit is None:
-            return
-        self._commit.join()
-        self._commit = None
-        failure, self._failure = self._failure, None
-        if not _everywhere(failure is None):
-            raise failure or UserError(f"another process could not write to {self.folder}; its own log says why.")
+        if self._commit is not None:
+            failure = self._join()
+            if not _everywhere(failure is None):
+                raise failure or UserError(f"another process could not write to {self.folder}; its log says why.")
+
+    def _join(self) -> BaseException | None:
+        """Waits for the thread of this process, and gives what went wrong in it."""
+        if self._commit is not None:
+            self._commit.join()
+        failure, self._commit, self._failure = self._failure, None, None
+        return failure
 
     def close(self) -> None:
         """Waits for the save under way."""
@@ -144,7 +149,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             _remove(staged)
             staged.mkdir()
-        return start_saving(staged / "arrays", leaves), digests(leaves)
+        with jax.transfer_guard("allow"):  # the loop may have forbidden unintended transfers; these are meant
+            return start_saving(staged / "arrays", leaves), digests(leaves)
 
     def _prune(self, saved: int) -> None:
         """Removes what is neither among the newest, nor the best, nor just saved."""
@@ -161,10 +167,11 @@ class Checkpoints:
         """Removes what a process that died left half-written or half-removed."""
         if jax.process_index() == 0:
             for path in list(self.folder.iterdir()):
-                if path.name.endswith(REPLACED):
-                    recover_folder(path.parent / path.name.removesuffix(REPLACED))
-                elif path.name.endswith((PARTIAL, REMOVED)):
-                    _remove(path)
+                step = path.name.partition(".")[0]
+                if step.isdecimal() and path.name == step + OLD:
+                    recover_folder(self.folder / step)
+                elif step.isdecimal() and path.name in (step + PARTIAL, step + REMOVED):
+                    path.rmtree()
         _everywhere(True)
 
     def _at(self, step: int, suffix: str = "") -> Any:

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -297,13 +298,15 @@ def test_what_a_dead_process_left_is_cleaned_up(tmp_path: Path):
     (tmp_path / "2.partial" / "arrays").mkdir(parents=True)
     (tmp_path / "0.removed").mkdir()
     (tmp_path / "1").rename(tmp_path / "1.replaced")
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.partial").write_text("mine")
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [0]
         assert (tmp_path / "2.partial").exists()
+        with pytest.raises(ValueError, match="read_only"):
+            checkpoints.save(2, state_of(2), info={})
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(LIKE)[0] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "notes.partial"]
 
 
 def test_logging_is_left_as_it_was(tmp_path: Path):
@@ -357,6 +360,46 @@ def test_killed_at_any_moment(tmp_path: Path, seed: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 125))
+@pytest.mark.parametrize("seed", range(100, 115))
 def test_killed_at_any_moment_many_times(tmp_path: Path, seed: int):
     kill_and_look(tmp_path, random.Random(seed).uniform(0, 2.5), after=seed % 3 - 1)
+
+
+# Many devices, several processes
+
+
+def run_sharded(verb: str, folder: Path, devices: int, processes: int = 1) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    script = SAVER.with_name("sharded_saver.py")
+    children = [
+        subprocess.Popen(
+            [sys.executable, script, verb, folder, str(devices), str(process), str(processes), str(port)],
+            env={name: value for name, value in ENV.items() if name != "XLA_FLAGS"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    try:
+        said = [child.communicate(timeout=120)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    for process, (child, text) in enumerate(zip(children, said, strict=True)):
+        assert child.returncode == 0, text
+        assert f"fine {process}" in text
+
+
+def test_another_number_of_devices(tmp_path: Path):
+    run_sharded("save", tmp_path, 8)
+    run_sharded("load", tmp_path, 4)
+
+
+@pytest.mark.slow
+def test_several_processes_and_then_another_number_of_them(tmp_path: Path):
+    run_sharded("save", tmp_path, 4, processes=2)
+    run_sharded("load", tmp_path, 4, processes=2)
+    run_sharded("load", tmp_path, 8, processes=1)

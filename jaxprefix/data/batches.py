@@ -1,6 +1,7 @@
 """Padded batches. The global batch is a pure function of (seed, step); processes take slices of it."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -52,7 +53,7 @@ class Batches:
         unlabelled, int32 `labels` [B] or [B, T]. T is one of `buckets`.
         """
         rows = self.rows(step)
-        width = _bucket(self._lengths[rows].max(), self.buckets)
+        width = _bucket(int(self._lengths[rows].max()), self.buckets)
         mine = _slice(self.batch_size, process, processes)
         return _padded(self.examples, rows[mine], width, self.seed, step)
 
@@ -83,7 +84,7 @@ def evaluation_batches(
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
         filled = np.concatenate([index, np.repeat(index[-1:], batch_size - len(index))])
-        width = _bucket(lengths[index].max(), buckets)
+        width = _bucket(int(lengths[index].max()), buckets)
         batch = _padded(examples, filled[mine], width, seed=0, step=0)
         batch["weight"] = (np.arange(batch_size) < len(index)).astype(np.float32)[mine]
         if "labels" in batch and batch["labels"].ndim == 2:
@@ -92,7 +93,7 @@ def evaluation_batches(
 
 
 def restore_order(
-    outputs: Sequence[np.ndarray], indices: Sequence[Integer[np.ndarray, " rows"]], fill: float = IGNORED
+    outputs: Sequence[Any], indices: Sequence[Integer[np.ndarray, " _"]], fill: float = IGNORED
 ) -> np.ndarray:
     """Outputs of evaluation batches, [B, ...] each, as one array in the order of the rows.
 

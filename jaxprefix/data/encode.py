@@ -149,7 +149,7 @@ def first_of_words(
     return (words >= 0) & (words != before)
 
 
-def _sides(task: Task) -> list[tuple[str | None, str]]:
+def _sides(task: Task) -> list[tuple[str | None, str | None]]:
     """Template, or else column, of the text or of the two texts of a pair."""
     if not isinstance(task, Classification):
         return [(None, task.text)]

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import hashlib
 import importlib
+import io
 import json
 import re
 import sys
@@ -71,9 +72,10 @@ def _builder(name: str, data_dir: str | None) -> Any:
     if data_dir is None and base in GENERATED_HERE:
         data_dir = str(cache_folder() / "tfds")
     try:
-        if base in DEFINED_IN:
-            importlib.import_module(DEFINED_IN[base])
-        return tfds.builder(name, **({} if data_dir is None else {"data_dir": str(Path(data_dir).expanduser())}))
+        with contextlib.redirect_stdout(io.StringIO()):  # a missing TensorFlow makes TFDS print a banner
+            if base in DEFINED_IN:
+                importlib.import_module(DEFINED_IN[base])
+            return tfds.builder(name, **({} if data_dir is None else {"data_dir": str(Path(data_dir).expanduser())}))
     except tfds.core.registered.DatasetNotFoundError:
         known = {*tfds.list_builders(with_community_datasets=False), *DEFINED_IN}
         nearest = difflib.get_close_matches(base, known, n=3)
@@ -134,8 +136,10 @@ def _few_retries() -> Iterator[None]:
 
 
 def _needs_module(name: str, error: ModuleNotFoundError) -> UserError:
+    # TFDS raises such errors again with more text and without their name.
+    module = error.name or next(iter(re.findall(r"No module named '([\w.]+)'", str(error))), "that it names")
     return UserError(
-        f"The dataset {name} cannot be had without the package {error.name}; prepare it where that is installed, with "
+        f"The dataset {name} cannot be had without the package {module}; prepare it where that is installed, with "
         'file_format="array_record", or give the rows as files.'
     )
 

@@ -69,10 +69,12 @@ def _csv(file: Path, name: str, identity: str) -> Rows:
     """Read whole, because quoted fields may hold line ends; every value is a string."""
     rows: list[list[str]] = []
     numbers = array("q")
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
+    line = 0  # the last line of the last whole row
+    with file.open("rb") as stream:
+        # Decoded line by line, because a text stream decodes ahead and would name a line too early.
+        reader = csv.reader((part.decode("utf-8") for part in stream), strict=True)
         try:
-            header = next(reader, [])
+            header = [name.removeprefix("\ufeff") for name in next(reader, [])]
             line = reader.line_num
             for row in reader:
                 number, line = line + 1, reader.line_num
@@ -85,7 +87,7 @@ def _csv(file: Path, name: str, identity: str) -> Rows:
                 rows.append(row)
                 numbers.append(number)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{name}:{reader.line_num + 1} is not CSV in UTF-8 ({error}); correct the line.") from None
+            raise UserError(f"{name}:{line + 1} is not CSV in UTF-8 ({error}); correct the line.") from None
     if len(set(header)) != len(header):
         raise UserError(f"{name}:1 names a column twice ({', '.join(header)}); rename one.")
     return Rows(

@@ -2,5 +2,44 @@
 
 Legend of dimensions, used in every signature:
 `B` batch, `T` query tokens, `S` key tokens, `P` virtual tokens, `L` layers, `H` heads, `K` key/value heads,
-`D` model width, `E` head width, `V` vocabulary, `C` labels.
+`D` model width, `E` head width, `V` vocabulary, `C` labels, `N` virtual tokens of all layers together, `I` and `O`
+inputs and outputs of a linear map.
 """
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public names and the modules they live in, imported at first use so that `import jaxprefix` stays quick.
+_HOMES = {
+    "jaxprefix.attention": ("VirtualTokens", "kernel_attention"),
+    "jaxprefix.data": ("Classification", "Files", "MaskedLanguage", "Tagging", "Tfds"),
+    "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "Method", "edit", "static"),
+    "jaxprefix.errors": ("RunFailed", "UserError"),
+    "jaxprefix.inspection": ("describe",),
+    "jaxprefix.methods": ("FullFineTuning", "HeadOnly", "PTuningV2", "PrefixTuning", "collapse"),
+    "jaxprefix.models.config": ("EncoderConfig",),
+    "jaxprefix.models.encoder": ("Encoder",),
+    "jaxprefix.models.heads": ("MaskedLM", "SequenceClassifier", "TokenClassifier"),
+    "jaxprefix.models.loading": ("load_pretrained",),
+    "jaxprefix.models.tuned": ("TunedModel",),
+    "jaxprefix.training.adapter": ("Adapter", "load_adapter", "predict"),
+    "jaxprefix.training.config": ("NewEncoder", "Run"),
+    "jaxprefix.training.loop": ("train",),
+    "jaxprefix.training.optimizer": ("Optimizer",),
+    "jaxprefix.training.sharding": ("MeshShape",),
+    "jaxprefix.typed_json": ("register",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'jaxprefix' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,3 +7,8 @@ class UserError(ValueError):
     The message is one sentence that names the thing and says what to do. The command line prints it and exits with
     code 2. Raise it before anything is compiled or written.
     """
+
+
+class RunFailed(RuntimeError):
+    """A run cannot go on (its loss is no longer finite, say). The message names the step and what is left to go on
+    from. The command line prints it and exits with code 1."""

@@ -1,0 +1,162 @@
+"""The command line: `train`, `evaluate`, `predict`, `describe`."""
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxprefix.errors import RunFailed, UserError
+
+
+def load_config(path: str) -> Any:
+    """The `Run` that a config file's function `config()` returns.
+
+    Raises:
+      UserError: there is no such file, it fails, or it returns something else.
+    """
+    from jaxprefix.training.config import Run
+
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(str(found) for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        known = f"; {file.parent} has {', '.join(near)}" if near else ""
+        raise UserError(f"there is no config file {path}{known}; name a Python file that defines config().")
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; name one that defines config().")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        run = module.config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} fails with {type(error).__name__}: {error}; correct the file.") from error
+    if not isinstance(run, Run):
+        raise UserError(f"config() in {path} returns a {type(run).__name__}; it must return a jaxprefix.Run.")
+    return run
+
+
+def parse_run(args: Sequence[str], program: str) -> Any:
+    """`CONFIG [--field.sub value ...]` as a `Run`: the file's value with fields overridden by name."""
+    if not args or args[0] in ("-h", "--help"):
+        print(f"usage: {program} CONFIG.py [--field value ...]\n\n{program} CONFIG.py --help lists the fields.")
+        raise SystemExit(0 if args else 2)
+    import tyro
+
+    run = load_config(args[0])
+    return tyro.cli(
+        type(run), prog=f"{program} {args[0]}", default=run, args=list(args[1:]), config=(tyro.conf.AvoidSubcommands,)
+    )
+
+
+def _train(args: Sequence[str]) -> int:
+    run = parse_run(args, "jaxprefix train")
+    from jaxprefix.training.loop import train
+
+    train(run)
+    return 0
+
+
+def _evaluate(args: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="jaxprefix evaluate", description="The metrics of an adapter on a split.")
+    parser.add_argument("adapter", help="the adapter folder of a finished run")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument("--file", help="a .jsonl, .csv or .parquet file with the run's columns, instead of a split")
+    parser.add_argument("--backbone", help="where the backbone lies, if not where the run found it")
+    parser.add_argument("--batch-size", type=int, default=32)
+    options = parser.parse_args(args)
+    from jaxprefix.training.adapter import load_adapter
+
+    adapter = load_adapter(options.adapter, backbone=options.backbone)
+    metrics = adapter.evaluate(split=options.split, file=options.file, batch_size=options.batch_size)
+    print(json.dumps(metrics))
+    return 0
+
+
+def _predict(args: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="jaxprefix predict", description="Text in, labels and scores out, one JSON object per line."
+    )
+    parser.add_argument("adapter", help="the adapter folder of a finished run")
+    parser.add_argument(
+        "texts",
+        nargs="*",
+        help="texts; without any they are read from standard input, one per line: plain text, or a JSON object with "
+        "the run's columns",
+    )
+    parser.add_argument("--backbone", help="where the backbone lies, if not where the run found it")
+    parser.add_argument("--batch-size", type=int, default=32)
+    options = parser.parse_args(args)
+    from jaxprefix.training.adapter import load_adapter
+
+    adapter = load_adapter(options.adapter, backbone=options.backbone)
+    lines = options.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    rows = [_row(line) for line in lines]
+    for found in adapter.predict(rows, batch_size=options.batch_size):
+        print(json.dumps(found, ensure_ascii=False))
+    return 0
+
+
+def _row(line: str) -> Any:
+    if not line.lstrip().startswith("{"):
+        return line
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise UserError(f"the line {line[:60]!r} begins like JSON but is not ({error}); correct it.") from error
+
+
+def _describe(args: Sequence[str]) -> int:
+    run = parse_run(args, "jaxprefix describe")
+    from jaxprefix.inspection import describe
+
+    describe(run)
+    return 0
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "describe": _describe}
+USAGE = """usage: jaxprefix COMMAND ...
+
+  train CONFIG [--field value]     tune a frozen encoder; started again, it goes on
+  evaluate ADAPTER [--split test]  the metrics of a finished run's adapter
+  predict ADAPTER [TEXT ...]       labels and scores, one JSON object per line
+  describe CONFIG                  backbone, method, parameters, attention
+
+Each command has its own --help.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 1 failed, 2 something to correct in what was given."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if args else 2
+    if args[0] not in COMMANDS:
+        print(f"jaxprefix: there is no command {args[0]!r}; the commands are {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    return guarded(COMMANDS[args[0]], args[1:])
+
+
+def guarded(command: Any, args: Sequence[str]) -> int:
+    """Runs a command with the log on standard error, and turns what a person can correct into one line and a code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("jaxprefix").setLevel(logging.INFO)
+    try:
+        return command(args)
+    except (UserError, RunFailed) as error:
+        print(f"jaxprefix: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

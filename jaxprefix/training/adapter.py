@@ -1,0 +1,149 @@
+"""What a finished run leaves: writing its adapter folder, opening one, and asking it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
+from jaxprefix.data import Files, encode_texts, prepare
+from jaxprefix.errors import UserError
+from jaxprefix.models.tuned import TunedModel
+from jaxprefix.training.config import Run
+from jaxprefix.training.evaluation import evaluate_examples, run_rows
+from jaxprefix.training.setup import Backbone, Setup, read_run_backbone
+from jaxprefix.training.sharding import MeshShape, make_mesh
+from jaxprefix.training.step import make_eval_step
+from jaxprefix.trees import Tree, count, flatten, split
+from jaxprefix.typed_json import from_json, to_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A trained adapter on its backbone.
+
+    Attributes:
+      model, trainable, frozen: for `model.apply(trainable, frozen, batch)`.
+      backbone: the module, the tokenizer and the identity of the backbone.
+      run: the config that it was trained by.
+      labels: the labels' names in the order of the logits.
+      metrics: what was measured at the end of the run, by split.
+    """
+
+    model: TunedModel
+    trainable: Tree
+    frozen: Tree
+    backbone: Backbone
+    run: Run
+    labels: tuple[str, ...]
+    metrics: dict[str, Any]
+
+    def predict(self, rows: Sequence[str | Mapping[str, Any]], *, batch_size: int = 32) -> list[dict[str, Any]]:
+        """Labels and scores for texts.
+
+        Args:
+          rows: texts, or mappings with the columns that the run's task reads (for pairs and tagging).
+          batch_size: rows computed at a time.
+
+        Returns:
+          For a classification `{"label", "score", "scores": {label: probability}}` per row; for tagging
+          `{"words", "labels"}`, with None for words that were cut off.
+        """
+        if self.model.head.task not in ("classification", "tagging"):
+            raise UserError(f"an adapter for {type(self.run.task).__name__} predicts no labels; use its hidden states.")
+        if not rows:
+            return []
+        examples = encode_texts(self.run.task, self.backbone.tokenizer, rows)
+        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
+        step = make_eval_step(self.model, mesh)
+        found = run_rows(step, self.trainable, self.frozen, examples, min(batch_size, len(rows)), mesh)
+        if self.model.head.task == "classification":
+            probabilities = np.asarray(jax.nn.softmax(found["logits"], axis=-1))
+            return [self._classified(row) for row in probabilities]
+        return [self._tagged(row, examples.row(i), found["predictions"][i]) for i, row in enumerate(rows)]
+
+    def _classified(self, probabilities: np.ndarray) -> dict[str, Any]:
+        best = int(probabilities.argmax())
+        scores = {label: float(p) for label, p in zip(self.labels, probabilities, strict=True)}
+        return {"label": self.labels[best], "score": float(probabilities[best]), "scores": scores}
+
+    def _tagged(self, row: Any, example: dict[str, Any], predictions: np.ndarray) -> dict[str, Any]:
+        words = row[self.run.task.words] if isinstance(row, Mapping) else row
+        words = words.split() if isinstance(words, str) else list(words)
+        first = np.flatnonzero(example["labels"] == 0)
+        tags: list[str | None] = [self.labels[label] for label in predictions[first]]
+        return {"words": words, "labels": tags + [None] * (len(words) - len(tags))}
+
+    def evaluate(self, *, split: str = "test", file: str | None = None, batch_size: int = 32) -> dict[str, float]:
+        """The task's metrics, its own first.
+
+        Args:
+          split: `train`, `validation` or `test` of the run's source.
+          file: a file with the run's columns, instead of a split.
+          batch_size: rows computed at a time.
+        """
+        task = self.run.task
+        if file is not None:
+            task, split = dataclasses.replace(task, source=Files(train=file, test=file)), "test"
+        examples = prepare(task, self.backbone.tokenizer, split, self.labels)
+        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
+        step = make_eval_step(self.model, mesh)
+        return evaluate_examples(step, self.trainable, self.frozen, task, examples, batch_size, mesh)
+
+
+def write_run_adapter(folder: Path, setup: Setup, trainable: Tree, metrics: dict[str, Any]) -> Path:
+    """Writes the adapter folder of a run; returns it."""
+    backbone = {
+        "name": setup.backbone.identity["source"],
+        "architecture": setup.backbone.module.config.kind,
+        "parameters": count(setup.backbone.tree),
+        "digest": setup.backbone.identity["identity"],
+        "fingerprint": setup.backbone.identity["fingerprint"],
+    }
+    if jax.process_index() == 0:
+        write_adapter(
+            folder,
+            leaves={"trainable": trainable, "born": setup.frozen["born"]},
+            config_json=to_json(setup.run),
+            backbone=backbone,
+            metrics=metrics,
+            labels=list(setup.labels) or None,
+        )
+    return folder
+
+
+def load_adapter(folder: str | Path, *, backbone: str | None = None) -> Adapter:
+    """Opens the adapter folder of a finished run, on its backbone.
+
+    Args:
+      folder: the adapter folder.
+      backbone: folder or name of the backbone, where it is not to be had under the name that the run used.
+
+    Raises:
+      UserError: no adapter folder, a damaged one, or another backbone than it was trained on.
+    """
+    files = read_adapter(folder)
+    run = from_json(files.config_json, Run)
+    source = run.backbone if backbone is None else backbone
+    mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
+    found = read_run_backbone(dataclasses.replace(run, backbone=source, remat="none"), mesh)
+    if found.identity["identity"] != files.backbone["digest"]:
+        raise UserError(
+            f"{folder} was trained on {files.backbone['name']}, and {source} holds other weights; "
+            "name the folder of the former as backbone."
+        )
+    labels = tuple(files.labels or ())
+    model = TunedModel(found.module, run.method, run.made_head(len(labels)))
+    trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.born))
+    moved = set(flatten(trainable.get("backbone", {})))
+    _, kept = split(found.tree, lambda path: path in moved)
+    return Adapter(model, trainable, {"backbone": kept, "born": born}, found, run, labels, files.metrics)
+
+
+def predict(adapter: str | Path, rows: Sequence[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
+    """`load_adapter(adapter).predict(rows)`; to ask more than once, keep the loaded adapter."""
+    return load_adapter(adapter).predict(rows, **options)

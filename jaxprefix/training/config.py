@@ -1,0 +1,148 @@
+"""A run as one typed value: the same in a config file, on the command line, in a notebook and in a checkpoint."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from jaxprefix.data import Classification, Files, MaskedLanguage, Tagging, Task, Tfds
+from jaxprefix.edits import Method
+from jaxprefix.errors import UserError
+from jaxprefix.methods import FullFineTuning, HeadOnly, PrefixTuning, PTuningV2
+from jaxprefix.models.config import EncoderConfig
+from jaxprefix.models.heads import Head, MaskedLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.stack import Remat
+from jaxprefix.training.optimizer import Optimizer
+from jaxprefix.training.sharding import MeshShape
+from jaxprefix.typed_json import register
+
+Writer = Literal["tensorboard", "wandb"]
+HEADS: dict[type, type[Head]] = {
+    Classification: SequenceClassifier,
+    Tagging: TokenClassifier,
+    MaskedLanguage: MaskedLM,
+}
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class NewEncoder:
+    """A backbone drawn at random, to be pretrained.
+
+    Attributes:
+      config: its sizes; `vocab` must hold the tokenizer's entries.
+      tokenizer: folder or hub name of the tokenizer.
+    """
+
+    config: EncoderConfig
+    tokenizer: str
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One tuning run.
+
+    Attributes:
+      task: the data, and what is asked of it.
+      backbone: a Hugging Face encoder: a local folder, a hub name, or the embedded `tiny-encoder`.
+      method: what is trained.
+      head: from hidden states to labels; None for the task's own with its defaults.
+      optimizer: learning rates, schedule, decay, clipping.
+      epochs: passes over the training rows.
+      steps: updates; None for `epochs` of them.
+      batch_size: rows of one update, over all devices.
+      accumulate: parts of the batch that are differentiated one after another, to save memory.
+      eval_batch_size: rows of an evaluation batch; None for `batch_size`.
+      buckets: padded lengths in tokens, two to four of them; None chooses them from the lengths of the rows.
+      evaluate_every: updates between evaluations on the validation rows; None for one per epoch.
+      checkpoint_every: updates between checkpoints beside those at evaluations; None for no others.
+      patience: evaluations without a better metric after which the run stops; None never stops early.
+      label_smoothing: share of the target that is spread over all classes.
+      hidden_dropout: rate in the backbone, its embeddings and sublayers; None keeps the backbone's own.
+      attention_dropout: rate of the attention weights; None keeps the backbone's own.
+      precision: dtype of the frozen leaves and of the computation; trainable leaves and softmax are float32 always.
+      unroll: layers as a Python loop (fast on CPU) or as a scan (small program); None decides by backend and depth.
+      remat: what the backward pass keeps of a layer: all (`none`), results of linear maps (`dots`), inputs (`full`).
+      mesh: devices along data, fsdp and tp.
+      seed: of the initialisation, the order of the data and the dropout.
+      log_every: updates between lines of `metrics.jsonl`.
+      writers: where metrics go beside `metrics.jsonl`; each is an extra of the package.
+      folder: where checkpoints, metrics and the adapter go; a run that is started again there goes on.
+    """
+
+    task: Task
+    backbone: str | NewEncoder = "tiny-encoder"
+    method: Method = dataclasses.field(default_factory=PTuningV2)
+    head: Head | None = None
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    epochs: float = 10
+    steps: int | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    eval_batch_size: int | None = None
+    buckets: tuple[int, ...] | None = None
+    evaluate_every: int | None = None
+    checkpoint_every: int | None = None
+    patience: int | None = None
+    label_smoothing: float = 0.0
+    hidden_dropout: float | None = None
+    attention_dropout: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    unroll: bool | None = None
+    remat: Remat = "none"
+    mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
+    seed: int = 0
+    log_every: int = 10
+    writers: tuple[Writer, ...] = ()
+    folder: str = "runs/run"
+
+    # May change when a run goes on: none of them changes what is computed.
+    FREE: ClassVar[tuple[str, ...]] = (
+        "folder",
+        "writers",
+        "log_every",
+        "checkpoint_every",
+        "mesh",
+        "unroll",
+        "remat",
+        "eval_batch_size",
+    )
+
+    def check(self) -> None:
+        """Refuses what no data is needed to refuse."""
+        self.optimizer.check()
+        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for name in ("steps", "eval_batch_size", "evaluate_every", "checkpoint_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1, or None.")
+        for name in ("hidden_dropout", "attention_dropout", "label_smoothing"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 0 and below 1.")
+        expected = HEADS[type(self.task)]
+        if self.head is not None and self.head.task != expected.task:
+            raise UserError(
+                f"{type(self.head).__name__} does not answer the task {type(self.task).__name__}; "
+                f"take {expected.__name__}, or leave head away."
+            )
+
+    def made_head(self, num_labels: int) -> Head:
+        """The head with its number of labels filled in from the data."""
+        head = HEADS[type(self.task)]() if self.head is None else self.head
+        if not hasattr(head, "num_labels"):
+            return head
+        if head.num_labels not in (None, num_labels):
+            raise UserError(
+                f"head.num_labels is {head.num_labels}, but the data has {num_labels} labels; leave it away."
+            )
+        return dataclasses.replace(head, num_labels=num_labels)
+
+
+for _known in (
+    *(Classification, Files, MaskedLanguage, Tagging, Tfds, EncoderConfig),
+    *(FullFineTuning, HeadOnly, PTuningV2, PrefixTuning),
+    *(MaskedLM, SequenceClassifier, TokenClassifier),
+):
+    register(_known)

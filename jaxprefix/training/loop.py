@@ -1,0 +1,340 @@
+"""A run from its config to its adapter, top to bottom."""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxprefix
+from jaxprefix.cache import cache_folder
+from jaxprefix.checkpoints.store import Checkpoints
+from jaxprefix.data import Batches
+from jaxprefix.errors import RunFailed, UserError
+from jaxprefix.training.adapter import write_run_adapter
+from jaxprefix.training.config import Run
+from jaxprefix.training.evaluation import evaluate_examples
+from jaxprefix.training.metrics import higher_is_better, main_metric
+from jaxprefix.training.setup import Setup, set_up
+from jaxprefix.training.sharding import put_batch
+from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step
+from jaxprefix.training.tracking import JsonLines, MetricWriter, Progress, TensorBoard, WandB
+from jaxprefix.trees import Tree, count
+from jaxprefix.typed_json import differences, from_json, to_json
+
+log = logging.getLogger("jaxprefix")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+      folder: the run's folder.
+      adapter: its adapter folder; None if the run was stopped by a signal.
+      steps: updates done.
+      metrics: by split, the metrics of the best checkpoint.
+    """
+
+    folder: Path
+    adapter: Path | None
+    steps: int
+    metrics: dict[str, dict[str, float]]
+
+
+@dataclasses.dataclass
+class History:
+    """What the choice of the best checkpoint and early stopping go by; stored with every checkpoint."""
+
+    best_step: int = 0
+    best_metric: float | None = None
+    without_progress: int = 0
+
+    def evaluated(self, step: int, metric: float, maximise: bool) -> None:
+        better = self.best_metric is None or (metric > self.best_metric if maximise else metric < self.best_metric)
+        if better and math.isfinite(metric):
+            self.best_step, self.best_metric, self.without_progress = step, metric, 0
+        else:
+            self.without_progress += 1
+
+
+def train(run: Run) -> Result:
+    """Tunes a backbone as the config says: trains, evaluates, keeps checkpoints, and leaves an adapter folder.
+
+    A run that is started again in its folder goes on from its newest whole checkpoint, to the same trainable leaves,
+    bit for bit, that it would have reached without the interruption.
+
+    Raises:
+      UserError: something in config, data, backbone or folder must be corrected.
+      RunFailed: the loss is not finite any more.
+    """
+    run.check()
+    folder = Path(run.folder)
+    metric_name = main_metric(run.task)
+    maximise = higher_is_better(metric_name)
+    _keep_compiled_programs()
+    with Checkpoints(folder / "checkpoints", best="max" if maximise else "min") as checkpoints:
+        stored = checkpoints.read_info()
+        if stored is not None:
+            _refuse_other_run(run, stored)
+        setup = set_up(run, labels=(stored and stored["labels"]) or None)
+        if stored is not None:
+            _refuse_other_backbone(setup, stored)
+
+        batches = Batches(setup.examples["train"], run.batch_size, run.seed, run.buckets)
+        steps = run.steps or max(1, math.ceil(run.epochs * batches.epoch_steps))
+        train_step = make_train_step(
+            setup.model,
+            run.optimizer,
+            setup.mesh,
+            steps=steps,
+            epoch_steps=batches.epoch_steps,
+            accumulate=run.accumulate,
+            label_smoothing=run.label_smoothing,
+        )
+        eval_step = make_eval_step(setup.model, setup.mesh)
+        state = init_state(setup.trainable, run.optimizer, jax.random.key(run.seed), setup.mesh)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        restored = checkpoints.restore(abstract)
+        history = History()
+        if restored is not None:
+            start, state, info = restored
+            history = History(**info["history"])
+            log.info("going on from step %d of %d in %s", start, steps, folder)
+        _announce(setup, steps, batches)
+
+        loop = _Loop(run, setup, steps, batches, train_step, eval_step, checkpoints, history, maximise)
+        with _StopSignal() as stop:
+            state = loop.run(state, stop)
+        if stop.came and not loop.finished(int(state.step)):
+            log.info("stopped at step %d of %d; start the same run again to go on", int(state.step), steps)
+            return Result(folder, None, int(state.step), {})
+        return _finish(run, setup, state, abstract, checkpoints, history, eval_step)
+
+
+@dataclasses.dataclass
+class _Loop:
+    """The steps of a run between its set-up and its end."""
+
+    run_config: Run
+    setup: Setup
+    steps: int
+    batches: Batches
+    train_step: Any
+    eval_step: Any
+    checkpoints: Checkpoints
+    history: History
+    maximise: bool
+
+    def __post_init__(self) -> None:
+        self.evaluate_every = self.run_config.evaluate_every or self.batches.epoch_steps
+        self.last_saved = 0
+
+    def finished(self, step: int) -> bool:
+        patience = self.run_config.patience
+        return step >= self.steps or (patience is not None and self.history.without_progress >= patience)
+
+    def run(self, state: TrainState, stop: "_StopSignal") -> TrainState:
+        run, setup = self.run_config, self.setup
+        rates = jax.device_put(run.optimizer.rates())
+        step = self.last_saved = int(state.step)
+        pending: tuple[int, int, dict] | None = None
+        with Progress(self.steps, step) as progress, _Writers(run, step) as writers:
+
+            def report() -> None:
+                nonlocal pending
+                if pending is not None:
+                    self._report(pending, progress, writers)
+                    pending = None
+
+            while not self.finished(step) and not stop.came:
+                batch = self.batches.batch(step, jax.process_index(), jax.process_count())
+                placed = put_batch(batch, setup.mesh)
+                state, metrics = self.train_step(state, rates, setup.frozen, placed)
+                report()  # of the step before, while this one runs
+                step += 1
+                pending = (step, int(batch["mask"].sum()), metrics)
+                due = step % self.evaluate_every == 0 or step >= self.steps
+                if due and "validation" in setup.examples:
+                    report()
+                    found = self._evaluate(state.trainable, "validation")
+                    metric = next(iter(found.values()))
+                    self.history.evaluated(step, metric, self.maximise)
+                    writers.scalars(step, {f"validation/{name}": value for name, value in found.items()})
+                    progress.evaluated(f"validation {next(iter(found))}", metric)
+                    progress.say(f"step {step}/{self.steps}: validation {_listed(found)}")
+                    self._save(state, metric)
+                elif due or (run.checkpoint_every and step % run.checkpoint_every == 0):
+                    report()
+                    self._save(state, None)
+            report()
+        if step > self.last_saved:
+            self._save(state, None)
+        self.checkpoints.wait()
+        return state
+
+    def _evaluate(self, trainable: Tree, split: str) -> dict[str, float]:
+        run, setup = self.run_config, self.setup
+        rows = run.eval_batch_size or run.batch_size
+        return evaluate_examples(
+            self.eval_step, trainable, setup.frozen, run.task, setup.examples[split], rows, setup.mesh
+        )
+
+    def _save(self, state: TrainState, metric: float | None) -> None:
+        info = {
+            "run": to_json(self.run_config),
+            "backbone": self.setup.backbone.identity,
+            "labels": list(self.setup.labels),
+            "history": dataclasses.asdict(self.history),
+            "jaxprefix": jaxprefix.__version__,
+        }
+        self.last_saved = int(state.step)
+        self.checkpoints.save(self.last_saved, state, info=info, metric=metric)
+
+    def _report(self, pending: tuple[int, int, dict], progress: Progress, writers: "_Writers") -> None:
+        step, tokens, metrics = pending
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not values.pop("finite"):
+            self.checkpoints.wait()
+            kept = self.checkpoints.steps()
+            good = f"the last good checkpoint is that of step {kept[-1]}" if kept else "there is no checkpoint yet"
+            raise RunFailed(
+                f"the loss is {values['loss']} and the gradient's norm {values['gradient_norm']} at step {step}, with "
+                f"learning rate {values['rate']:.3g}; {good} in {self.checkpoints.folder}; lower the learning rate or "
+                "the clip."
+            )
+        rate = progress.step(step, tokens, values["loss"])
+        if step % self.run_config.log_every == 0 or step == self.steps:
+            writers.scalars(step, {**values, "tokens_per_second": rate})
+
+
+def _finish(
+    run: Run,
+    setup: Setup,
+    state: TrainState,
+    abstract: Any,
+    checkpoints: Checkpoints,
+    history: History,
+    eval_step: Any,
+) -> Result:
+    """Takes the best checkpoint, measures it on every held-out split, and writes the adapter folder."""
+    steps = int(state.step)
+    if history.best_step not in (0, steps):
+        best = checkpoints.restore_best(abstract)
+        if best is not None:
+            state = best[1]
+    rows = run.eval_batch_size or run.batch_size
+    metrics = {
+        split: evaluate_examples(eval_step, state.trainable, setup.frozen, run.task, examples, rows, setup.mesh)
+        for split, examples in setup.examples.items()
+        if split != "train"
+    }
+    folder = Path(run.folder)
+    adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics)
+    for split, found in metrics.items():
+        log.info("%s: %s", split, _listed(found))
+    log.info("adapter: %s", adapter)
+    return Result(folder, adapter, steps, metrics)
+
+
+class _Writers:
+    """All writers of a run as one; on process 0 only."""
+
+    def __init__(self, run: Run, last_step: int):
+        folder = Path(run.folder)
+        self._writers: list[MetricWriter] = []
+        if jax.process_index() == 0:
+            self._writers.append(JsonLines(folder / "metrics.jsonl", last_step))
+            if "tensorboard" in run.writers:
+                self._writers.append(TensorBoard(folder))
+            if "wandb" in run.writers:
+                self._writers.append(WandB(folder, json.loads(to_json(run))))
+
+    def __enter__(self) -> "_Writers":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for writer in self._writers:
+            writer.scalars(step, values)
+
+
+class _StopSignal:
+    """Remembers that SIGTERM came, so that the loop can save and leave; outside the main thread it never comes."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> "_StopSignal":
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, *_: Any) -> None:
+        self.came = True
+
+
+def _refuse_other_run(run: Run, stored: dict[str, Any]) -> None:
+    before = from_json(stored["run"], Run)
+    same = {name: getattr(run, name) for name in Run.FREE}
+    changed = differences(dataclasses.replace(before, **same), run)
+    if changed:
+        raise UserError(
+            f"{run.folder} holds a run with another config ({'; '.join(changed)}); give this one another folder, or "
+            "restore those fields to go on with that one."
+        )
+
+
+def _refuse_other_backbone(setup: Setup, stored: dict[str, Any]) -> None:
+    before, now = stored["backbone"], setup.backbone.identity
+    if before["identity"] == now["identity"]:
+        return
+    changed = [name for name, digest in before["fingerprint"].items() if now["fingerprint"].get(name) != digest]
+    what = f"{len(changed)} tensors differ, {changed[0]} among them" if changed else "its config differs"
+    raise UserError(
+        f"{setup.run.folder} was begun with another backbone than {now['source']} is now ({what}); "
+        "put the former one back, or give this run another folder."
+    )
+
+
+def _keep_compiled_programs() -> None:
+    """Turns on JAX's persistent compilation cache, unless its place is configured already."""
+    if jax.config.jax_compilation_cache_dir is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+
+
+def _announce(setup: Setup, steps: int, batches: Batches) -> None:
+    trainable, frozen = count(setup.trainable), count(setup.frozen)
+    rows = {split: len(examples) for split, examples in setup.examples.items()}
+    log.info(
+        "%s on %s: %s trainable parameters of %s (%.2f %%); rows %s; %d steps of %d rows, %d an epoch, lengths %s; %s",
+        type(setup.run.method).__name__,
+        setup.backbone.identity["source"],
+        f"{trainable:,}",
+        f"{trainable + frozen:,}",
+        100 * trainable / (trainable + frozen),
+        ", ".join(f"{split} {n:,}" for split, n in rows.items()),
+        steps,
+        batches.batch_size,
+        batches.epoch_steps,
+        batches.buckets,
+        f"{setup.mesh.size} x {jax.devices()[0].device_kind}",
+    )
+
+
+def _listed(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -1,0 +1,131 @@
+"""AdamW with schedules, clipping, weight decay and learning rates by group, over the trainable tree alone.
+
+Everything that does not change shapes (rates, decay) is an argument of the update, so that the same compiled step
+serves any of their values.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, Int
+
+from jaxprefix.errors import UserError
+from jaxprefix.trees import Tree, flatten, unflatten
+from jaxprefix.typed_json import register
+
+Schedule = Literal["linear", "exponential", "cosine", "constant"]
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW (Loshchilov & Hutter 2019).
+
+    Attributes:
+      learning_rate: the highest rate, of everything that has none of its own below.
+      head_learning_rate: of the head; None for `learning_rate`.
+      gate_learning_rate: of gates (leaves under `method/gate`); None for `learning_rate`.
+      schedule: after the warm-up, `linear` and `cosine` fall to 0 at the last step, `exponential` multiplies by
+        `decay` once per epoch (P-Tuning v2 on named entities), `constant` stays.
+      decay: the factor per epoch of `exponential`.
+      warmup: steps over which the rate rises linearly from 0.
+      weight_decay: decoupled; applies to matrices and prefixes, never to biases, norms and masses.
+      clip: largest global norm of the gradient of all trainable leaves; None for no clipping.
+      beta1: decay of the mean of gradients.
+      beta2: decay of the mean of squared gradients.
+      epsilon: added to the root of the latter.
+    """
+
+    learning_rate: float = 5e-3
+    head_learning_rate: float | None = None
+    gate_learning_rate: float | None = None
+    schedule: Schedule = "linear"
+    decay: float = 0.95
+    warmup: int = 0
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def check(self) -> None:
+        """Refuses rates that cannot be."""
+        for name in ("learning_rate", "head_learning_rate", "gate_learning_rate", "weight_decay", "warmup"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and value < float("inf")):
+                raise UserError(f"optimizer.{name} is {value}; it must be a finite number of at least 0.")
+        if self.clip is not None and not self.clip > 0:
+            raise UserError(f"optimizer.clip is {self.clip}; it must be above 0, or None for no clipping.")
+
+    def rates(self) -> dict[str, Float[Array, ""]]:
+        """The array leaves of a run: learning rates by group, and the weight decay."""
+
+        def or_base(rate: float | None) -> float:
+            return self.learning_rate if rate is None else rate
+
+        values = {
+            "base": self.learning_rate,
+            "head": or_base(self.head_learning_rate),
+            "gate": or_base(self.gate_learning_rate),
+            "weight_decay": self.weight_decay,
+        }
+        return {name: jnp.float32(value) for name, value in values.items()}
+
+    def init(self, trainable: Tree) -> Any:
+        """The optimizer state of a trainable tree."""
+        return self._transformation().init(trainable)
+
+    def update(
+        self,
+        grads: Tree,
+        opt_state: Any,
+        trainable: Tree,
+        rates: dict[str, Float[Array, ""]],
+        factor: Float[Array, ""],
+    ) -> tuple[Tree, Any]:
+        """One step: the new trainable tree and optimizer state. `factor` is the schedule's."""
+        updates, opt_state = self._transformation().update(grads, opt_state)
+        new = {}
+        updates = flatten(updates)
+        for path, leaf in flatten(trainable).items():
+            decay = rates["weight_decay"] if decays(path) else 0.0
+            new[path] = leaf - factor * rates[group(path)] * (updates[path] + decay * leaf)
+        return unflatten(new), opt_state
+
+    def _transformation(self) -> optax.GradientTransformation:
+        adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
+        return adam if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), adam)
+
+    def factor(self, step: Int[Array, ""], steps: int, epoch_steps: int) -> Float[Array, ""]:
+        """The schedule's factor at `step` (0-based) of `steps`."""
+        step = jnp.asarray(step, jnp.float32)
+        done = jnp.clip((step - self.warmup) / max(steps - self.warmup, 1), 0, 1)
+        after = {
+            "linear": 1 - done,
+            "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)),
+            "exponential": jnp.float32(self.decay) ** jnp.floor(step / epoch_steps),
+            "constant": jnp.ones_like(step),
+        }[self.schedule]
+        return jnp.where(step < self.warmup, step / max(self.warmup, 1), after)
+
+
+def group(path: str) -> Literal["base", "head", "gate"]:
+    """Whose learning rate a trainable leaf has."""
+    if path.startswith("head/"):
+        return "head"
+    return "gate" if path.startswith("method/gate") else "base"
+
+
+def decays(path: str) -> bool:
+    """Whether weight decay applies to a trainable leaf."""
+    name = path.rsplit("/", 1)[-1]
+    return not (name.endswith("bias") or name in ("scale", "mass"))
+
+
+def global_norm(tree: Tree) -> Float[Array, ""]:
+    """The Euclidean norm of all leaves together."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))

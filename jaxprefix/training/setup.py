@@ -1,0 +1,127 @@
+"""Everything before the first step: backbone, data, model, mesh, and the checks that need them but no compiler."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxprefix.data import Examples, MaskedLanguage, given_splits, prepare
+from jaxprefix.errors import UserError
+from jaxprefix.models.encoder import Encoder, check_positions
+from jaxprefix.models.loading import read_backbone
+from jaxprefix.models.sources import read_tokenizer
+from jaxprefix.models.tuned import TunedModel
+from jaxprefix.training.config import NewEncoder, Run
+from jaxprefix.training.sharding import check_batch, make_mesh, replicated
+from jaxprefix.trees import Tree
+
+log = logging.getLogger("jaxprefix")
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A run's backbone as it was read.
+
+    Attributes:
+      module: the encoder, with the run's dropout rates, dtype, unroll and remat.
+      tree: its leaves, replicated over the mesh.
+      tokenizer: its transformers tokenizer.
+      identity: `source`, `identity` (one digest) and `fingerprint` (one per tensor); a new encoder has only a source.
+    """
+
+    module: Encoder
+    tree: Tree
+    tokenizer: Any
+    identity: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run ready to compile.
+
+    Attributes:
+      examples: the tokenised rows by split; only those that the source gives.
+      model: backbone, method and head, the head's number of labels filled in.
+      trainable, frozen: the two trees as they are born.
+    """
+
+    run: Run
+    mesh: Mesh
+    backbone: Backbone
+    examples: dict[str, Examples]
+    model: TunedModel
+    trainable: Tree
+    frozen: Tree
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels' names in the order of the logits."""
+        return next(iter(self.examples.values())).names
+
+
+def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
+    """The backbone of a run, straight into its dtype and onto the mesh."""
+    dtype = jnp.dtype(run.precision)
+    if isinstance(run.backbone, NewEncoder):
+        config, tokenizer = run.backbone.config, read_tokenizer(run.backbone.tokenizer)
+        if len(tokenizer) > config.vocab:
+            raise UserError(
+                f"backbone.config.vocab is {config.vocab}, but the tokenizer has {len(tokenizer)} entries; raise it."
+            )
+        init = Encoder(config).init
+        example = {"input_ids": jnp.zeros((1, 1), jnp.int32)}
+        make = jax.jit(lambda key: init(key, example)["params"], out_shardings=replicated(mesh))
+        tree: Tree = make(jax.random.key(run.seed))
+        identity: dict[str, Any] = {"source": "new", "identity": "", "fingerprint": {}}
+    else:
+        config, tree, report = read_backbone(run.backbone, dtype=dtype, sharding=replicated(mesh))
+        for line in report.lines():
+            log.info(line)
+        tokenizer = read_tokenizer(run.backbone)
+        if len(tokenizer) > config.vocab:
+            raise UserError(
+                f"the tokenizer of {run.backbone} has {len(tokenizer)} entries, but the word table only "
+                f"{config.vocab}; put the tokenizer there that the model was trained with."
+            )
+        identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
+    rates = {"hidden_dropout": run.hidden_dropout, "attention_dropout": run.attention_dropout}
+    config = dataclasses.replace(config, **{name: rate for name, rate in rates.items() if rate is not None})
+    return Backbone(Encoder(config, dtype, run.unroll, run.remat), tree, tokenizer, identity)
+
+
+def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] | None = None) -> Setup:
+    """Reads the backbone and the data of a run and gives birth to its trees.
+
+    Args:
+      run: the run.
+      splits: which splits to prepare; None for all that the source gives.
+      labels: the labels' names where something trained fixes them.
+
+    Raises:
+      UserError: whatever does not fit, before anything is compiled.
+    """
+    mesh = make_mesh(run.mesh)
+    check_batch("batch_size", run.batch_size, mesh, run.accumulate)
+    check_batch("eval_batch_size", run.eval_batch_size or run.batch_size, mesh)
+    backbone = read_run_backbone(run, mesh)
+    dims = backbone.module.dims
+    run.method.build(dims)  # what cannot be is refused before the data is read
+    examples = {
+        split: prepare(run.task, backbone.tokenizer, split, labels)
+        for split in (given_splits(run.task.source) if splits is None else splits)
+    }
+    names = next(iter(examples.values())).names
+    model = TunedModel(backbone.module, run.method, run.made_head(len(names)))
+    longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
+    trainable, frozen = model.init(jax.random.key(run.seed), backbone.tree)
+    check_positions(longest, model.edits(trainable).position_offset, dims)
+    if isinstance(run.task, MaskedLanguage) and "mlm" not in backbone.tree and not run.method.trains("mlm/bias"):
+        raise UserError(
+            f"{run.backbone} has no masked-LM head and {type(run.method).__name__} would leave a random one frozen; "
+            "use FullFineTuning, or a backbone with that head."
+        )
+    return Setup(run, mesh, backbone, examples, model, trainable, frozen)

@@ -1,0 +1,138 @@
+"""The compiled steps: one update of the trainable leaves, and one look at a batch.
+
+The update donates its state and nothing else, pins the shardings of what it returns, and differentiates with respect
+to the trainable tree alone, so no gradient of a frozen leaf exists in its program.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from jaxprefix.models.tuned import TunedModel
+from jaxprefix.training.optimizer import Optimizer, global_norm
+from jaxprefix.training.sharding import by_rows, replicated
+from jaxprefix.trees import Tree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a run carries from step to step.
+
+    Attributes:
+      step: updates done so far.
+      trainable: the trainable tree, float32.
+      opt_state: the optimizer's.
+      key: the run's typed key; step `t` uses `fold_in(key, t)`, so the key itself never changes.
+    """
+
+    step: Int[Array, ""]
+    trainable: Any
+    opt_state: Any
+    key: Any
+
+
+def init_state(trainable: Tree, optimizer: Optimizer, key: Array, mesh: Mesh) -> TrainState:
+    """A state at step 0, replicated over the mesh."""
+    make = jax.jit(
+        lambda trainable, key: TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), key),
+        out_shardings=replicated(mesh),
+    )
+    return make(trainable, key)
+
+
+TrainStep = Callable[[TrainState, dict, Tree, dict], tuple[TrainState, dict[str, Float[Array, ""]]]]
+
+
+def make_train_step(
+    model: TunedModel,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    *,
+    steps: int,
+    epoch_steps: int,
+    accumulate: int = 1,
+    label_smoothing: float = 0.0,
+) -> TrainStep:
+    """The compiled update `(state, rates, frozen, batch) -> (state, metrics)`.
+
+    Args:
+      model: with a head.
+      optimizer: its `rates()` are the second argument of the update.
+      mesh: where it runs.
+      steps, epoch_steps: for the schedule.
+      accumulate: how many equal parts of the batch are differentiated one after another; the gradient is that of the
+        whole batch, since sums of losses and of weights are added up before they are divided.
+      label_smoothing: see `cross_entropy`.
+
+    Returns:
+      The update. Its metrics are float32 scalars: `loss` (mean over the batch's weights), `gradient_norm` before
+      clipping, `rate` (the schedule's factor times the base learning rate), `finite` (1 where loss and norm are).
+    """
+
+    def loss_sum(trainable: Tree, frozen: Tree, batch: dict, key: Array) -> tuple[Array, Array]:
+        out = model.forward(trainable, frozen, batch, key=key, training=True)
+        return model.head.loss(out.logits, batch, label_smoothing)
+
+    def differentiate(trainable: Tree, frozen: Tree, batch: dict, key: Array) -> tuple[Array, Array, Tree]:
+        (loss, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(trainable, frozen, batch, key)
+        return loss, weight, grads
+
+    def train_step(state: TrainState, rates: dict, frozen: Tree, batch: dict) -> tuple[TrainState, dict]:
+        key = jax.random.fold_in(state.key, state.step)
+        if accumulate == 1:
+            loss, weight, grads = differentiate(state.trainable, frozen, batch, key)
+        else:
+            # part i takes rows i, i + accumulate, ...: every device keeps its own rows
+            parts = jax.tree.map(
+                lambda x: jnp.moveaxis(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 1, 0), batch
+            )
+            add = lambda total, part: (  # noqa: E731
+                jax.tree.map(
+                    jnp.add, total, differentiate(state.trainable, frozen, part[0], jax.random.fold_in(key, part[1]))
+                ),
+                None,
+            )
+            zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.trainable))
+            (loss, weight, grads), _ = jax.lax.scan(add, zero, (parts, jnp.arange(accumulate)))
+        weight = jnp.maximum(weight, 1e-8)
+        loss, grads = loss / weight, jax.tree.map(lambda g: g / weight, grads)
+        norm, factor = global_norm(grads), optimizer.factor(state.step, steps, epoch_steps)
+        trainable, opt_state = optimizer.update(grads, state.opt_state, state.trainable, rates, factor)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        metrics = {"loss": loss, "gradient_norm": norm, "rate": factor * rates["base"], "finite": finite}
+        metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
+        return TrainState(state.step + 1, trainable, opt_state, state.key), metrics
+
+    whole = replicated(mesh)
+    return jax.jit(
+        train_step, donate_argnums=0, in_shardings=(whole, whole, None, by_rows(mesh)), out_shardings=(whole, whole)
+    )
+
+
+def make_eval_step(model: TunedModel, mesh: Mesh) -> Callable[[Tree, Tree, dict], dict[str, Array]]:
+    """The compiled look `(trainable, frozen, batch) -> dict`.
+
+    It returns `predictions` int32 `[B]` or `[B, T]`; where the batch has labels, `losses` float32 of the same shape,
+    the cross entropy of each; and of a classification `logits` `[B, C]` as well (V or T times C would be too much to
+    fetch).
+    """
+
+    def eval_step(trainable: Tree, frozen: Tree, batch: dict) -> dict[str, Array]:
+        logits = model.forward(trainable, frozen, batch).logits
+        found = {"predictions": logits.argmax(-1).astype(jnp.int32)}
+        if "labels" in batch:
+            log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+            found["losses"] = -jnp.take_along_axis(log_p, jnp.maximum(batch["labels"], 0)[..., None], -1)[..., 0]
+        if logits.ndim == 2:
+            found["logits"] = logits
+        return found
+
+    whole = replicated(mesh)
+    return jax.jit(eval_step, in_shardings=(whole, None, by_rows(mesh)), out_shardings=whole)

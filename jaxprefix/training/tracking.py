@@ -1,0 +1,140 @@
+"""Where a run's numbers go: `metrics.jsonl` always, TensorBoard and W&B as extras, one live line on a terminal."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxprefix.errors import UserError
+
+
+class MetricWriter(Protocol):
+    """Takes the scalars of one step."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """`metrics.jsonl`: one object per line, with `step` and the scalars of that step.
+
+    Args:
+      path: the file; lines of steps after `last_step` are dropped, since they will be written again.
+      last_step: the step that the run goes on from.
+    """
+
+    def __init__(self, path: Path, last_step: int):
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= last_step:
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError):
+                    continue  # the half-written last line of a process that was killed
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        os.replace(partial, path)
+        self._file = path.open("a")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """TensorBoard event files in `<folder>/tensorboard` (extra `tensorboard`)."""
+
+    def __init__(self, folder: Path):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "the writer tensorboard needs its extra; run `pip install 'jaxprefix[tensorboard]'`."
+            ) from error
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A Weights & Biases run named after the folder (extra `wandb`)."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("the writer wandb needs its extra; run `pip install 'jaxprefix[wandb]'`.") from error
+        self._run = wandb.init(project="jaxprefix", name=folder.name, dir=str(folder), config=config, resume="allow")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Progress:
+    """What a person sees while a run goes on: one live line on a terminal, else a plain line now and then."""
+
+    def __init__(self, steps: int, start: int, *, every: float = 10.0):
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+        self._steps, self._start, self._every = steps, start, every
+        self._live = self._console.status("") if self._console.is_terminal else None
+        self._begun: float | None = None
+        self._tokens, self._last_line = 0, time.monotonic()
+        self._metric = ""
+
+    def __enter__(self) -> "Progress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def evaluated(self, name: str, value: float) -> None:
+        """Shows the metric from now on."""
+        self._metric = f" · {name} {value:.4g}"
+
+    def step(self, step: int, tokens: int, loss: float) -> float:
+        """Takes note of a finished step; returns tokens per second since the second step, the first being compiled."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun, self._start = now, step
+            return 0.0
+        self._tokens += tokens
+        spent = max(now - self._begun, 1e-9)
+        rate = self._tokens / spent
+        remaining = spent / max(step - self._start, 1) * (self._steps - step)
+        line = f"step {step}/{self._steps} · loss {loss:.4f}{self._metric} · {rate:,.0f} tokens/s"
+        line += f" · {_time(remaining)} left"
+        if self._live is not None:
+            self._live.update(line)
+        elif now - self._last_line >= self._every or step == self._steps:
+            self._last_line = now
+            self.say(line)
+        return rate
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

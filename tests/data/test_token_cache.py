@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from jaxprefix.data.store import Store
 from jaxprefix.errors import UserError
 from tests.data.conftest import write_rows
 
+ROOT = Path(__file__).parents[2]
 FIELDS = ("ids", "segments", "offsets", "labels")
 
 
@@ -165,7 +167,7 @@ print(calls)
 
 def run_killed(folder, at):
     command = [sys.executable, "-c", KILLED, str(folder), str(at)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
 
 
 def test_a_writer_killed_at_any_moment_leaves_all_or_nothing(tmp_path):
@@ -187,8 +189,7 @@ def test_a_writer_killed_at_any_moment_leaves_all_or_nothing(tmp_path):
 
 
 PREPARING = """
-import sys, time
-import numpy as np
+import sys
 from tests.data.test_token_cache import slow_prepare
 slow_prepare(*sys.argv[1:])
 """
@@ -214,7 +215,7 @@ def slow_prepare(tokenizer_file, rows):
 def test_a_killed_preparation_is_done_again_rightly(task, tokenizer, tmp_path, cache, rows_of_text):
     tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     command = [sys.executable, "-c", PREPARING, str(tmp_path / "tokenizer.json"), task.source.train]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout.readline() == "writing\n"
         assert len(list((cache / "tokens").iterdir())) == 1
         process.kill()

@@ -84,6 +84,7 @@ def test_alignment_of_neighbouring_rows_and_words_without_tokens():
     tags = np.array([5, 6, 7, 8, 9], np.int32)
     words = [[None, 0, 0, 2, None], [], [0, 1, 1]]  # the second word of the first row has no token
     assert align(tags, [3, 0, 2], words).tolist() == [-100, 5, -100, 7, -100, 8, 9, -100]
+    assert align(tags, [1, 2], [[0, 0], [0, 1]]).tolist() == [5, -100, 6, 7]  # without special tokens between
 
 
 def test_byte_level_words_carry_the_space_before_them(byte_level, tmp_path):

@@ -47,6 +47,12 @@ class Scene:
     def holds(self, fact: Fact) -> bool:
         return fact in self.facts
 
+    @property
+    def cast(self) -> frozenset[str]:
+        """Every proper name of the scene, or the common ones where there is none."""
+        everything = {e for f in self.facts for e in (f.subject, f.object)}
+        return frozenset(e.name for e in ({e for e in everything if e.kind in _PROPER} or everything))
+
     def entities(self, kind: str) -> list[Entity]:
         """Everything of a kind that the facts mention, in order of mention."""
         found = {e: None for f in self.facts for e in (f.subject, f.object) if e.kind == kind}
@@ -63,11 +69,14 @@ def realm_of(cast: Iterable[str]) -> str:
     raise AssertionError("the shares add up to 100")
 
 
-def _names(rng: np.random.Generator, count: int) -> list[str]:
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[lexicon.any_name(rng)] = None
-    return list(found)
+def _names(rng: np.random.Generator, count: int, realm: str) -> list[str]:
+    """Different names, of the realm already: redrawing them is cheaper than redrawing a scene."""
+    while True:
+        found: dict[str, None] = {}
+        while len(found) < count:
+            found[lexicon.any_name(rng)] = None
+        if not count or realm_of(found) == realm:
+            return list(found)
 
 
 def _entity(rng: np.random.Generator, kind: str, names: list[str]) -> Entity:
@@ -102,12 +111,12 @@ def draw_scene(rng: np.random.Generator, realm: str) -> Scene:
     names, not their presence: every name of a false question is in the passage as well.
     """
     while True:
-        scene = _draw(rng)
-        if realm_of({e.name for f in scene.facts for e in (f.subject, f.object)}) == realm:
+        scene = _draw(rng, realm)
+        if realm_of(scene.cast) == realm:
             return scene
 
 
-def _draw(rng: np.random.Generator) -> Scene:
+def _draw(rng: np.random.Generator, realm: str) -> Scene:
     relation = pick(rng, list(RELATIONS.values()))
     size = 2 if relation.pair or rng.random() < 0.75 else 3
     others = [r for r in RELATIONS.values() if r.subject == relation.subject and r != relation and not r.pair]
@@ -116,7 +125,7 @@ def _draw(rng: np.random.Generator) -> Scene:
     kinds = [relation.subject]
     kinds += [] if relation.pair else [relation.object]
     kinds += [] if second is None or shared else [second.object]
-    names = _names(rng, size * sum(kind in _PROPER for kind in kinds))
+    names = _names(rng, size * sum(kind in _PROPER for kind in kinds), realm)
     groups = [_different(rng, kind, names, size) for kind in kinds]
     subjects = groups[0]
     if relation.pair:

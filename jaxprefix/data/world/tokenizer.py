@@ -7,6 +7,10 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tokenizers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -26,17 +30,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     Returns:
       the folder.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import decoders, processors, trainers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    characters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    # The trainer numbers the inner characters in the order of a randomly seeded hash table, and breaks ties by number.
+    # Handing them in as special tokens fixes their order; the tokenizer is then built anew with the true ones.
+    fixed = [*SPECIAL, *characters, *(f"##{c}" for c in characters)]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=fixed, show_progress=False)
+    draft = _untrained({"[UNK]": 0})
+    draft.train_from_iterator(texts, trainer)
+    vocabulary = sorted(draft.get_vocab().items(), key=lambda item: item[1])
+    tokenizer = _untrained(dict(vocabulary))
+    tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.decoder = decoders.WordPiece()
-    alphabet = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
@@ -46,7 +52,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in vocabulary))
     settings = {
         "tokenizer_class": "BertTokenizerFast", "do_lower_case": True, "model_max_length": max_length,
@@ -54,3 +59,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     }  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     return folder
+
+
+def _untrained(vocabulary: dict[str, int]) -> "tokenizers.Tokenizer":
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer

@@ -204,10 +204,11 @@ class _Loop:
             self.checkpoints.wait()
             kept = self.checkpoints.steps()
             good = f"the last good checkpoint is that of step {kept[-1]}" if kept else "there is no checkpoint yet"
+            named = {"the loss": values["loss"], "the gradient's norm": values["gradient_norm"]}
+            infinite = [f"{name} is {value}" for name, value in named.items() if not math.isfinite(value)]
             raise RunFailed(
-                f"the loss is {values['loss']} and the gradient's norm {values['gradient_norm']} at step {step}, with "
-                f"learning rate {values['rate']:.3g}; {good} in {self.checkpoints.folder}; lower the learning rate or "
-                "the clip."
+                f"{' and '.join(infinite) or 'a trained leaf is not finite'} at step {step}, with learning rate "
+                f"{values['rate']:.3g}; {good} in {self.checkpoints.folder}; lower the learning rate or the clip."
             )
         rate = progress.step(step, tokens, values["loss"])
         if step % self.run_config.log_every == 0 or step == self.steps:

@@ -73,7 +73,8 @@ def make_train_step(
 
     Returns:
       The update. Its metrics are float32 scalars: `loss` (mean over the batch's weights), `gradient_norm` before
-      clipping, `rate` (the schedule's factor times the base learning rate), `finite` (1 where loss and norm are).
+      clipping, `rate` (the schedule's factor times the base learning rate), `finite` (1 where loss, norm and all
+      updated leaves are).
     """
 
     def loss_sum(trainable: Tree, frozen: Tree, batch: dict, key: Array) -> tuple[Array, Array]:
@@ -106,6 +107,8 @@ def make_train_step(
         norm, factor = global_norm(grads), optimizer.factor(state.step, steps, epoch_steps)
         trainable, opt_state = optimizer.update(grads, state.opt_state, state.trainable, rates, factor)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        for leaf in jax.tree.leaves(trainable):  # a step that is too long may leave them so while its loss was fine
+            finite &= jnp.isfinite(leaf).all()
         metrics = {"loss": loss, "gradient_norm": norm, "rate": factor * rates["base"], "finite": finite}
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
         return TrainState(state.step + 1, trainable, opt_state, state.key), metrics

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from jaxprefix.checkpoints.files import writing
 from jaxprefix.errors import UserError
 
 
@@ -23,25 +24,31 @@ class JsonLines:
     Args:
       path: the file; lines of steps after `last_step` are dropped, since they will be written again.
       last_step: the step that the run goes on from.
+
+    Raises:
+      UserError: the disk is full or the file cannot be written; also by `scalars`.
     """
 
     def __init__(self, path: Path, last_step: int):
+        self._path = path
         kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= last_step:
-                        kept.append(line)
-                except (ValueError, KeyError, TypeError):
-                    continue  # the half-written last line of a process that was killed
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, path)
-        self._file = path.open("a")
+        with writing("metrics", path):
+            if path.exists():
+                for line in path.read_text().splitlines():
+                    try:
+                        if json.loads(line)["step"] <= last_step:
+                            kept.append(line)
+                    except (ValueError, KeyError, TypeError):
+                        continue  # the half-written last line of a process that was killed
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in kept))
+            os.replace(partial, path)
+            self._file = path.open("a")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with writing("metrics", self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()

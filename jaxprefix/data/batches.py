@@ -93,7 +93,7 @@ def evaluation_batches(
 
 
 def restore_order(
-    outputs: Sequence[Any], indices: Sequence[Integer[np.ndarray, " _"]], fill: float = IGNORED
+    outputs: Sequence[Any], indices: Sequence[Integer[np.ndarray, " _"]], fill: int | float = IGNORED
 ) -> np.ndarray:
     """Outputs of evaluation batches, [B, ...] each, as one array in the order of the rows.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.optimizer import Optimizer, global_norm
@@ -26,13 +26,13 @@ class TrainState:
     """All that a run carries from step to step.
 
     Attributes:
-      step: updates done so far.
+      step: updates done so far, int32. (No field has a type of arrays: JAX also builds states of shapes and axes.)
       trainable: the trainable tree, float32.
       opt_state: the optimizer's.
       key: the run's typed key; step `t` uses `fold_in(key, t)`, so the key itself never changes.
     """
 
-    step: Int[Array, ""]
+    step: Any
     trainable: Any
     opt_state: Any
     key: Any

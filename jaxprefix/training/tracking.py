@@ -1,5 +1,6 @@
 """Where a run's numbers go: `metrics.jsonl` always, TensorBoard and W&B as extras, one live line on a terminal."""
 
+import contextlib
 import json
 import os
 import time
@@ -51,7 +52,8 @@ class JsonLines:
             self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # every line was flushed; what is left is one that the disk refused
+            self._file.close()
 
 
 class TensorBoard:

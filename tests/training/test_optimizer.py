@@ -184,5 +184,5 @@ def test_rates_that_cannot_be_are_refused(field, value):
 
 
 def test_a_clip_of_nothing_is_refused():
-    with pytest.raises(UserError, match="optimizer.clip"):
+    with pytest.raises(UserError, match=r"optimizer\.clip is 0"):
         Optimizer(clip=0.0).check()

@@ -152,13 +152,19 @@ def check_stacked(edits: Edits, dims: Dims) -> None:
 class LayerHooks:
     """The hooks of one layer's edits as one: applied in order, each seeing the result of the one before.
 
-    Results are cast to the dtype of what they replace. Each edit has its own key, folded from the layer's key by its
-    place in the tuple.
+    Results are cast to the dtype of what they replace.
+
+    Args:
+      edits: the edits, their leaves those of this layer.
+      ctx: of the layer; each edit's own key is put into it.
+      keys: one typed key for each edit, or None when nothing is random.
     """
 
-    def __init__(self, edits: tuple[LayerEdit, ...], ctx: Context):
-        keys = [None if ctx.key is None else jax.random.fold_in(ctx.key, index) for index in range(len(edits))]
-        self._edits = [(edit, dataclasses.replace(ctx, key=key)) for edit, key in zip(edits, keys, strict=True)]
+    def __init__(self, edits: tuple[LayerEdit, ...], ctx: Context, keys: Any = None):
+        self._edits = [
+            (edit, ctx if keys is None else dataclasses.replace(ctx, key=keys[index]))
+            for index, edit in enumerate(edits)
+        ]
 
     def virtual_tokens(self, x: Float[Array, "B T D"]) -> VirtualTokens | None:
         found = [edit.virtual_tokens(x, ctx) for edit, ctx in self._edits]

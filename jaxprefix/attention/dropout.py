@@ -20,6 +20,7 @@ Rate = Any  # a Python float, or a traced scalar
 _GOLDEN = np.uint32(0x9E3779B9)
 _MIX1 = np.uint32(0x85EBCA6B)
 _MIX2 = np.uint32(0xC2B2AE35)
+_ODD = tuple(np.uint32(x) for x in (0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x85EBCA77, 0x9E3779B1, 0xB5297A4D))
 _TWO32 = np.float32(2.0**32)
 _LARGEST_BELOW_TWO32 = np.float32(2.0**32 - 2.0**8)
 
@@ -67,13 +68,21 @@ def keep_mask(key: Any, rate: Rate, shape: tuple[int, ...], first_column: int = 
 
 
 def row_words(key: Any, leading: tuple[int, ...]) -> tuple[UInt32[Array, "*R"], UInt32[Array, "*R"]]:
-    """Two hash words for each row of shape `leading`: the key's 64 bits, stirred with one index after another."""
-    seed = jax.random.bits(key, (2,), np.uint32)
-    first, second = seed[0], seed[1]
-    for size in leading:
+    """Two hash words for each row of shape `leading`: the key's own bits, stirred with one index after another."""
+    # The key's words are mixed here rather than drawn from: a draw for every mask of every layer would be most of the
+    # program, in XLA's compile time as well. Indices enter as multiples of odd constants, which costs one addition
+    # each; `keep` does the mixing.
+    first, second = _GOLDEN, _MIX1
+    words = jax.random.key_data(key)
+    for place in range(words.shape[-1]):
+        first = _finalise(first + words[place])
+        second = _finalise((second ^ words[place]) + first * _GOLDEN)
+    # Without the barrier XLA computes these scalars again for every element.
+    first, second = jax.lax.optimization_barrier((first, second))
+    for axis, size in enumerate(leading):
         index = jax.lax.iota(np.uint32, size)
-        first = _finalise(first[..., None] + index * _GOLDEN)
-        second = _finalise(second[..., None] ^ (index * _MIX1 + _GOLDEN)) + (first >> 1)
+        first = first[..., None] + index * _ODD[2 * axis % len(_ODD)]
+        second = second[..., None] + index * _ODD[(2 * axis + 1) % len(_ODD)]
     return first, second
 
 

@@ -16,8 +16,8 @@ from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.stack import Remat, run_layers, should_unroll
 
-# The sites of a layer's randomness; a layer's key is folded by one of them, never by Python's hash.
-EMBEDDINGS, ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(5)
+# The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
+ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
 
 
 class Encoded(NamedTuple):
@@ -30,10 +30,6 @@ class Encoded(NamedTuple):
 
     hidden: Array
     captured: Array | None
-
-
-def _fold(key: Array | None, data: int) -> Array | None:
-    return None if key is None else jax.random.fold_in(key, data)
 
 
 class Embeddings(nn.Module):
@@ -63,15 +59,16 @@ class EncoderLayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], edits: tuple, ctx: Context) -> Float[Array, "B T D"]:
-        config, key = self.config, ctx.key
-        hooks = LayerHooks(edits, Context(ctx.mask, ctx.positions, _fold(key, EDITS), ctx.training))
+    def __call__(self, x: Float[Array, "B T D"], edits: tuple, ctx: Context, keys: Any = None) -> Float[Array, "B T D"]:
+        """`keys` are one for each site and edit, needed when training."""
+        config = self.config
+        hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
 
         def linear(name: str, features: int, z: Array) -> Array:
             return Linear(features, self.dtype, config.initializer_range, name=name)(z, hooks.project)
 
         def residual(z: Array, f: Array, rate: float, site: int, norm: str) -> Array:
-            f = dropout(f, rate, _fold(key, site)) if ctx.training else f
+            f = dropout(f, rate, keys[site]) if ctx.training else f
             return LayerNorm(config.norm_eps, name=norm)(z + f)
 
         q, k, v = (
@@ -81,7 +78,7 @@ class EncoderLayer(nn.Module):
         with jax.named_scope("attention"):
             virtual = hooks.virtual_tokens(x)
             v = hooks.replace_values(k, v)
-            drop = (config.attention_dropout, _fold(key, ATTENTION_WEIGHTS)) if ctx.training else None
+            drop = (config.attention_dropout, keys[ATTENTION_WEIGHTS]) if ctx.training else None
             o, lse = kernel_attention(q, k, v, virtual=virtual, mask=ctx.mask, dropout=drop)
             o, extras = hooks.after_attention(q, k, v, o, lse)
         a = linear("o", config.width, o.reshape(*o.shape[:-2], -1))
@@ -157,10 +154,13 @@ class Encoder(nn.Module):
         h = Embeddings(self.config, self.dtype, name="embeddings")(
             ids, positions, batch.get("segments", jnp.zeros_like(ids))
         )
-        h = dropout(h, self.config.hidden_dropout, _fold(key, EMBEDDINGS)) if training else h
+        count = self.config.layers
+        keys = None
+        if training:  # all of them at once: a derivation in every layer would be most of an unrolled program
+            keys = jax.random.split(jax.random.fold_in(key, 0), (count, EDITS + len(edits.layers)))
+            h = dropout(h, self.config.hidden_dropout, jax.random.fold_in(key, 1))
 
         layer = EncoderLayer(self.config, self.dtype, parent=None)
-        count = self.config.layers
 
         def init_layers(rng: Array) -> Any:
             example = jnp.zeros((1, 1, self.config.width), self.dtype)
@@ -168,12 +168,12 @@ class Encoder(nn.Module):
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
         def run(h: Array, leaves: tuple) -> tuple[Array, Array | None]:
-            params, layer_edits, layer_key = leaves
-            out = layer.apply({"params": params}, h, layer_edits, Context(mask, positions, layer_key, training))
+            params, layer_edits, layer_keys = leaves
+            ctx = Context(mask, positions, None, training)
+            out = layer.apply({"params": params}, h, layer_edits, ctx, layer_keys)
             return out, out if capture else None
 
         params = self.param("layers", init_layers)
-        keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(1, count + 1))
         unroll = should_unroll(self.unroll, count)
         last, states = run_layers(run, h, (params, edits.layers, keys), unroll=unroll, remat=self.remat)
         return Encoded(last, jnp.concatenate([h[None], states]) if capture else None)

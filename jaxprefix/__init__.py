@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 # Public names and the modules they live in, imported at first use so that `import jaxprefix` stays quick.
 _HOMES = {
+    "jaxprefix.allocator": ("keep_large_buffers",),
     "jaxprefix.attention": ("VirtualTokens", "kernel_attention"),
     "jaxprefix.data": ("Classification", "Files", "MaskedLanguage", "Tagging", "Tfds"),
     "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "Method", "edit", "static"),

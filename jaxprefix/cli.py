@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxprefix.allocator import keep_large_buffers
 from jaxprefix.errors import RunFailed, UserError
 
 
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: Any, args: Sequence[str]) -> int:
     """Runs a command with the log on standard error, and turns what a person can correct into one line and a code."""
+    keep_large_buffers()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("jaxprefix").setLevel(logging.INFO)
     try:

@@ -14,6 +14,8 @@ from jaxprefix.attention.virtual_tokens import VirtualTokens
 from jaxprefix.errors import UserError
 
 Implementation = Literal["xla", "reference"]
+DEFAULT: Implementation = "xla"  # on every backend
+_IMPLEMENTATIONS = {"xla": joint.attend, "reference": reference.attend}
 
 
 def kernel_attention(
@@ -28,7 +30,7 @@ def kernel_attention(
     bias: Float[Array, "#B #H T S"] | None = None,
     scale: float | None = None,
     dropout: tuple[Any, Any] | None = None,
-    implementation: str | None = None,
+    implementation: str = DEFAULT,
 ) -> tuple[Float[Array, "B T H E2"], Float[Array, "B H T"]]:
     """Attention of T queries over S real and P virtual tokens.
 
@@ -56,7 +58,7 @@ def kernel_attention(
       scale: multiplies every score; 1/sqrt(E) by default.
       dropout: rate (a Python float, or a traced scalar) and key; drops weights of real and virtual tokens after
         normalisation and divides those kept by `1 - rate`. It does not enter the log-normaliser.
-      implementation: "xla" (joint form), "reference" (explicit concatenation), or None, which is "xla".
+      implementation: "xla" (joint form) or "reference" (explicit concatenation).
 
     Returns:
       Output in the dtype of `v`, and log-normaliser (natural logarithm) in the softmax's dtype; both differentiable.
@@ -71,7 +73,7 @@ def kernel_attention(
             dropout = None
     if virtual is not None and virtual.length == 0:
         virtual = None
-    attend = {None: joint.attend, "xla": joint.attend, "reference": reference.attend}.get(implementation)
+    attend = _IMPLEMENTATIONS.get(implementation)
     if attend is None:
         raise UserError(f"there is no attention implementation {implementation!r}; choose 'xla' or 'reference'.")
     return attend(

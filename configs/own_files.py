@@ -1,7 +1,7 @@
 """Your own labelled text: a file each for training, validation and test (.jsonl, .csv or .parquet), any encoder.
 
-    python train.py configs/own_files.py --task.source.train my/train.jsonl --task.source.validation my/validation.jsonl \\
-        --task.source.test my/test.jsonl --backbone bert-base-uncased
+    python train.py configs/own_files.py --backbone bert-base-uncased --task.source.train my/train.jsonl \\
+        --task.source.validation my/validation.jsonl --task.source.test my/test.jsonl
 """
 
 import jaxprefix as jp

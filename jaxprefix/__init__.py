@@ -22,6 +22,7 @@ _HOMES = {
     "jaxprefix.methods": ("FullFineTuning", "HeadOnly", "PTuningV2", "PrefixTuning", "collapse"),
     "jaxprefix.models.config": ("EncoderConfig",),
     "jaxprefix.models.encoder": ("Encoder",),
+    "jaxprefix.models.exporting": ("save_pretrained",),
     "jaxprefix.models.heads": ("MaskedLM", "SequenceClassifier", "TokenClassifier"),
     "jaxprefix.models.loading": ("load_pretrained",),
     "jaxprefix.models.tuned": ("TunedModel",),

@@ -9,6 +9,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods import FullFineTuning, HeadOnly, PrefixTuning, PTuningV2
 from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.heads import Head, MaskedLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.initial import Start
 from jaxprefix.models.stack import Remat
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.training.sharding import MeshShape
@@ -30,10 +31,12 @@ class NewEncoder:
     Attributes:
       config: its sizes; `vocab` must hold the tokenizer's entries.
       tokenizer: folder or hub name of the tokenizer.
+      start: how its leaves are drawn: as BERT's (`bert`), or as small encoders learn soonest (`small`).
     """
 
     config: EncoderConfig
     tokenizer: str
+    start: Start = "bert"
 
 
 @register

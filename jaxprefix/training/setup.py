@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxprefix.data import Examples, MaskedLanguage, given_splits, prepare
 from jaxprefix.errors import UserError
 from jaxprefix.models.encoder import Encoder, check_positions
+from jaxprefix.models.initial import adapt_start
 from jaxprefix.models.loading import read_backbone
 from jaxprefix.models.sources import read_tokenizer
 from jaxprefix.models.tuned import TunedModel
@@ -74,7 +75,10 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
             )
         init = Encoder(config).init
         example = {"input_ids": jnp.zeros((1, 1), jnp.int32)}
-        make = jax.jit(lambda key: init(key, example)["params"], out_shardings=replicated(mesh))
+        start = run.backbone.start
+        make = jax.jit(
+            lambda key: adapt_start(init(key, example)["params"], config, start), out_shardings=replicated(mesh)
+        )
         tree: Tree = make(jax.random.key(run.seed))
         identity: dict[str, Any] = {"source": "new", "identity": "", "fingerprint": {}}
     else:

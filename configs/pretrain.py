@@ -1,0 +1,35 @@
+"""Pretrains the embedded encoder: masked language modelling on the embedded world's corpus, every leaf trained.
+
+`examples/make_tiny_encoder.py` makes the tokenizer, runs this, and writes the folder that the package ships.
+"""
+
+import jaxprefix as jp
+
+TOKENIZER = "runs/tiny_tokenizer"
+
+
+def config() -> jp.Run:
+    encoder = jp.EncoderConfig(
+        kind="bert",
+        vocab=1200,
+        width=128,
+        layers=4,
+        heads=4,
+        mlp_width=512,
+        positions=128,
+        initializer_range=0.04,
+    )
+    return jp.Run(
+        task=jp.MaskedLanguage(jp.Tfds("little_world/corpus", test=None), mask_rate=0.3, max_length=96),
+        backbone=jp.NewEncoder(encoder, TOKENIZER, start="small"),
+        method=jp.FullFineTuning(),
+        optimizer=jp.Optimizer(learning_rate=1e-3, schedule="cosine", warmup=100, weight_decay=0.01, beta2=0.98),
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        batch_size=16,
+        steps=8000,
+        evaluate_every=1000,
+        eval_batch_size=64,
+        log_every=100,
+        folder="runs/pretrain",
+    )

@@ -100,7 +100,7 @@ def train(run: Run) -> Result:
         )
         eval_step = make_eval_step(setup.model, setup.mesh)
         # not the key that the leaves were drawn from: a split and a fold of one key can coincide
-        key = jax.random.fold_in(jax.random.key(run.seed), np.uint32(0xD40))
+        key = jax.random.fold_in(jax.random.key(run.seed), 0xD40)
         state = init_state(setup.trainable, run.optimizer, key, setup.mesh)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         restored = checkpoints.restore(abstract)

@@ -32,12 +32,18 @@ def static(**kwargs: Any) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
 def edit(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen dataclass that is a pytree, fields marked `static()` being metadata."""
+    """Class decorator: a frozen dataclass that is a pytree, fields marked `static()` being metadata.
+
+    Its fields are free of run-time type checks, since tree maps also fill them with shapes, axis numbers and whole
+    stacks; its methods are not.
+    """
     hooks = vars(LayerEdit) if issubclass(cls, LayerEdit) else ()
     hidden = [name for name in vars(cls).get("__annotations__", ()) if name in hooks]
     if hidden:
         raise TypeError(f"the field {hidden[0]} of {cls.__name__} would hide the hook of that name; rename the field.")
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    cls = jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    cls.__no_type_check__ = True  # of the class alone: typing.no_type_check would silence the hooks as well
+    return cls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +144,17 @@ NO_EDITS = Edits()
 
 
 def check_stacked(edits: Edits, dims: Dims) -> None:
-    """Refuses leaves that are not stacked over layers: a `[P, D]` leaf would be sliced silently when P equals L."""
+    """Refuses edits that the stack cannot slice: classes without `@edit`, and leaves that are not stacked over layers
+    (a `[P, D]` leaf would be sliced silently when P equals L)."""
     for layer_edit in edits.layers:
+        name = type(layer_edit).__name__
+        if jax.tree_util.all_leaves([layer_edit]):
+            raise UserError(f"the edit {name} is no pytree; put `@jp.edit` above its class, above a subclass as well.")
         for path, leaf in jax.tree_util.tree_leaves_with_path(layer_edit):
             if jnp.ndim(leaf) == 0 or leaf.shape[0] != dims.layers:
                 raise UserError(
-                    f"the leaf {jax.tree_util.keystr(path)} of the edit {type(layer_edit).__name__} has shape "
-                    f"{jnp.shape(leaf)}, but its first axis must be the {dims.layers} layers of the backbone; "
+                    f"the leaf {jax.tree_util.keystr(path)} of the edit {name} has shape {jnp.shape(leaf)}, but its "
+                    f"first axis must be the {dims.layers} layers of the backbone; "
                     "stack it with one entry per layer."
                 )
 

@@ -38,6 +38,16 @@ class TunedModel:
     method: Method
     head: Head | None = None
 
+    def __post_init__(self) -> None:
+        for part in (self.method, self.head):
+            try:
+                hash(part)
+            except TypeError as error:
+                raise UserError(
+                    f"{type(part).__name__} cannot be hashed ({error}); put `@dataclasses.dataclass(frozen=True)` "
+                    "above its class, and let its fields be numbers, text, tuples and the like."
+                ) from error
+
     def init(self, key: Array, frozen: Tree) -> tuple[Tree, Tree]:
         """The two trees, disjoint from birth.
 
@@ -49,7 +59,15 @@ class TunedModel:
           `trainable`: float32 leaves under `method`, `head`, and `backbone` for backbone leaves that the method or the
           head trains. `frozen`: every other leaf under `backbone`, and under `born` those that the backbone's folder
           did not have (a pooler drawn at random), which are saved with the adapter.
+
+        Raises:
+          UserError: nothing is trained, or `frozen` is not a backbone's tree.
         """
+        if "embeddings" not in frozen:
+            raise UserError(
+                f"the tree given to init holds {', '.join(frozen) or 'nothing'}, so it is no backbone's (what init "
+                "returned, perhaps); give it the tree that load_pretrained returned."
+            )
         method_key, head_key, born_key = jax.random.split(key, 3)
         module = self.method.build(self.backbone.dims)
         trainable: Tree = {"method": module.init(method_key).get("params", {})}
@@ -73,7 +91,13 @@ class TunedModel:
 
     def edits(self, trainable: Tree) -> Edits:
         """The method's edits, leaves stacked `[L, ...]`."""
-        return self.method.build(self.backbone.dims).apply({"params": trainable.get("method", {})})
+        edits = self.method.build(self.backbone.dims).apply({"params": trainable.get("method", {})})
+        if not isinstance(edits, Edits):
+            raise UserError(
+                f"the module of {type(self.method).__name__} returns a {type(edits).__name__}; let it return its layer "
+                "edits as `jp.Edits((edit,))`."
+            )
+        return edits
 
     def forward(
         self,

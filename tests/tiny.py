@@ -40,3 +40,7 @@ def batch(lengths=(9, 6, 4, 1), seed: int = 0, tokens: int = TOKENS, kind: str =
         "labels": jnp.asarray(rng.integers(0, 3, len(lengths)), jnp.int32),
         "weight": jnp.ones(len(lengths), jnp.float32),
     }
+
+
+def encoder_dims(kind: str = "bert"):
+    return Encoder(config(kind)).dims

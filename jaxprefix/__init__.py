@@ -6,6 +6,7 @@ Legend of dimensions, used in every signature:
 inputs and outputs of a linear map.
 """
 
+import difflib
 import importlib
 from typing import Any
 
@@ -39,7 +40,9 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'jaxprefix' has no attribute {name!r}")
+        near = difflib.get_close_matches(name, _HOME, n=1)
+        hint = f"; the nearest known name is {near[0]!r}" if near else ""
+        raise AttributeError(f"module 'jaxprefix' has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -1,10 +1,13 @@
 """The command line: `train`, `evaluate`, `predict`, `describe`."""
 
 import argparse
+import dataclasses
+import difflib
 import importlib.util
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,10 +40,24 @@ def load_config(path: str) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path} fails with {type(error).__name__}: {error}; correct the file.") from error
+        raise UserError(
+            f"{path} fails with {type(error).__name__}: {error}{_nearest_field(error)}; correct the file."
+        ) from error
     if not isinstance(run, Run):
         raise UserError(f"config() in {path} returns a {type(run).__name__}; it must return a jaxprefix.Run.")
     return run
+
+
+def _nearest_field(error: Exception) -> str:
+    """For a field that one of our classes does not have: the one that was probably meant."""
+    import jaxprefix
+
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    cls = getattr(jaxprefix, found[1], None) if found and found[1] in jaxprefix.__all__ else None
+    if found is None or not dataclasses.is_dataclass(cls):
+        return ""
+    near = difflib.get_close_matches(found[2], [field.name for field in dataclasses.fields(cls)], n=1)
+    return f" (the nearest field is {near[0]!r})" if near else ""
 
 
 def parse_run(args: Sequence[str], program: str) -> Any:
@@ -140,7 +157,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if args else 2
     if args[0] not in COMMANDS:
-        print(f"jaxprefix: there is no command {args[0]!r}; the commands are {', '.join(COMMANDS)}.", file=sys.stderr)
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        known = ", ".join(COMMANDS)
+        print(f"jaxprefix: there is no command {args[0]!r}{hint}; the commands are {known}.", file=sys.stderr)
         return 2
     return guarded(COMMANDS[args[0]], args[1:])
 

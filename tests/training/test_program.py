@@ -1,0 +1,115 @@
+"""The compiled update holds no gradient of a frozen matrix, whatever way its layers are stacked."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxprefix.inspection.flops import dot_flops, minimum_flops
+from jaxprefix.methods import FullFineTuning, HeadOnly, PTuningV2
+from jaxprefix.models.config import EncoderConfig
+from jaxprefix.models.encoder import Encoder
+from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
+from jaxprefix.models.tuned import TunedModel
+from jaxprefix.training.optimizer import Optimizer
+from jaxprefix.training.sharding import MeshShape, make_mesh
+from jaxprefix.training.step import init_state, make_train_step
+
+ROWS, TOKENS = 8, 32
+
+
+def lowered(method, unroll, layers, head=None, remat="none", dropout=0.1, accumulate=1):
+    """The update of a model, lowered, with the least FLOPs that it needs."""
+    config = EncoderConfig("bert", 60, 64, layers, 4, 128, 80, hidden_dropout=dropout, attention_dropout=dropout)
+    model = TunedModel(Encoder(config, unroll=unroll, remat=remat), method, head or SequenceClassifier(3))
+    shapes = jax.eval_shape(
+        lambda key: Encoder(config).init(key, {"input_ids": jnp.zeros((1, 2), int)}), jax.random.key(0)
+    )
+    tree = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes["params"])
+    trainable, frozen = model.init(jax.random.key(1), tree)
+    labels = (ROWS, TOKENS) if isinstance(head, TokenClassifier) else (ROWS,)
+    batch = {
+        "input_ids": jnp.ones((ROWS, TOKENS), jnp.int32),
+        "mask": jnp.ones((ROWS, TOKENS), bool),
+        "segments": jnp.zeros((ROWS, TOKENS), jnp.int32),
+        "labels": jnp.zeros(labels, jnp.int32),
+        "weight": jnp.ones(ROWS),
+    }
+    mesh, optimizer = make_mesh(MeshShape(data=1), jax.devices()[:1]), Optimizer()
+    step = make_train_step(model, optimizer, mesh, steps=5, epoch_steps=5, accumulate=accumulate)
+    state = init_state(trainable, optimizer, jax.random.key(0), mesh)
+    return step.lower(state, optimizer.rates(), frozen, batch), minimum_flops(model, trainable, ROWS, TOKENS).total
+
+
+@functools.cache
+def ratio(method, unroll=False, layers=8, **options):
+    """FLOPs of the compiled update over the least."""
+    program, least = lowered(method, unroll, layers, **options)
+    return dot_flops(program.compile()) / least
+
+
+def test_an_unrolled_stack_computes_the_least_to_the_last_product():
+    assert ratio(PTuningV2(length=8), True, 2) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_scanned_stack_comes_within_5_percent():
+    """Its lowest layer is treated like the others, which is all that it does too much."""
+    found = ratio(PTuningV2(length=8))
+    assert 1 <= found < 1.05
+    assert ratio(PTuningV2(length=8), layers=16) - 1 < (found - 1) * 0.55
+
+
+@pytest.mark.parametrize("options", [{"head": TokenClassifier(3)}, {"accumulate": 4}])
+def test_so_do_taggers_and_batches_in_parts(options):
+    assert 1 <= ratio(PTuningV2(length=8), **options) < 1.05
+
+
+def test_the_head_alone_needs_no_backward_pass():
+    assert ratio(HeadOnly(), True, 2) == pytest.approx(1, abs=1e-3)
+    assert ratio(HeadOnly()) == pytest.approx(1, abs=1e-3)
+
+
+def test_gradients_of_all_matrices_would_be_seen():
+    """Forward, by the inputs, by the matrices: three products for each two of the tuned prefix."""
+    program, _ = lowered(FullFineTuning(), False, 8)
+    _, least = lowered(PTuningV2(length=8), False, 8)
+    assert dot_flops(program.compile()) / least > 1.35
+    program, _ = lowered(FullFineTuning(), True, 2)
+    _, least = lowered(PTuningV2(length=8), True, 2)
+    assert dot_flops(program.compile()) / least > 1.35
+
+
+def test_computing_layers_twice_would_be_seen():
+    assert ratio(PTuningV2(length=8), remat="full") > 1.3
+    assert ratio(PTuningV2(length=8), remat="dots") == pytest.approx(1.1, abs=0.1)
+
+
+def test_products_are_counted_in_loops_fusions_and_branches():
+    a, b = jnp.ones((4, 8, 16)), jnp.ones((16, 32))
+    one = 2 * 8 * 16 * 32
+
+    def looped(a, b):
+        return jax.lax.scan(lambda total, row: (total + jnp.tanh(row @ b).sum(), row @ b), 0.0, a)
+
+    def nested(a, b):
+        return jax.lax.fori_loop(0, 3, lambda i, total: total + looped(a + total, b)[1].sum(), 0.0)
+
+    def branching(a, b):
+        return jax.lax.cond(a[0, 0, 0] > 0, lambda: a[0] @ b, lambda: (a[1] * 2) @ b)
+
+    for function, count in (
+        (looped, 4),
+        (nested, 12),
+        (branching, 2),
+        (lambda a, b: jnp.einsum("nij,jk->nik", a, b), 4),
+    ):
+        assert dot_flops(jax.jit(function).lower(a, b).compile()) == count * one
+
+
+def test_a_loop_of_unknown_length_is_refused():
+    def search(a):
+        return jax.lax.while_loop(lambda x: x.sum() < 100, lambda x: x @ x, a)
+
+    with pytest.raises(ValueError, match="no known number of turns"):
+        dot_flops(jax.jit(search).lower(jnp.ones((8, 8))).compile())

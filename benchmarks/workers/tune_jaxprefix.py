@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import resource
 import sys
 import tempfile
@@ -35,6 +36,9 @@ def main() -> None:
     }[settings["method"]]
     data = settings["data"]
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["JAXPREFIX_CACHE"] = (
+            f"{folder}/cache"  # compiled programs of earlier runs would shorten the first epoch
+        )
         run = jp.Run(
             task=jp.Classification(
                 jp.Files(f"{data}/train.jsonl", f"{data}/validation.jsonl", f"{data}/test.jsonl"), max_length=128

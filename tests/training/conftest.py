@@ -1,5 +1,7 @@
 """One tiny world, one cache folder and one store of compiled programs for all tests of runs."""
 
+import os
+
 import jax
 import pytest
 
@@ -13,8 +15,10 @@ def world(tmp_path_factory):
     Most runs compile the same few programs; keeping them, however quickly they were compiled, halves the time.
     """
     folder = tmp_path_factory.mktemp("world")
+    session = tmp_path_factory.getbasetemp()
+    session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session  # what all workers share
     settings = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_compilation_cache_dir": str(session / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }

@@ -81,10 +81,6 @@ CONFIGS = {
         {"task": "jp.MaskedLanguage(jp.Files({train!r}), max_length=32)"},
         ["no masked-LM head", "FullFineTuning"],
     ),
-    "a place that cannot be written": (
-        {"folder": "'/proc/nowhere/run'"},
-        ["/proc/nowhere/run", "choose another folder"],
-    ),
     "a task's room for text": (
         {"task": "jp.Classification(jp.Files({train!r}), max_length=2)"},
         ["max_length 2", "raise it"],
@@ -308,6 +304,14 @@ def test_damage_everywhere_starts_anew_and_says_so(begun, world, tmp_path, caplo
 
 
 # Disks
+
+
+def test_a_place_that_cannot_be_written(refuse, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    sentence = refuse(folder=tmp_path / "file" / "run")
+    assert f"{tmp_path}/file/run" in sentence
+    assert "choose another folder" in sentence
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def full(*_, **__):

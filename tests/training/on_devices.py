@@ -1,0 +1,41 @@
+"""Child process of the tests: one run on as many CPU devices as its first argument says; prints JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+from jaxprefix.errors import UserError
+from jaxprefix.training.loop import train
+from jaxprefix.training.sharding import MeshShape
+from tests.training.watching import lines, watched
+from tests.training.worlds import make_world
+
+
+def main(devices: int, folder: Path) -> dict:
+    jax.config.update("jax_num_cpu_devices", devices)
+    world = make_world(folder / "world")
+    usual = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "unroll": False}
+    try:
+        train(world.run(folder / "refused", batch_size=12, **usual))
+        sentence = ""
+    except UserError as error:
+        sentence = str(error)
+    mesh = MeshShape(data=-1, fsdp=2 if devices > 1 else 1)
+    seen = watched(world.run(folder / "run", steps=4, accumulate=2, mesh=mesh, **usual))
+    leaves = jax.tree.leaves(seen.state)
+    return {
+        "sentence": sentence,
+        "metrics": seen.result.metrics,
+        "devices": [len(leaf.sharding.device_set) for leaf in leaves],
+        "replicated": all(leaf.sharding.is_fully_replicated for leaf in leaves),
+        "frozen": all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(seen.setup.frozen)),
+        "programs": seen.step._cache_size(),
+        "widths": len({shape[1] for shape in seen.calls}),
+        "norms": [line["gradient_norm"] for line in lines(folder / "run") if "loss" in line],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(int(sys.argv[1]), Path(sys.argv[2]))))

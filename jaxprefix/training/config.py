@@ -65,6 +65,8 @@ class Run:
       precision: dtype of the frozen leaves and of the computation; trainable leaves and softmax are float32 always.
       unroll: layers as a Python loop (fast on CPU) or as a scan (small program); None decides by backend and depth.
       remat: what the backward pass keeps of a layer: all (`none`), results of linear maps (`dots`), inputs (`full`).
+      baseline: a method that is trained by the same settings afterwards, in `<folder>/baseline`, to be reported beside
+        this one; None for no comparison.
       mesh: devices along data, fsdp and tp.
       seed: of the initialisation, the order of the data and the dropout.
       log_every: updates between lines of `metrics.jsonl`.
@@ -92,6 +94,7 @@ class Run:
     precision: Literal["float32", "bfloat16"] = "float32"
     unroll: bool | None = None
     remat: Remat = "none"
+    baseline: Method | None = None
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     seed: int = 0
     log_every: int = 10
@@ -101,6 +104,7 @@ class Run:
     # May change when a run goes on: none of them changes what is computed.
     FREE: ClassVar[tuple[str, ...]] = (
         "folder",
+        "baseline",
         "writers",
         "log_every",
         "checkpoint_every",

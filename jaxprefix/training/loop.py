@@ -73,7 +73,24 @@ def train(run: Run) -> Result:
     Raises:
       UserError: something in config, data, backbone or folder must be corrected.
       RunFailed: the loss is not finite any more.
+
+    A config with a `baseline` is followed by a run of that method, and both metrics are logged side by side.
     """
+    result = _train(run)
+    if run.baseline is not None and result.adapter is not None:
+        folder = str(Path(run.folder) / "baseline")
+        beside = _train(dataclasses.replace(run, method=run.baseline, baseline=None, folder=folder))
+        for split, found in beside.metrics.items():
+            name, value = next(iter(result.metrics[split].items()))
+            log.info(
+                "%s %s: %.4f with %s, %.4f with %s",
+                *(split, name, value, type(run.method).__name__),
+                *(found[name], type(run.baseline).__name__),
+            )
+    return result
+
+
+def _train(run: Run) -> Result:
     run.check()
     folder = Path(run.folder)
     metric_name = main_metric(run.task)

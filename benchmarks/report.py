@@ -11,6 +11,7 @@ from typing import Any
 from common import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "benchmarks.md"
+BUSY = 0.2  # cores that others keep busy, above which a page must say so
 HEAD = """# Benchmarks
 
 Made by `python benchmarks/report.py` from `benchmarks/results/`; each section names the command that measured it.
@@ -42,7 +43,11 @@ def origin(record: dict[str, Any]) -> str:
     """The command, the kind of machine and the versions of a result."""
     machine, packages = record["machine"], record["packages"]
     used = ", ".join(f"{name} {version}" for name, version in packages.items())
-    others = f" Others: {record['others_cores']} cores." if "others_cores" in record else ""
+    others = ""
+    if "others_cores" in record:
+        others = f" Others: {record['others_cores']} cores."
+        if record["others_cores"] > BUSY:
+            others += " **A busy machine: the seconds are not those of a free one; measure again for those.**"
     return (
         f"`{record['command']}`\n\n{record['date']}; {machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}; {used}.{others}"
@@ -105,7 +110,9 @@ def step_speed(record: dict[str, Any]) -> str:
             rows,
         )
         + f"\n\nRatios refer to {base}, the faster of PEFT's two by its median. By the median of rounds jaxprefix is "
-        f"{verdict} it. Not in the table: the first step takes {figures['first_step_seconds']['jaxprefix']} s here, "
+        f"{verdict} it. Threads of OpenMP that spin while they wait, as PEFT's do by default, lose most where others "
+        "are busy, so PEFT's first row is no measure of PEFT there. Not in the table: the first step takes "
+        f"{figures['first_step_seconds']['jaxprefix']} s here, "
         f"compilation included, and PEFT's {figures['first_step_seconds'][base]} s."
     )
 

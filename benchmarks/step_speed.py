@@ -67,6 +67,7 @@ def summary(steps: list[dict], peft: list[dict], tokens: int) -> dict[str, float
         "page_faults_median": int(statistics.median(step["faults"] for step in steps)),
         "peak_mib": round(steps[-1]["peak"] / 2**20),
         "tokens_per_second": round(tokens / min(wall)),
+        "seconds": [round(seconds, 3) for seconds in wall],
         "ratio_of_minima": round(min(wall_peft) / min(wall), 3),
         "ratio_of_medians": round(statistics.median(wall_peft) / statistics.median(wall), 3),
         "ratio_paired_median": round(statistics.median(paired), 3),

@@ -1,4 +1,7 @@
-"""What every measurement needs: the machine's kind, workers that take orders, and the file of figures."""
+"""What every measurement needs: the machine's kind, workers that take orders, and the file of figures.
+
+The scripts want the package installed (`pip install -e .`), or the repository on PYTHONPATH.
+"""
 
 import importlib.metadata
 import json

@@ -56,21 +56,16 @@ def origin(record: dict[str, Any]) -> str:
 
 def quickstart(record: dict[str, Any]) -> str:
     figures = record["figures"]
-    runs, metric = figures["runs"], figures["metric"]
-    rows = [
-        (
-            name.replace("_", " "),
-            *(found.get(key, "") for key in ("seconds", "cpu_seconds", "peak_mib", "others_cores")),
-            f"{100 * figures['values'][name]:.1f} %",
-        )
-        for name, found in runs.items()
-    ]
+    run, values = figures["run"], figures["values"]
+    keys = ("seconds", "cpu_seconds", "peak_mib", "others_cores", "adapter_kib")
+    row = [run.get(key, "") for key in keys] + [f"{100 * value:.1f} %" for value in values.values()]
+    head = ["seconds", "CPU seconds", "peak MiB", "others", "adapter KiB", "prefix", "head only"]
     return (
         f"## Quickstart\n\n{origin(record)}\n\n"
-        + table(("run", "seconds", "CPU seconds", "peak MiB", "others", f"{figures['split']} {metric}"), rows)
-        + f"\n\nThe prefix is {figures['gap_points']} points above the same run with the head alone; one seed each. "
-        "Seconds include the start of Python, the making of the data set and every compilation; the adapter folder has "
-        f"{runs['quickstart']['adapter_kib']} KiB."
+        + table(head, [row])
+        + f"\n\nThe last two columns are {figures['metric']} on the {figures['split']} rows: the prefix is "
+        f"{figures['gap_points']} points above the head alone under the same settings; one seed each. Seconds include "
+        "the start of Python, the making of the data set, every compilation and both runs."
     )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 Remat = Literal["none", "dots", "full"]
 
-UNROLL_ON_CPU = 12  # layers; a rolled scan costs 1.6 times there, and longer programs compile too slowly
+UNROLL_ON_CPU = 12  # layers; a scan is slower there (benchmarks/step_speed.py), longer programs compile too slowly
 
 
 def should_unroll(unroll: bool | None, layers: int) -> bool:

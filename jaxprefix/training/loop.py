@@ -22,7 +22,7 @@ from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import evaluate_examples
 from jaxprefix.training.metrics import higher_is_better, main_metric
 from jaxprefix.training.setup import Setup, set_up
-from jaxprefix.training.sharding import put_batch
+from jaxprefix.training.sharding import put_batch, replicated
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step
 from jaxprefix.training.tracking import JsonLines, MetricWriter, Progress, TensorBoard, WandB
 from jaxprefix.trees import Tree, count
@@ -161,7 +161,7 @@ class _Loop:
 
     def run(self, state: TrainState, stop: "_StopSignal") -> TrainState:
         run, setup = self.run_config, self.setup
-        rates = jax.device_put(run.optimizer.rates())
+        rates = jax.device_put(run.optimizer.rates(), replicated(setup.mesh))
         step = self.last_saved = int(state.step)
         pending: tuple[int, int, dict] | None = None
         with Progress(self.steps, step) as progress, _Writers(run, step) as writers:

@@ -15,6 +15,10 @@ from tests.training.worlds import make_world
 
 def main(devices: int, folder: Path) -> dict:
     jax.config.update("jax_num_cpu_devices", devices)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **about: compiled.append(about.get("fun_name")) if "backend_compile" in event else None
+    )
     world = make_world(folder / "world")
     usual = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "unroll": False}
     try:
@@ -31,7 +35,7 @@ def main(devices: int, folder: Path) -> dict:
         "devices": [len(leaf.sharding.device_set) for leaf in leaves],
         "replicated": all(leaf.sharding.is_fully_replicated for leaf in leaves),
         "frozen": all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(seen.setup.frozen)),
-        "programs": seen.step._cache_size(),
+        "programs": compiled.count("jit(train_step)"),
         "widths": len({shape[1] for shape in seen.calls}),
         "norms": [line["gradient_norm"] for line in lines(folder / "run") if "loss" in line],
     }

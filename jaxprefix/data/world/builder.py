@@ -74,7 +74,6 @@ class LittleWorld(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             description="English-like text about an invented world, generated from a seed.",
-            homepage="https://github.com/jaxprefix/jaxprefix",
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:

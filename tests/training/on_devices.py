@@ -35,8 +35,6 @@ def main(devices: int, folder: Path) -> dict:
         "devices": [len(leaf.sharding.device_set) for leaf in leaves],
         "replicated": all(leaf.sharding.is_fully_replicated for leaf in leaves),
         "frozen": all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(seen.setup.frozen)),
-        "programs": compiled.count("jit(train_step)"),
-        "widths": len({shape[1] for shape in seen.calls}),
         "norms": [line["gradient_norm"] for line in lines(folder / "run") if "loss" in line],
     }
 

@@ -29,7 +29,6 @@ def test_eight_devices(tmp_path):
     assert set(eight["devices"]) == {8}
     assert eight["replicated"]
     assert eight["frozen"]
-    assert one["programs"] == one["widths"]  # on several devices the dispatch cache has more entries than programs
     assert eight["norms"] == pytest.approx(one["norms"], rel=1e-3)
     for split, metrics in one["metrics"].items():
         assert eight["metrics"][split]["loss"] == pytest.approx(metrics["loss"], rel=1e-3)

@@ -100,7 +100,8 @@ def test_killed_and_started_again_is_uninterrupted_to_the_bit(world, tmp_path, r
     assert not [path for path in folder.rglob("*") if path.name.endswith((".partial", ".removed", ".replaced"))]
 
 
-@pytest.mark.parametrize("moment", ["SIGTERM", pytest.param("SIGTERM while evaluating", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["SIGTERM", "SIGTERM while evaluating"])
 def test_asked_to_stop_it_saves_and_exits_in_peace(world, tmp_path, runner, whole, moment):
     folder = tmp_path / "run"
     command = ["train", world.config_file(tmp_path / "config.py", folder, checkpoint_every="5")]

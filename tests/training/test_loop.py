@@ -167,6 +167,7 @@ def test_it_stops_after_evaluations_without_progress(world, tmp_path, monkeypatc
     assert watched(run).calls == []  # it has ended, and stays so
 
 
+@pytest.mark.slow
 def test_less_is_better_for_perplexity(world, tmp_path, monkeypatch):
     script = iter([9.0, 4.0, 6.0])
     monkeypatch.setattr(loop._Loop, "_evaluate", lambda self, trainable, split: {"perplexity": next(script)})
@@ -227,7 +228,13 @@ KINDS = {
 STILL = {"no-op start": {"method/keys", "method/values"}}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# every method, task and backbone once; combinations of them are slow
+RARE = ("roberta with its random pooler", "trained pooler", "no-op start", "bfloat16, scanned, rematerialised")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in RARE else kind for kind in KINDS]
+)
 def test_every_kind_of_run_trains_and_its_adapter_answers_the_same(world, tmp_path, kind):
     run = world.run(tmp_path, steps=3, **KINDS[kind](world))
     seen = watched(run)

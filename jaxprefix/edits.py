@@ -11,7 +11,7 @@ runs it on tracers.
 """
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import flax.linen as nn
 import jax
@@ -61,7 +61,31 @@ class Dims:
     norm_eps: float = 1e-12  # of the layer norms, the masked-LM head's included
     head_activation: str = "gelu"  # of the masked-LM head's transform
     initializer_range: float = 0.02  # standard deviation of the backbone's own initialisation
-    hidden_dropout: float = 0.0  # the rate that methods take when theirs is `None`
+    hidden_dropout: Any = 0.0  # the rate that methods and heads take when theirs is `None`
+    attention_dropout: float = 0.0  # that of the attention weights, and of the inducers' weights
+    causal: bool = False  # whether a query sees only the tokens before it
+
+    @property
+    def maps(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of every linear map of a layer, by the names that `project` gets."""
+        heads, kv_heads = self.heads * self.head_width, self.kv_heads * self.head_width
+        return {
+            "q": (self.width, heads),
+            "k": (self.width, kv_heads),
+            "v": (self.width, kv_heads),
+            "o": (heads, self.width),
+            "up": (self.width, self.mlp_width),
+            "down": (self.mlp_width, self.width),
+        }
+
+
+class Rates(NamedTuple):
+    """Dropout rates of one call as arrays, in place of the numbers that backbone and method were built with, so that
+    one program serves them all; None leaves a number as it is."""
+
+    hidden: Any = None
+    attention: Any = None
+    method: Any = None
 
 
 class LayerEdit:
@@ -82,7 +106,8 @@ class LayerEdit:
     def replace_values(
         self, k: Float[Array, "B S K E"], v: Float[Array, "B S K E"], ctx: "Context"
     ) -> Float[Array, "B S K E2"]:
-        """Replaces the values `v` of the attention."""
+        """Replaces the values `v` of the attention. It may append channels: the same attention weights then average
+        them, and this edit's `after_attention` finds the averages behind the E channels of `o`, which it removes."""
         return v
 
     def after_attention(
@@ -101,9 +126,27 @@ class LayerEdit:
         """Replaces the MLP's output `f` at its input `z`, before the residual dropout."""
         return f
 
+    def after_mlp_dropout(
+        self, z: Float[Array, "B T D"], f: Float[Array, "B T D"], ctx: "Context"
+    ) -> Float[Array, "B T D"]:
+        """Replaces the MLP's output `f` at its input `z`, after the residual dropout."""
+        return f
+
     def after_block(self, h: Float[Array, "B T D"], ctx: "Context") -> Float[Array, "B T D"]:
         """Replaces the layer's output."""
         return h
+
+    def observe(
+        self,
+        x: Float[Array, "B T D"],
+        q: Float[Array, "B T H E"],
+        k: Float[Array, "B S K E"],
+        lse: Float[Array, "B H T"],
+        ctx: "Context",
+    ) -> dict[str, Array]:
+        """What there is to see of this edit in this layer (gates, weights, shares of the attention), under
+        `capture=True` only; `x` is the layer's input, `lse` the log-normaliser of its attention."""
+        return {}
 
 
 @edit
@@ -111,16 +154,42 @@ class Context:
     """What a hook may know beside its own leaves and the tensors at hand.
 
     Attributes:
-      mask: real tokens, True where there is one.
-      positions: position ids before the offset that a prefix adds.
+      mask: tokens to be seen, True where there is one; the rows of an embedding-level prompt are among them.
+      positions: position ids, with the offset that prefixes add.
       key: this edit's own key in this layer, or None when nothing is random.
+      rates: dropout rates that replace the built ones.
       training: whether dropout applies.
+      prompt: rows of an embedding-level prompt, which stand before the first token of the text.
     """
 
     mask: Bool[Array, "B S"]
     positions: Int[Array, "B T"]
     key: Any = None
+    rates: Rates = Rates()
     training: bool = static(default=False)
+    prompt: int = static(default=0)
+
+    @property
+    def first(self) -> Int[Array, "B"]:
+        """The column of each row's first real token, behind an embedding-level prompt and padding on the left."""
+        return self.prompt + jnp.argmax(self.mask[:, self.prompt :], axis=1)
+
+    @property
+    def text(self) -> Bool[Array, "B S"]:
+        """True for the real tokens of the text, without an embedding-level prompt."""
+        return self.mask & (jnp.arange(self.mask.shape[1]) >= self.prompt)
+
+    def method_rate(self, rate: Any) -> Any:
+        """A method's dropout rate in this call: 0 in evaluation."""
+        if not self.training:
+            return 0
+        return rate if self.rates.method is None else self.rates.method
+
+    def attention_rate(self, rate: Any) -> Any:
+        """The rate of attention weights in this call: 0 in evaluation."""
+        if not self.training:
+            return 0
+        return rate if self.rates.attention is None else self.rates.attention
 
 
 @edit
@@ -130,14 +199,24 @@ class Edits:
     Attributes:
       layers: layer edits in the order of composition; each hook is applied in this order, each seeing the result of
         the one before.
-      position_offset: added to the positions of real tokens; offsets of composed edits add.
+      prompt: `[P, D]` embedding-level virtual tokens, put before the words' embeddings and taken off after the stack;
+        prompts of composed edits stand side by side.
+      position_offset: added to the positions of prompt and real tokens; offsets of composed edits add.
     """
 
     layers: tuple[LayerEdit, ...] = ()
+    prompt: Float[Array, "P D"] | None = None
     position_offset: int = static(default=0)
 
     def __add__(self, other: "Edits") -> "Edits":
-        return Edits(self.layers + other.layers, self.position_offset + other.position_offset)
+        prompts = [edits.prompt for edits in (self, other) if edits.prompt is not None]
+        prompt = jnp.concatenate(prompts) if prompts else None
+        return Edits(self.layers + other.layers, prompt, self.position_offset + other.position_offset)
+
+    @property
+    def positions(self) -> int:
+        """Positions that the edits take from the position table."""
+        return self.position_offset + (0 if self.prompt is None else self.prompt.shape[0])
 
 
 NO_EDITS = Edits()
@@ -146,6 +225,11 @@ NO_EDITS = Edits()
 def check_stacked(edits: Edits, dims: Dims) -> None:
     """Refuses edits that the stack cannot slice: classes without `@edit`, and leaves that are not stacked over layers
     (a `[P, D]` leaf would be sliced silently when P equals L)."""
+    if edits.prompt is not None and edits.prompt.shape[-1:] != (dims.width,):
+        raise UserError(
+            f"the prompt of the edits has shape {jnp.shape(edits.prompt)}, but its rows must be as wide as the "
+            f"backbone; make it [P, {dims.width}]."
+        )
     for layer_edit in edits.layers:
         name = type(layer_edit).__name__
         if jax.tree_util.all_leaves([layer_edit]):
@@ -162,7 +246,8 @@ def check_stacked(edits: Edits, dims: Dims) -> None:
 class LayerHooks:
     """The hooks of one layer's edits as one: applied in order, each seeing the result of the one before.
 
-    Results are cast to the dtype of what they replace.
+    Results are cast to the dtype of what they replace. One object serves one layer's call: it remembers which channels
+    an edit appended to the values, to hand it their averages.
 
     Args:
       edits: the edits, their leaves those of this layer.
@@ -175,6 +260,7 @@ class LayerHooks:
             (edit, ctx if keys is None else dataclasses.replace(ctx, key=keys[index]))
             for index, edit in enumerate(edits)
         ]
+        self._widths: list[tuple[int, int]] = []
 
     def virtual_tokens(self, x: Float[Array, "B T D"]) -> VirtualTokens | None:
         found = [edit.virtual_tokens(x, ctx) for edit, ctx in self._edits]
@@ -186,10 +272,23 @@ class LayerHooks:
             y = edit.project(name, x, y, ctx).astype(y.dtype)
         return y
 
-    def replace_values(self, k: Float[Array, "B S K E"], v: Float[Array, "B S K E"]) -> Float[Array, "B S K E2"]:
+    def replace_values(
+        self, k: Float[Array, "B S K E"], v: Float[Array, "B S K E"], virtual: VirtualTokens | None = None
+    ) -> tuple[Float[Array, "B S K E2"], VirtualTokens | None]:
+        """The values, and the virtual tokens with zeros in the channels that edits appended."""
+        width, appended, start = v.shape[-1], [], v.shape[-1]
         for edit, ctx in self._edits:
-            v = edit.replace_values(k, v, ctx).astype(v.dtype)
-        return v
+            replaced = edit.replace_values(k, v, ctx).astype(v.dtype)
+            v = replaced[..., :width]
+            appended.append(replaced[..., width:])
+            self._widths.append((start, start + appended[-1].shape[-1]))
+            start = self._widths[-1][1]
+        if start == width:
+            return v, virtual
+        if virtual is not None:
+            padding = [(0, 0)] * (virtual.values.ndim - 1) + [(0, start - width)]
+            virtual = dataclasses.replace(virtual, values=jnp.pad(virtual.values, padding))
+        return jnp.concatenate([v, *appended], axis=-1), virtual
 
     def after_attention(
         self,
@@ -198,10 +297,14 @@ class LayerHooks:
         v: Float[Array, "B S K E2"],
         o: Float[Array, "B T H E2"],
         lse: Float[Array, "B H T"],
-    ) -> tuple[Float[Array, "B T H E3"], list[Float[Array, "B T D"]]]:
+    ) -> tuple[Float[Array, "B T H E"], list[Float[Array, "B T D"]]]:
         extras = []
-        for edit, ctx in self._edits:
-            replaced, extra = edit.after_attention(q, k, v, o, lse, ctx)
+        width = self._widths[0][0] if self._widths else o.shape[-1]
+        averages, o, v = o, o[..., :width], v[..., :width]
+        for index, (edit, ctx) in enumerate(self._edits):
+            own = slice(*self._widths[index]) if self._widths else slice(0, 0)
+            seen = o if own.start == own.stop else jnp.concatenate([o, averages[..., own]], axis=-1)
+            replaced, extra = edit.after_attention(q, k, v, seen, lse, ctx)
             o = replaced.astype(o.dtype)
             if extra is not None:
                 extras.append(extra.astype(o.dtype))
@@ -212,10 +315,25 @@ class LayerHooks:
             f = edit.after_mlp(z, f, ctx).astype(f.dtype)
         return f
 
+    def after_mlp_dropout(self, z: Float[Array, "B T D"], f: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        for edit, ctx in self._edits:
+            f = edit.after_mlp_dropout(z, f, ctx).astype(f.dtype)
+        return f
+
     def after_block(self, h: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         for edit, ctx in self._edits:
             h = edit.after_block(h, ctx).astype(h.dtype)
         return h
+
+    def observe(
+        self,
+        x: Float[Array, "B T D"],
+        q: Float[Array, "B T H E"],
+        k: Float[Array, "B S K E"],
+        lse: Float[Array, "B H T"],
+    ) -> tuple[dict[str, Array], ...]:
+        """What every edit shows, in their order."""
+        return tuple(edit.observe(x, q, k, lse, ctx) for edit, ctx in self._edits)
 
 
 class Method:
@@ -228,3 +346,9 @@ class Method:
     def trains(self, path: str) -> bool:
         """Whether the backbone's leaf at `path` (`layers/q/bias`) moves from `frozen` to `trainable`."""
         return False
+
+    def __add__(self, other: "Method") -> "Method":
+        """Both methods at once; see `jaxprefix.methods.combined.Combined`."""
+        from jaxprefix.methods.combined import combine  # the sum is a method like others, and knows this class
+
+        return combine(self, other)

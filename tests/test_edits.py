@@ -132,7 +132,7 @@ def test_results_of_hooks_have_the_dtype_of_what_they_replace():
     x, heads, lse = jnp.ones((1, 2, 16), jnp.bfloat16), jnp.ones((1, 2, 4, 4), jnp.bfloat16), jnp.ones((1, 4, 2))
     o, extras = hooks.after_attention(heads, heads, heads, heads, lse)
     found = [
-        *(hooks.project("q", x, x), hooks.replace_values(heads, heads), o, *extras),
+        *(hooks.project("q", x, x), hooks.replace_values(heads, heads)[0], o, *extras),
         *(hooks.after_mlp(x, x), hooks.after_block(x)),
     ]
     assert [leaf.dtype for leaf in found] == [jnp.bfloat16] * 6

@@ -65,7 +65,7 @@ def _facts(setup: Setup) -> dict[str, str]:
 
 
 def _positions(setup: Setup) -> str:
-    offset = setup.model.edits(setup.trainable).position_offset
+    offset = setup.model.edits(setup.trainable).positions
     longest = int(setup.examples["train"].lengths.max())
     return f"{longest} tokens + {offset} of the prefix, of {setup.model.backbone.dims.positions}"
 

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import dropout, kernel_attention
-from jaxprefix.edits import NO_EDITS, Context, Dims, Edits, LayerHooks, check_stacked
+from jaxprefix.edits import NO_EDITS, Context, Dims, Edits, LayerHooks, Rates, check_stacked
 from jaxprefix.errors import UserError
 from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
@@ -26,10 +26,13 @@ class Encoded(NamedTuple):
     Attributes:
       hidden: the last layer's output `[B, T, D]`.
       captured: under `capture=True` every hidden state `[L + 1, B, T, D]`, the embeddings' output first; else None.
+      observed: under `capture=True` what each layer edit shows (`LayerEdit.observe`), leaves `[L, ...]`; else None.
+        The rows of an embedding-level prompt are in it, and nowhere else.
     """
 
     hidden: Array
     captured: Array | None
+    observed: tuple[dict[str, Array], ...] | None = None
 
 
 class Embeddings(nn.Module):
@@ -40,15 +43,24 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: Int[Array, "B T"], positions: Int[Array, "B T"], segments: Int[Array, "B T"]
-    ) -> Float[Array, "B T D"]:
+        self,
+        ids: Int[Array, "B T"],
+        positions: Int[Array, "B T2"],
+        segments: Int[Array, "B T2"],
+        prompt: Float[Array, "P D"] | None = None,
+    ) -> Float[Array, "B T2 D"]:
+        """Prompt and words together; `positions` and `segments` are those of both."""
         config = self.config
 
         def embed(name: str, rows: int, index: Array) -> Array:
             init = nn.initializers.normal(config.initializer_range)
             return nn.Embed(rows, config.width, dtype=self.dtype, embedding_init=init, name=name)(index)
 
-        h = embed("word", config.vocab, ids) + embed("position", config.positions, positions)
+        h = embed("word", config.vocab, ids)
+        if prompt is not None:
+            rows = jnp.broadcast_to(prompt.astype(h.dtype), (h.shape[0], *prompt.shape))
+            h = jnp.concatenate([rows, h], axis=1)
+        h = h + embed("position", config.positions, positions)
         return LayerNorm(config.norm_eps, name="norm")(h + embed("token_type", config.token_types, segments))
 
 
@@ -59,35 +71,40 @@ class EncoderLayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], edits: tuple, ctx: Context, keys: Any = None) -> Float[Array, "B T D"]:
-        """`keys` are one for each site and edit, needed when training."""
-        config = self.config
+    def __call__(
+        self, x: Float[Array, "B T D"], edits: tuple, ctx: Context, keys: Any = None, capture: bool = False
+    ) -> tuple[Float[Array, "B T D"], tuple[dict[str, Array], ...] | None]:
+        """The layer's output, and under `capture` what its edits show.
+
+        `keys` are one for each site and edit, needed when training.
+        """
+        config, rates = self.config, ctx.rates
         hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
+        hidden_rate = config.hidden_dropout if rates.hidden is None else rates.hidden
 
         def linear(name: str, features: int, z: Array) -> Array:
             return Linear(features, self.dtype, config.initializer_range, name=name)(z, hooks.project)
 
-        def residual(z: Array, f: Array, rate: float, site: int, norm: str) -> Array:
-            f = dropout(f, rate, keys[site]) if ctx.training else f
-            return LayerNorm(config.norm_eps, name=norm)(z + f)
+        def drop(f: Array, site: int) -> Array:
+            return dropout(f, hidden_rate, keys[site]) if ctx.training else f
 
         q, k, v = (
             linear(name, config.width, x).reshape(*x.shape[:-1], config.heads, config.width // config.heads)
             for name in "qkv"
         )
         with jax.named_scope("attention"):
-            virtual = hooks.virtual_tokens(x)
-            v = hooks.replace_values(k, v)
-            drop = (config.attention_dropout, keys[ATTENTION_WEIGHTS]) if ctx.training else None
-            o, lse = kernel_attention(q, k, v, virtual=virtual, mask=ctx.mask, dropout=drop)
-            o, extras = hooks.after_attention(q, k, v, o, lse)
+            values, virtual = hooks.replace_values(k, v, hooks.virtual_tokens(x))
+            weights = (ctx.attention_rate(config.attention_dropout), keys[ATTENTION_WEIGHTS]) if ctx.training else None
+            o, lse = kernel_attention(q, k, values, virtual=virtual, mask=ctx.mask, dropout=weights)
+            seen = hooks.observe(x, q, k, lse) if capture else None
+            o, extras = hooks.after_attention(q, k, values, o, lse)
         a = linear("o", config.width, o.reshape(*o.shape[:-2], -1))
         for extra in extras:
             a = a + extra
-        x = residual(x, a, config.hidden_dropout, ATTENTION_OUTPUT, "attention_norm")
+        x = LayerNorm(config.norm_eps, name="attention_norm")(x + drop(a, ATTENTION_OUTPUT))
         f = linear("down", config.width, ACTIVATIONS[config.activation](linear("up", config.mlp_width, x)))
-        f = hooks.after_mlp(x, f)
-        return hooks.after_block(residual(x, f, config.hidden_dropout, MLP_OUTPUT, "mlp_norm"))
+        f = hooks.after_mlp_dropout(x, drop(hooks.after_mlp(x, f), MLP_OUTPUT))
+        return hooks.after_block(LayerNorm(config.norm_eps, name="mlp_norm")(x + f)), seen
 
 
 class Encoder(nn.Module):
@@ -121,6 +138,7 @@ class Encoder(nn.Module):
             head_activation=config.activation if config.kind == "bert" else "gelu",
             initializer_range=config.initializer_range,
             hidden_dropout=config.hidden_dropout,
+            attention_dropout=config.attention_dropout,
         )
 
     @nn.compact
@@ -132,6 +150,7 @@ class Encoder(nn.Module):
         key: Array | None = None,
         training: bool = False,
         capture: bool = False,
+        rates: Rates = Rates(),
     ) -> Encoded:
         """Hidden states of a batch.
 
@@ -141,24 +160,28 @@ class Encoder(nn.Module):
           edits: what the methods do.
           key: a typed key for dropout; needed when training.
           training: whether dropout applies.
-          capture: whether to return every layer's hidden state.
+          capture: whether to return every layer's hidden state and what the edits show.
+          rates: dropout rates in place of the configured ones.
         """
         ids = batch["input_ids"]
-        mask = batch.get("mask", jnp.ones(ids.shape, bool))
+        mask, segments = batch.get("mask", jnp.ones(ids.shape, bool)), batch.get("segments", jnp.zeros_like(ids))
         check_stacked(edits, self.dims)
-        check_positions(ids.shape[1], edits.position_offset, self.dims)
+        check_positions(ids.shape[1], edits.positions, self.dims)
         if training and key is None:
             raise UserError("a training pass draws dropout masks; give it a key, as in key=jax.random.key(0).")
 
+        prompt = 0 if edits.prompt is None else edits.prompt.shape[0]
+        if prompt:
+            mask = jnp.pad(mask, ((0, 0), (prompt, 0)), constant_values=True)
+            segments = jnp.pad(segments, ((0, 0), (prompt, 0)))
         positions = token_positions(self.config, mask, edits.position_offset)
-        h = Embeddings(self.config, self.dtype, name="embeddings")(
-            ids, positions, batch.get("segments", jnp.zeros_like(ids))
-        )
+        h = Embeddings(self.config, self.dtype, name="embeddings")(ids, positions, segments, edits.prompt)
         count = self.config.layers
         keys = None
         if training:  # all of them at once: a derivation in every layer would be most of an unrolled program
             keys = jax.random.split(jax.random.fold_in(key, 0), (count, EDITS + len(edits.layers)))
-            h = dropout(h, self.config.hidden_dropout, jax.random.fold_in(key, 1))
+            rate = self.config.hidden_dropout if rates.hidden is None else rates.hidden
+            h = dropout(h, rate, jax.random.fold_in(key, 1))
 
         layer = EncoderLayer(self.config, self.dtype, parent=None)
 
@@ -167,24 +190,28 @@ class Encoder(nn.Module):
             ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
-        def run(h: Array, leaves: tuple) -> tuple[Array, Array | None]:
+        def run(h: Array, leaves: tuple) -> tuple[Array, tuple | None]:
             params, layer_edits, layer_keys = leaves
-            ctx = Context(mask, positions, None, training)
-            out = layer.apply({"params": params}, h, layer_edits, ctx, layer_keys)
-            return out, out if capture else None
+            ctx = Context(mask, positions, None, rates, training, prompt)
+            out, seen = layer.apply({"params": params}, h, layer_edits, ctx, layer_keys, capture)
+            return out, (out, seen) if capture else None
 
         params = self.param("layers", init_layers)
         unroll = should_unroll(self.unroll, count)
-        last, states = run_layers(run, h, (params, edits.layers, keys), unroll=unroll, remat=self.remat)
-        return Encoded(last, jnp.concatenate([h[None], states]) if capture else None)
+        last, outs = run_layers(run, h, (params, edits.layers, keys), unroll=unroll, remat=self.remat)
+        if not capture:
+            return Encoded(last[:, prompt:], None)
+        states, observed = outs
+        return Encoded(last[:, prompt:], jnp.concatenate([h[None], states])[:, :, prompt:], observed)
 
 
 def check_positions(tokens: int, offset: int, dims: Dims) -> None:
     """Refuses rows that the position table cannot serve; a gather beyond it would be clamped silently."""
     if tokens + offset > dims.positions:
         raise UserError(
-            f"{tokens} tokens and a position offset of {offset} need {tokens + offset} positions, but the backbone has "
-            f"{dims.positions}; shorten the texts (max_length) or the prefix, or turn the position offset off."
+            f"{tokens} tokens and {offset} positions of virtual tokens need {tokens + offset} positions, but the "
+            f"backbone has {dims.positions}; shorten the texts (max_length) or the prefix, or turn the position offset "
+            "off."
         )
 
 

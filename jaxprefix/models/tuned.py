@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxprefix.edits import Edits, Method
+from jaxprefix.edits import Edits, Method, Rates
 from jaxprefix.errors import UserError
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import Head
@@ -17,11 +17,13 @@ from jaxprefix.trees import Tree, flatten, merge, split
 
 class Output(NamedTuple):
     """What a tuned model returns: `logits` (None without a head), the last `hidden` state `[B, T, D]`, and under
-    `capture=True` every layer's, `captured` `[L + 1, B, T, D]`."""
+    `capture=True` every layer's, `captured` `[L + 1, B, T, D]`, and what each layer edit shows (gates, weights, shares
+    of the attention), `observed`, leaves `[L, ...]`."""
 
     logits: Array | None
     hidden: Array
     captured: Array | None
+    observed: tuple[dict[str, Array], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,20 +110,29 @@ class TunedModel:
         key: Array | None = None,
         training: bool = False,
         capture: bool = False,
+        rates: Rates = Rates(),
     ) -> Output:
-        """`apply` without its own `jax.jit`, to be part of a larger compiled function."""
+        """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace dropout rates."""
         backbone = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         params = {name: backbone[name] for name in ("embeddings", "layers")}
-        hidden, captured = self.backbone.apply(
-            {"params": params}, batch, self.edits(trainable), key=encoder_key, training=training, capture=capture
+        encoded = self.backbone.apply(
+            {"params": params},
+            batch,
+            self.edits(trainable),
+            key=encoder_key,
+            training=training,
+            capture=capture,
+            rates=rates,
         )
         if self.head is None:
-            return Output(None, hidden, captured)
+            return Output(None, *encoded)
         mask = batch.get("mask", jnp.ones(batch["input_ids"].shape, bool))
-        head_params = trainable.get("head", {})
-        logits = self.head(head_params, backbone, hidden, mask, self.backbone.dims, head_key if training else None)
-        return Output(logits, hidden, captured)
+        head_params, dims = trainable.get("head", {}), self.backbone.dims
+        if rates.hidden is not None:
+            dims = dataclasses.replace(dims, hidden_dropout=rates.hidden)
+        logits = self.head(head_params, backbone, encoded.hidden, mask, dims, head_key if training else None)
+        return Output(logits, *encoded)
 
     def apply(
         self,
@@ -141,7 +152,7 @@ class TunedModel:
           batch: `input_ids` int `[B, T]`, `mask` bool `[B, T]`, `segments` int `[B, T]` (the last two may be absent).
           key: a typed key for dropout, needed when training.
           training: whether dropout applies.
-          capture: whether to return every layer's hidden state.
+          capture: whether to return every layer's hidden state and what the edits show.
         """
         return _apply(self, trainable, frozen, batch, key, training, capture)
 

@@ -122,7 +122,7 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
     model = TunedModel(backbone.module, run.method, run.made_head(len(names)))
     longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
     trainable, frozen = model.init(jax.random.key(run.seed), backbone.tree)
-    check_positions(longest, model.edits(trainable).position_offset, dims)
+    check_positions(longest, model.edits(trainable).positions, dims)
     if isinstance(run.task, MaskedLanguage) and "mlm" not in backbone.tree and not run.method.trains("mlm/bias"):
         raise UserError(
             f"{run.backbone} has no masked-LM head and {type(run.method).__name__} would leave a random one frozen; "

@@ -20,7 +20,11 @@ _HOMES = {
     "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "Method", "edit", "static"),
     "jaxprefix.errors": ("RunFailed", "UserError"),
     "jaxprefix.inspection": ("describe",),
-    "jaxprefix.methods": ("FullFineTuning", "HeadOnly", "PTuningV2", "PrefixTuning", "collapse"),
+    "jaxprefix.methods": (
+        *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
+        *("MultiHeadAdapter", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning", "SequentialAdapter"),
+        "collapse",
+    ),
     "jaxprefix.models.config": ("EncoderConfig",),
     "jaxprefix.models.encoder": ("Encoder",),
     "jaxprefix.models.exporting": ("save_pretrained",),

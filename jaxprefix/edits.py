@@ -88,6 +88,10 @@ class Rates(NamedTuple):
     method: Any = None
 
 
+BUILT_RATES = Rates()
+"""Every rate as it was built."""
+
+
 class LayerEdit:
     """Hooks of one edit in one layer; every default leaves the backbone as it is.
 
@@ -165,7 +169,7 @@ class Context:
     mask: Bool[Array, "B S"]
     positions: Int[Array, "B T"]
     key: Any = None
-    rates: Rates = Rates()
+    rates: Rates = BUILT_RATES
     training: bool = static(default=False)
     prompt: int = static(default=0)
 
@@ -346,6 +350,10 @@ class Method:
     def trains(self, path: str) -> bool:
         """Whether the backbone's leaf at `path` (`layers/q/bias`) moves from `frozen` to `trainable`."""
         return False
+
+    def conflict(self, other: "Method") -> str | None:
+        """Why this method cannot stand beside `other` in a sum, or None."""
+        return None
 
     def __add__(self, other: "Method") -> "Method":
         """Both methods at once; see `jaxprefix.methods.combined.Combined`."""

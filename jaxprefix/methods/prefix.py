@@ -1,7 +1,7 @@
 """What prefix methods share: the edit that hands each layer its virtual tokens, and the parameters behind it."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import VirtualTokens, dropout
+from jaxprefix.attention.dropout import statically_off
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, Method, edit, static
 from jaxprefix.errors import UserError
 
@@ -36,16 +37,39 @@ class Prefix(LayerEdit):
     unit: DropoutUnit = static(default="element")
 
     def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens:
-        keys, values, mass = self.keys.astype(x.dtype), self.values.astype(x.dtype), self.mass
-        if not ctx.training or self.rate == 0:
-            return VirtualTokens(keys, values, mass=mass)
-        rows, key = x.shape[0], ctx.key
-        if self.unit == "token":
-            scale = dropout(jnp.ones((rows, keys.shape[0]), jnp.float32), self.rate, key)
-            return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=mass)
-        both = jnp.broadcast_to(jnp.stack([keys, values]), (rows, 2, *keys.shape))
-        both = dropout(both, self.rate, key)
-        return VirtualTokens(both[:, 0], both[:, 1], mass=mass)
+        keys, values, scale = self.keys.astype(x.dtype), self.values.astype(x.dtype), self.gate(x, ctx)
+        rate, rows = ctx.method_rate(self.rate), x.shape[0]
+        if not statically_off(rate):
+            if self.unit == "token":
+                kept = dropout(jnp.ones((rows, keys.shape[0]), jnp.float32), rate, ctx.key)
+                scale = kept if scale is None else kept * scale
+            else:
+                both = jnp.broadcast_to(jnp.stack([keys, values]), (rows, 2, *keys.shape))
+                both = dropout(both, rate, ctx.key)
+                keys, values = both[:, 0], both[:, 1]
+        return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=self.mass)
+
+    def gate(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
+        """A scale of each virtual token's key and value, float32, shared by all rows or per row; None for 1."""
+        return None
+
+    def observe(
+        self,
+        x: Float[Array, "B T D"],
+        q: Float[Array, "B T H E"],
+        k: Float[Array, "B S K E"],
+        lse: Float[Array, "B H T"],
+        ctx: Context,
+    ) -> dict[str, Array]:
+        """`share` `[B, H, T]`: how much of each query's attention this prefix takes, dropout off."""
+        gate = self.gate(x, ctx)
+        groups = q.reshape(*q.shape[:2], self.keys.shape[-2], -1, q.shape[-1])
+        scores = jnp.einsum("btkge,pke->bkgtp", groups, self.keys.astype(q.dtype), preferred_element_type=lse.dtype)
+        scores = scores.reshape(*lse.shape, -1) * q.shape[-1] ** -0.5
+        if gate is not None:
+            scores = scores * (gate if gate.ndim == 1 else gate[:, None, None, :])
+        mass = 1.0 if self.mass is None else self.mass
+        return {"share": (mass * jnp.exp(scores - lse[..., None])).sum(-1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +79,12 @@ class PrefixMethod(Method):
     Attributes:
       length: P, virtual tokens per layer.
       lengths: the number of virtual tokens of each layer, one entry per layer, 0 for none; None gives `length` to
-        every layer of `layers`. A missing token is one of mass 0, so P is then the largest of them.
+        every layer of `layers`. A missing token is one of mass 0, so P is then the largest of them, unless
+        `position_offset` says otherwise.
       layers: indices of the layers that get a prefix; None for all.
       position_offset: shift the positions of the real tokens by P, as the published codes and Hugging Face PEFT do
-        (False: as the `adapters` library does).
+        (False: as the `adapters` library does; a number: by that many, as for a prefix whose layers kept fewer tokens
+        than it was made with).
       dropout: rate of the dropout on the prefix in training; None takes the backbone's hidden dropout.
       dropout_unit: `element` (as published: each number of each row) or `token` (whole virtual tokens of a row).
       no_op_start: give each virtual token a trained mass that starts at 0, so that training starts from the backbone
@@ -69,7 +95,7 @@ class PrefixMethod(Method):
     length: int = 16
     lengths: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
-    position_offset: bool = True
+    position_offset: bool | int = True
     dropout: float | None = None
     dropout_unit: DropoutUnit = "element"
     no_op_start: bool = False
@@ -77,6 +103,8 @@ class PrefixMethod(Method):
     def layer_lengths(self, dims: Dims) -> tuple[int, ...]:
         """The number of virtual tokens of each of the L layers; refuses what does not fit the backbone."""
         name = type(self).__name__
+        if self.position_offset is not True and self.position_offset < 0:
+            raise UserError(f"{name} has position_offset = {self.position_offset}; it must be at least 0, or a bool.")
         if self.no_op_start and self.position_offset:
             raise UserError(
                 f"{name}(no_op_start=True) cannot start from the backbone with shifted positions; "
@@ -104,34 +132,44 @@ class PrefixMethod(Method):
             )
         return tuple(self.length if index in layers else 0 for index in range(dims.layers))
 
-    def prefix_edits(
-        self,
-        keys: Float[Array, "N K E"],
-        values: Float[Array, "N K E"],
-        mass: Float[Array, "N"] | None,
-        dims: Dims,
+    def make_edits(
+        self, keys: Float[Array, "N K E"], values: Float[Array, "N K E"], mass: Float[Array, "N"] | None, dims: Dims
     ) -> Edits:
         """Edits from the N virtual tokens of all layers, layer by layer: spread to `[L, P, ...]` with mass 0 where a
         layer has fewer than P."""
+        return Edits((Prefix(**self.prefix_fields(keys, values, mass, dims)),), position_offset=self.offset(dims))
+
+    def prefix_fields(
+        self, keys: Float[Array, "N K E"], values: Float[Array, "N K E"], mass: Float[Array, "N"] | None, dims: Dims
+    ) -> dict[str, Any]:
+        """The fields of the layer edit `Prefix`."""
         lengths = self.layer_lengths(dims)
-        length = max(lengths)
-        if min(lengths) < length:
-            layer, token = _slots(lengths)
-            there = jnp.zeros((dims.layers, length), jnp.float32)
-            mass = there.at[layer, token].set(1.0 if mass is None else mass)
-            keys, values = (
-                jnp.zeros((dims.layers, length, *leaf.shape[1:]), leaf.dtype).at[layer, token].set(leaf)
-                for leaf in (keys, values)
-            )
-        else:
-            keys, values = (leaf.reshape(dims.layers, length, *leaf.shape[1:]) for leaf in (keys, values))
-            mass = None if mass is None else mass.reshape(dims.layers, length)
+        if min(lengths) < max(lengths):
+            mass = jnp.ones(sum(lengths), jnp.float32) if mass is None else mass
         rate = dims.hidden_dropout if self.dropout is None else self.dropout
-        prefix = Prefix(keys, values, mass, rate=rate, unit=self.dropout_unit)
-        return Edits((prefix,), position_offset=length if self.position_offset else 0)
+        return {
+            "keys": spread(keys, lengths),
+            "values": spread(values, lengths),
+            "mass": None if mass is None else spread(mass, lengths),
+            "rate": rate,
+            "unit": self.dropout_unit,
+        }
+
+    def offset(self, dims: Dims) -> int:
+        """How far the positions of the real tokens are shifted."""
+        return max(self.layer_lengths(dims)) if self.position_offset is True else int(self.position_offset)
 
 
-def _slots(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def spread(leaf: Float[Array, "N *R"], lengths: tuple[int, ...]) -> Float[Array, "L P *R"]:
+    """Rows that are counted over the layers, `lengths` of them to each, as a stack with zeros where a layer has fewer
+    than P."""
+    length = max(lengths)
+    if min(lengths) == length:
+        return leaf.reshape(len(lengths), length, *leaf.shape[1:])
+    return jnp.zeros((len(lengths), length, *leaf.shape[1:]), leaf.dtype).at[slots(lengths)].set(leaf)
+
+
+def slots(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Layer and place of each of the N virtual tokens."""
     layer = np.repeat(np.arange(len(lengths)), lengths)
     return layer, np.concatenate([np.arange(n) for n in lengths])
@@ -158,7 +196,7 @@ class DirectPrefix(nn.Module):
         shape = (count, dims.kv_heads, dims.head_width)
         keys, values = (self.param(name, nn.initializers.normal(self.std), shape) for name in ("keys", "values"))
         mass = trained_mass(self, count) if method.no_op_start else None
-        return method.prefix_edits(keys, values, mass, dims)
+        return method.make_edits(keys, values, mass, dims)
 
 
 class ReparameterisedPrefix(nn.Module):
@@ -189,9 +227,9 @@ class ReparameterisedPrefix(nn.Module):
         h = self.param("embedding", embedding, (length, dims.width))
         h = self._linear("down", features, jnp.tanh(self._linear("up", self.mlp_width, h)))
         made = h.reshape(length, len(kept), 2, dims.kv_heads, dims.head_width).transpose(2, 1, 0, 3, 4)
-        layer, token = _slots(tuple(int(n) for n in lengths[kept]))
+        layer, token = slots(tuple(int(n) for n in lengths[kept]))
         mass = trained_mass(self, len(layer)) if method.no_op_start else None
-        return method.prefix_edits(made[0, layer, token], made[1, layer, token], mass, dims)
+        return method.make_edits(made[0, layer, token], made[1, layer, token], mass, dims)
 
     def _linear(self, name: str, features: int, x: Array) -> Array:
         if self.torch_init:

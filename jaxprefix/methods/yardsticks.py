@@ -1,4 +1,4 @@
-"""What tuning with virtual tokens is measured against: the head alone, and everything."""
+"""What tuning with virtual tokens is measured against: the head alone, the biases, and everything."""
 
 import dataclasses
 
@@ -21,6 +21,25 @@ class HeadOnly(Method):
     def build(self, dims: Dims) -> nn.Module:
         return NoEdits()
 
+    def conflict(self, other: Method) -> str | None:
+        return "a linear probe trains nothing but the head"
+
+
+@dataclasses.dataclass(frozen=True)
+class BitFit(Method):
+    """BitFit (Ben Zaken et al. 2022): every bias of the layers and the embeddings' norm is trained, nothing else; they
+    move to `trainable`.
+
+    The bias of the key projection is among them, as published. It shifts all scores of real tokens of a query alike,
+    so it has a gradient only where virtual tokens are seen as well.
+    """
+
+    def build(self, dims: Dims) -> nn.Module:
+        return NoEdits()
+
+    def trains(self, path: str) -> bool:
+        return path.startswith(("layers/", "embeddings/")) and path.endswith("/bias")
+
 
 @dataclasses.dataclass(frozen=True)
 class FullFineTuning(Method):
@@ -31,3 +50,6 @@ class FullFineTuning(Method):
 
     def trains(self, path: str) -> bool:
         return True
+
+    def conflict(self, other: Method) -> str | None:
+        return "both own the backbone's biases" if isinstance(other, BitFit) else None

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import dropout, kernel_attention
-from jaxprefix.edits import NO_EDITS, Context, Dims, Edits, LayerHooks, Rates, check_stacked
+from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, LayerHooks, Rates, check_stacked
 from jaxprefix.errors import UserError
 from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
@@ -150,7 +150,7 @@ class Encoder(nn.Module):
         key: Array | None = None,
         training: bool = False,
         capture: bool = False,
-        rates: Rates = Rates(),
+        rates: Rates = BUILT_RATES,
     ) -> Encoded:
         """Hidden states of a batch.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxprefix.edits import Edits, Method, Rates
+from jaxprefix.edits import BUILT_RATES, Edits, Method, Rates
 from jaxprefix.errors import UserError
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import Head
@@ -110,9 +110,9 @@ class TunedModel:
         key: Array | None = None,
         training: bool = False,
         capture: bool = False,
-        rates: Rates = Rates(),
+        rates: Rates = BUILT_RATES,
     ) -> Output:
-        """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace dropout rates."""
+        """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace built ones."""
         backbone = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         params = {name: backbone[name] for name in ("embeddings", "layers")}

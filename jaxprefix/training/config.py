@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from jaxprefix.data import Classification, Files, MaskedLanguage, Tagging, Task, Tfds
 from jaxprefix.edits import Method
 from jaxprefix.errors import UserError
-from jaxprefix.methods import FullFineTuning, HeadOnly, PrefixTuning, PTuningV2
+from jaxprefix.methods import METHODS, PTuningV2
 from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.heads import Head, MaskedLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.initial import Start
@@ -149,7 +149,7 @@ class Run:
 
 for _known in (
     *(Classification, Files, MaskedLanguage, Tagging, Tfds, EncoderConfig),
-    *(FullFineTuning, HeadOnly, PTuningV2, PrefixTuning),
+    *METHODS,
     *(MaskedLM, SequenceClassifier, TokenClassifier),
 ):
     register(_known)

@@ -28,7 +28,7 @@ class Optimizer:
     Attributes:
       learning_rate: the highest rate, of everything that has none of its own below.
       head_learning_rate: of the head; None for `learning_rate`.
-      gate_learning_rate: of gates (leaves under `method/gate`); None for `learning_rate`.
+      gate_learning_rate: of gates (the leaves under `gate` of a method); None for `learning_rate`.
       schedule: after the warm-up, `linear` and `cosine` fall to 0 at the last step, `exponential` multiplies by
         `decay` once per epoch (P-Tuning v2 on named entities), `constant` stays.
       decay: the factor per epoch of `exponential`.
@@ -117,13 +117,13 @@ def group(path: str) -> Literal["base", "head", "gate"]:
     """Whose learning rate a trainable leaf has."""
     if path.startswith("head/"):
         return "head"
-    return "gate" if path.startswith("method/gate") else "base"
+    return "gate" if path.startswith("method/") and "gate" in path.split("/")[1:-1] else "base"
 
 
 def decays(path: str) -> bool:
     """Whether weight decay applies to a trainable leaf."""
     name = path.rsplit("/", 1)[-1]
-    return not (name.endswith("bias") or name in ("scale", "mass"))
+    return not (name.endswith(("bias", "scale", "_b")) or name in ("a", "b", "mass"))
 
 
 def global_norm(tree: Tree) -> Float[Array, ""]:

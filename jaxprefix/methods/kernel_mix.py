@@ -1,0 +1,154 @@
+"""Kernel-mix (Chen et al. 2022, Findings of NAACL): low-rank updates of every head, and small ones that heads share.
+
+With a head's low-rank map `m(z) = (dropout(z) A^T) B^T + b` and LoRA updates without bias or scale,
+
+    q^h <- q^h + m_q^h(x) + LoRA_q(x)           x: the layer's input
+    v^h <- v^h + m_v^h(k^h) + LoRA_v(x)         k^h: the head's keys
+    y   <- y + sum_h m_o^h(o^h) + LoRA_o(o)     o^h: the head's output; one bias for all heads
+
+(the code "XKA" of the published configurations), all leaves starting as 0.01 fmod(N(0, 1), 2).
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from jaxprefix.attention import dropout
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, Method, edit, static
+from jaxprefix.errors import UserError
+from jaxprefix.methods.leaves import chosen_layers, folded_normal, in_layers
+from jaxprefix.methods.lora import LoRAEdit, LowRankLeaves
+
+
+@edit
+class HeadMaps(LayerEdit):
+    """Low-rank maps of every head: on the queries from the layer's input, on the values from the keys, and after the
+    output projection from the heads' outputs.
+
+    Attributes:
+      q_A, q_B, q_b: from the input, which all heads share.
+      v_A, v_B, v_b: from a head's keys.
+      o_A, o_B, o_b: from a head's output to the model's width.
+      rate: of the dropout on the maps' inputs.
+    """
+
+    q_A: Float[Array, "*L H r D"]
+    q_B: Float[Array, "*L H E r"]
+    q_b: Float[Array, "*L H E"]
+    v_A: Float[Array, "*L K s E"]
+    v_B: Float[Array, "*L K E s"]
+    v_b: Float[Array, "*L K E"]
+    o_A: Float[Array, "*L H s E"]
+    o_B: Float[Array, "*L D H s"]
+    o_b: Float[Array, "*L D"]
+    rate: float = static(default=0.0)
+
+    def _dropped(self, z: Array, ctx: Context, site: int) -> Array:
+        key = None if ctx.key is None else jax.random.fold_in(ctx.key, site)
+        return dropout(z, ctx.method_rate(self.rate), key)
+
+    def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: Context) -> Array:
+        if name != "q":
+            return y
+        x = self._dropped(x, ctx, 0)
+        u = jnp.einsum("...d,hrd->...hr", x, self.q_A.astype(x.dtype))
+        q = jnp.einsum("...hr,her->...he", u, self.q_B.astype(x.dtype)) + self.q_b.astype(x.dtype)
+        return y + q.reshape(y.shape)
+
+    def replace_values(
+        self, k: Float[Array, "B S K E"], v: Float[Array, "B S K E"], ctx: Context
+    ) -> Float[Array, "B S K E2"]:
+        k = self._dropped(k, ctx, 1)
+        u = jnp.einsum("bske,kre->bskr", k, self.v_A.astype(k.dtype))
+        return v + jnp.einsum("bskr,ker->bske", u, self.v_B.astype(k.dtype)) + self.v_b.astype(k.dtype)
+
+    def after_attention(
+        self,
+        q: Float[Array, "B T H E"],
+        k: Float[Array, "B S K E"],
+        v: Float[Array, "B S K E2"],
+        o: Float[Array, "B T H E2"],
+        lse: Float[Array, "B H T"],
+        ctx: Context,
+    ) -> tuple[Float[Array, "B T H E2"], Float[Array, "B T D"] | None]:
+        z = self._dropped(o, ctx, 2)
+        u = jnp.einsum("bthe,hre->bthr", z, self.o_A.astype(z.dtype))
+        return o, jnp.einsum("bthr,dhr->btd", u, self.o_B.astype(z.dtype)) + self.o_b.astype(z.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelMix(Method):
+    """Kernel-mix.
+
+    Trained: under `heads` the maps of every head, under `shared_q`, `shared_v`, `shared_o` the LoRA updates. The
+    defaults are the published ranks for GPT-2 (1.615 % there).
+
+    Attributes:
+      query_rank: r of the heads' maps on the queries.
+      rank: r of those on values and outputs.
+      shared_query_rank: r of the shared update of the queries.
+      shared_rank: r of those of values and outputs.
+      dropout: rate on every map's input; None takes the backbone's hidden dropout.
+      layers: indices of the layers that get one; None for all.
+    """
+
+    query_rank: int = 3
+    rank: int = 8
+    shared_query_rank: int = 12
+    shared_rank: int = 8
+    dropout: float | None = 0.1
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("query_rank", "rank", "shared_query_rank", "shared_rank"):
+            if getattr(self, name) < 1:
+                raise UserError(f"KernelMix has {name} = {getattr(self, name)}; it must be at least 1.")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UserError(f"KernelMix has dropout = {self.dropout}; it must be at least 0 and below 1.")
+
+    def build(self, dims: Dims) -> nn.Module:
+        chosen_layers(self, dims)
+        return KernelMixModule(self, dims)
+
+
+class KernelMixModule(nn.Module):
+    """The leaves of a `KernelMix`."""
+
+    method: KernelMix
+    dims: Dims
+
+    @nn.compact
+    def __call__(self) -> Edits:
+        method, dims = self.method, self.dims
+        rate = dims.hidden_dropout if method.dropout is None else method.dropout
+        ranks = {"q": method.shared_query_rank, "v": method.shared_rank, "o": method.shared_rank}
+        shared = {
+            name: LowRankLeaves(method, dims, *dims.maps[name], rank, "folded_normal", False, name=f"shared_{name}")()
+            for name, rank in ranks.items()
+        }
+        return Edits((HeadMapLeaves(method, dims, rate, name="heads")(), LoRAEdit(shared, 1.0, rate)))
+
+
+class HeadMapLeaves(nn.Module):
+    """The leaves of `HeadMaps`."""
+
+    method: KernelMix
+    dims: Dims
+    rate: float
+
+    @nn.compact
+    def __call__(self) -> HeadMaps:
+        method, dims = self.method, self.dims
+        h, k, d, e, r, s = dims.heads, dims.kv_heads, dims.width, dims.head_width, method.query_rank, method.rank
+        shapes = {
+            "q_A": (h, r, d), "q_B": (h, e, r), "q_b": (h, e),
+            "v_A": (k, s, e), "v_B": (k, e, s), "v_b": (k, e),
+            "o_A": (h, s, e), "o_B": (d, h, s), "o_b": (d,),
+        }  # fmt: skip
+        layers = len(chosen_layers(method, dims))
+        leaves = {name: self.param(name, folded_normal, (layers, *shape)) for name, shape in shapes.items()}
+        return HeadMaps(**in_layers(leaves, method, dims), rate=self.rate)

@@ -1,0 +1,47 @@
+"""Prompt tuning (Lester et al. 2021): virtual tokens at the embeddings alone, carried through the frozen layers.
+
+P trained vectors stand before the words' embeddings; they get positions (0 to P - 1, the text follows) and token type 0
+as words do, attend and are attended to, and their rows are taken off before the head, so that the first token of the
+text is the first row a head sees. This is the form of Hugging Face PEFT. The prompt baseline of the P-Tuning v2 code
+differs in that it sends the text through the embedding layer twice.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+
+from jaxprefix.edits import Dims, Edits, Method
+from jaxprefix.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTuning(Method):
+    """Prompt tuning. Trained: `prompt` `[P, D]`.
+
+    Attributes:
+      length: P.
+      init_std: standard deviation of the initial vectors; None takes the backbone's `initializer_range` (0.02).
+    """
+
+    length: int = 16
+    init_std: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise UserError(f"PromptTuning has length = {self.length}; it must be at least 1.")
+
+    def build(self, dims: Dims) -> nn.Module:
+        return PromptModule(self, dims)
+
+
+class PromptModule(nn.Module):
+    """The leaf of a `PromptTuning`."""
+
+    method: PromptTuning
+    dims: Dims
+
+    @nn.compact
+    def __call__(self) -> Edits:
+        std = self.dims.initializer_range if self.method.init_std is None else self.method.init_std
+        shape = (self.method.length, self.dims.width)
+        return Edits(prompt=self.param("prompt", nn.initializers.normal(std), shape))

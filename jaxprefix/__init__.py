@@ -19,7 +19,7 @@ _HOMES = {
     "jaxprefix.data": ("Classification", "Files", "MaskedLanguage", "Tagging", "Tfds"),
     "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "Method", "edit", "static"),
     "jaxprefix.errors": ("RunFailed", "UserError"),
-    "jaxprefix.inspection": ("describe",),
+    "jaxprefix.inspection": ("Check", "check", "describe"),
     "jaxprefix.methods": (
         *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
         *("MultiHeadAdapter", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning", "SequentialAdapter"),

@@ -1,4 +1,4 @@
-"""The command line: `train`, `evaluate`, `predict`, `describe`."""
+"""The command line: `train`, `evaluate`, `predict`, `describe`, `check`, `gates`."""
 
 import argparse
 import dataclasses
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprefix.allocator import keep_large_buffers
+from jaxprefix.commands import check, gates
 from jaxprefix.errors import RunFailed, UserError
 
 
@@ -140,13 +141,22 @@ def _describe(args: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "describe": _describe}
+COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "describe": _describe,
+    "check": check.run,
+    "gates": gates.run,
+}
 USAGE = """usage: jaxprefix COMMAND ...
 
   train CONFIG [--field value]     tune a frozen encoder; started again, it goes on
   evaluate ADAPTER [--split test]  the metrics of a finished run's adapter
   predict ADAPTER [TEXT ...]       labels and scores, one JSON object per line
   describe CONFIG                  backbone, method, parameters, attention
+  check CONFIG                     whether the model does what it is meant to, before it is trained
+  gates ADAPTER [--keep 0.65]      the gates of a finished run, and the prefix that they leave
 
 Each command has its own --help.
 """

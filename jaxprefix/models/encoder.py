@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import dropout, kernel_attention
+from jaxprefix.attention.operation import DEFAULT, Implementation
 from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, LayerHooks, Rates, check_stacked
 from jaxprefix.errors import UserError
 from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
@@ -69,6 +70,7 @@ class EncoderLayer(nn.Module):
 
     config: EncoderConfig
     dtype: Any = jnp.float32
+    attention: Implementation = DEFAULT
 
     @nn.compact
     def __call__(
@@ -95,7 +97,9 @@ class EncoderLayer(nn.Module):
         with jax.named_scope("attention"):
             values, virtual = hooks.replace_values(k, v, hooks.virtual_tokens(x))
             weights = (ctx.attention_rate(config.attention_dropout), keys[ATTENTION_WEIGHTS]) if ctx.training else None
-            o, lse = kernel_attention(q, k, values, virtual=virtual, mask=ctx.mask, dropout=weights)
+            o, lse = kernel_attention(
+                q, k, values, virtual=virtual, mask=ctx.mask, dropout=weights, implementation=self.attention
+            )
             seen = hooks.observe(x, q, k, lse) if capture else None
             o, extras = hooks.after_attention(q, k, values, o, lse)
         a = linear("o", config.width, o.reshape(*o.shape[:-2], -1))
@@ -115,12 +119,14 @@ class Encoder(nn.Module):
       dtype: the compute dtype.
       unroll: a Python loop over layers (fast on CPU) instead of a scan (small program); None decides by the backend.
       remat: what the backward pass keeps of a layer (`none`, `dots`, `full`).
+      attention: how attention is computed: `xla`, or `reference`, slow and by explicit concatenation.
     """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
     unroll: bool | None = None
     remat: Remat = "none"
+    attention: Implementation = DEFAULT
 
     @property
     def dims(self) -> Dims:
@@ -183,7 +189,7 @@ class Encoder(nn.Module):
             rate = self.config.hidden_dropout if rates.hidden is None else rates.hidden
             h = dropout(h, rate, jax.random.fold_in(key, 1))
 
-        layer = EncoderLayer(self.config, self.dtype, parent=None)
+        layer = EncoderLayer(self.config, self.dtype, self.attention, parent=None)
 
         def init_layers(rng: Array) -> Any:
             example = jnp.zeros((1, 1, self.config.width), self.dtype)

@@ -111,15 +111,17 @@ class TunedModel:
         training: bool = False,
         capture: bool = False,
         rates: Rates = BUILT_RATES,
+        edits: Edits | None = None,
     ) -> Output:
-        """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace built ones."""
+        """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace built ones,
+        `edits` those that the method would make of its leaves."""
         backbone = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         params = {name: backbone[name] for name in ("embeddings", "layers")}
         encoded = self.backbone.apply(
             {"params": params},
             batch,
-            self.edits(trainable),
+            self.edits(trainable) if edits is None else edits,
             key=encoder_key,
             training=training,
             capture=capture,

@@ -1,0 +1,24 @@
+"""`jaxprefix check CONFIG`: does a run's model do what it is meant to, before it is trained."""
+
+from collections.abc import Sequence
+
+ROWS = 4
+
+
+def run(args: Sequence[str]) -> int:
+    from jaxprefix.cli import parse_run
+
+    config = parse_run(args, "jaxprefix check")
+    import jax
+    from rich.console import Console
+
+    from jaxprefix.data import Batches
+    from jaxprefix.inspection.check import check
+    from jaxprefix.training.setup import set_up
+
+    config.check()
+    setup = set_up(config, splits=("train",))
+    batch = Batches(setup.examples["train"], ROWS, config.seed).batch(0)
+    found = check(setup.model, setup.trainable, setup.frozen, jax.tree.map(jax.numpy.asarray, batch))
+    Console().print(found)
+    return 0 if found.ok else 1

@@ -19,7 +19,7 @@ _HOMES = {
     "jaxprefix.data": ("Classification", "Files", "MaskedLanguage", "Tagging", "Tfds"),
     "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "Method", "edit", "static"),
     "jaxprefix.errors": ("RunFailed", "UserError"),
-    "jaxprefix.inspection": ("Check", "check", "describe"),
+    "jaxprefix.inspection": ("Check", "check", "describe", "p_tuning_v2_plus", "read_gates"),
     "jaxprefix.methods": (
         *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
         *("MultiHeadAdapter", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning", "SequentialAdapter"),
@@ -39,12 +39,15 @@ _HOMES = {
     "jaxprefix.typed_json": ("register",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)
+_MODULES = ("published",)
+__all__ = sorted([*_HOME, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"jaxprefix.{name}")
     if name not in _HOME:
-        near = difflib.get_close_matches(name, _HOME, n=1)
+        near = difflib.get_close_matches(name, __all__, n=1)
         hint = f"; the nearest known name is {near[0]!r}" if near else ""
         raise AttributeError(f"module 'jaxprefix' has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -76,6 +76,21 @@ def from_json(text: str, expected: type[T] = object) -> T:
     return value
 
 
+def expression(value: Any, prefix: str = "") -> str:
+    """A dataclass as the Python expression that makes it, without fields that have their defaults; `prefix` is put
+    before the names of classes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        given = [
+            f"{field.name}={expression(getattr(value, field.name), prefix)}"
+            for field in _init_fields(type(value))
+            if not _same(getattr(value, field.name), field.default)
+        ]
+        return f"{prefix}{type(value).__name__}({', '.join(given)})"
+    if type(value) is tuple:
+        return f"({', '.join(expression(item, prefix) for item in value)}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
 def differences(a: Any, b: Any) -> list[str]:
     """Where two values differ: one line `path: value in a -> value in b` for each, in the order of the fields."""
     return list(_differences(a, b, ""))

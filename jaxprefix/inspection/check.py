@@ -50,6 +50,7 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
     dims, batch = model.backbone.dims, {name: jnp.asarray(value) for name, value in batch.items()}
     shape = batch["input_ids"].shape
     batch.setdefault("mask", jnp.ones(shape, bool))
+    model = dataclasses.replace(model, backbone=model.backbone.clone(unroll=False))  # compiles in a layer's time
     edits = own_edits(model, trainable)
     budget = _positions(shape[1], edits.positions, dims.positions)
     if budget.status == "failed":

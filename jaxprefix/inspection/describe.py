@@ -5,14 +5,17 @@ from typing import Any
 
 import jax
 
-from jaxprefix.attention.operation import DEFAULT
+from jaxprefix.edits import Method
+from jaxprefix.methods.combined import Combined, snake_case
+from jaxprefix.published import of_method
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Setup, set_up
-from jaxprefix.trees import count, flatten
+from jaxprefix.trees import Tree, count, flatten
 
 
 def describe(run: Run, console: Any = None) -> Setup:
-    """Prints backbone, method, head, parameters, shapes of the trainable leaves, and the attention's implementation.
+    """Prints backbone, method, head, parameters by part (beside what a paper prints for the same method), shapes of the
+    trainable leaves, and the attention's implementation.
 
     Args:
       run: the config; its backbone and training rows are read, nothing is compiled.
@@ -34,6 +37,17 @@ def describe(run: Run, console: Any = None) -> Setup:
         facts.add_row(name, value)
     console.print(facts)
 
+    parts = Table("part", "trained", "of the backbone", box=None, pad_edge=False)
+    for column in parts.columns[1:]:
+        column.justify = "right"
+    whole = backbone_size(setup.backbone.tree)
+    for name, size in _parts(setup).items():
+        parts.add_row(name, f"{size:,}", f"{100 * size / whole:.3f} %")
+    console.print()
+    console.print(parts)
+    for line in _printed(run.method):
+        console.print(line)
+
     shapes = Table("trainable leaf", "shape", "dtype", "parameters", title_justify="left", box=None, pad_edge=False)
     shapes.columns[-1].justify = "right"
     for path, leaf in flatten(setup.trainable).items():
@@ -41,6 +55,33 @@ def describe(run: Run, console: Any = None) -> Setup:
     console.print()
     console.print(shapes)
     return setup
+
+
+def backbone_size(tree: Tree) -> int:
+    """Parameters of a backbone without a masked-LM head, which is what the papers count."""
+    return count({name: leaves for name, leaves in tree.items() if name != "mlm"})
+
+
+def _parts(setup: Setup) -> dict[str, int]:
+    """Trained parameters of each part of the method, of the backbone's own leaves, and of the head."""
+    trainable, method = setup.trainable, setup.run.method
+    found = {}
+    if "method" in trainable:
+        own = trainable["method"]
+        trees = own if isinstance(method, Combined) else {snake_case(type(method).__name__): own}
+        found = {name: count(tree) for name, tree in trees.items()}
+        if len(found) > 1:
+            found["method"] = sum(found.values())
+    return found | {name: count(tree) for name, tree in trainable.items() if name != "method"}
+
+
+def _printed(method: Method) -> list[str]:
+    """What papers print for this very method."""
+    return [
+        f"{value.percent:g} % in print: {value.name} on {value.backbone} ({value.source})"
+        for value in of_method(method)
+        if value.percent is not None
+    ]
 
 
 def _facts(setup: Setup) -> dict[str, str]:
@@ -59,7 +100,7 @@ def _facts(setup: Setup) -> dict[str, str]:
         "positions": _positions(setup),
         "labels": ", ".join(setup.labels) or "none",
         "rows": f"{len(examples):,} for training, {examples.lengths.min()} to {examples.lengths.max()} tokens",
-        "attention": f"{DEFAULT} on {jax.default_backend()}",
+        "attention": f"{setup.model.backbone.attention} on {jax.default_backend()}",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items()),
     }
 

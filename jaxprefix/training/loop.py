@@ -21,6 +21,7 @@ from jaxprefix.training.adapter import write_run_adapter
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import evaluate_examples
 from jaxprefix.training.metrics import higher_is_better, main_metric
+from jaxprefix.training.preflight import look_before
 from jaxprefix.training.setup import Setup, set_up
 from jaxprefix.training.sharding import put_batch, replicated
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step
@@ -127,6 +128,8 @@ def _train(run: Run) -> Result:
             history = History(**info["history"])
             log.info("going on from step %d of %d in %s", start, steps, folder)
         _announce(setup, steps, batches)
+        if restored is None:
+            look_before(setup, eval_step, state.trainable)
 
         loop = _Loop(run, setup, steps, batches, train_step, eval_step, checkpoints, history, maximise)
         with _StopSignal() as stop:

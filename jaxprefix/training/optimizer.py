@@ -5,6 +5,7 @@ serves any of their values.
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -17,7 +18,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.trees import Tree, flatten, unflatten
 from jaxprefix.typed_json import register
 
-Schedule = Literal["linear", "exponential", "cosine", "constant"]
+Schedule = Literal["linear", "linear_late", "exponential", "cosine", "constant"]
 
 
 @register
@@ -29,10 +30,13 @@ class Optimizer:
       learning_rate: the highest rate, of everything that has none of its own below.
       head_learning_rate: of the head; None for `learning_rate`.
       gate_learning_rate: of gates (the leaves under `gate` of a method); None for `learning_rate`.
-      schedule: after the warm-up, `linear` and `cosine` fall to 0 at the last step, `exponential` multiplies by
-        `decay` once per epoch (P-Tuning v2 on named entities), `constant` stays.
+      schedule: after the warm-up, `linear` and `cosine` fall to `end` at the last step; `linear_late` falls by one of
+        all steps' parts a step, as if there had been no warm-up, and so does not reach 0 (the inducer paper's code for
+        GPT-2); `exponential` multiplies by `decay` once per epoch (P-Tuning v2 on named entities); `constant` stays.
       decay: the factor per epoch of `exponential`.
       warmup: steps over which the rate rises linearly from 0.
+      warmup_share: the same as a share of all steps; only one of the two.
+      end: what `linear` and `cosine` fall to, as a part of the learning rate.
       weight_decay: decoupled; applies to matrices and prefixes, never to biases, norms and masses.
       clip: largest global norm of the gradient of all trainable leaves; None for no clipping.
       beta1: decay of the mean of gradients.
@@ -46,6 +50,8 @@ class Optimizer:
     schedule: Schedule = "linear"
     decay: float = 0.95
     warmup: int = 0
+    warmup_share: float = 0.0
+    end: float = 0.0
     weight_decay: float = 0.0
     clip: float | None = 1.0
     beta1: float = 0.9
@@ -58,6 +64,12 @@ class Optimizer:
             value = getattr(self, name)
             if value is not None and not (value >= 0 and value < float("inf")):
                 raise UserError(f"optimizer.{name} is {value}; it must be a finite number of at least 0.")
+        for name in ("warmup_share", "end"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise UserError(f"optimizer.{name} is {value}; it must be at least 0 and below 1.")
+        if self.warmup and self.warmup_share:
+            raise UserError("optimizer has both warmup and warmup_share; give one of them.")
         if self.clip is not None and not self.clip > 0:
             raise UserError(f"optimizer.clip is {self.clip}; it must be above 0, or None for no clipping.")
 
@@ -103,14 +115,16 @@ class Optimizer:
     def factor(self, step: Int[Array, ""], steps: int, epoch_steps: int) -> Float[Array, ""]:
         """The schedule's factor at `step` (0-based) of `steps`."""
         step = jnp.asarray(step, jnp.float32)
-        done = jnp.clip((step - self.warmup) / max(steps - self.warmup, 1), 0, 1)
+        warmup = self.warmup or math.ceil(self.warmup_share * steps)
+        done = jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
         after = {
-            "linear": 1 - done,
-            "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)),
+            "linear": self.end + (1 - self.end) * (1 - done),
+            "linear_late": 1 - (step - warmup) / max(steps, 1),
+            "cosine": self.end + (1 - self.end) * 0.5 * (1 + jnp.cos(jnp.pi * done)),
             "exponential": jnp.float32(self.decay) ** jnp.floor(step / epoch_steps),
             "constant": jnp.ones_like(step),
         }[self.schedule]
-        return jnp.where(step < self.warmup, step / max(self.warmup, 1), after)
+        return jnp.where(step < warmup, step / max(warmup, 1), after)
 
 
 def group(path: str) -> Literal["base", "head", "gate"]:

@@ -1,20 +1,12 @@
 """The self-check passes every method that comes with the package, and finds what is wrong with a broken one."""
 
-import dataclasses
-
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix.edits import Edits, LayerEdit, Method, edit
-from jaxprefix.inspection import answers
 from jaxprefix.inspection.check import check
-from jaxprefix.methods import leaves
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.models.tuned import TunedModel
 from tests import tiny
 

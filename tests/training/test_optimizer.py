@@ -48,6 +48,23 @@ def test_warm_up_rises_linearly_and_the_schedule_begins_after_it(schedule):
     np.testing.assert_allclose(warm[warmup:], rest, rtol=1e-5, atol=1e-7)
 
 
+def test_the_late_decay_of_the_inducer_papers_code():
+    """Its printed rates, numbered from 1: a warm-up over 500 iterations, N = 2000, a base of 1."""
+    rates = factors(Optimizer(schedule="linear_late", warmup=499), 2000)
+    printed = {1: 0, 2: 1 / 499, 251: 0.501002, 500: 1, 1000: 1 - 500 / 2000, 1001: 0.7495, 2000: 0.25}
+    for iteration, rate in printed.items():
+        assert rates[iteration - 1] == pytest.approx(rate, abs=1e-6), iteration
+
+
+def test_a_schedule_may_end_above_nothing():
+    """transformers' polynomial decay of power 1, from 2e-4 to 1e-7 after a warm-up over 6 % of the steps."""
+    t, steps, warmup = np.arange(100), 100, 6
+    expected = np.where(t < warmup, 2e-4 * t / warmup, 1e-7 + (2e-4 - 1e-7) * (1 - (t - warmup) / (steps - warmup)))
+    found = 2e-4 * factors(Optimizer(2e-4, warmup_share=0.06, end=1e-7 / 2e-4), steps)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+    assert Optimizer(schedule="cosine", end=0.1).factor(jnp.int32(40), 40, 8) == pytest.approx(0.1)
+
+
 def test_exponential_counts_epochs_from_the_first_step_under_a_warm_up_too():
     warm = factors(Optimizer(schedule="exponential", warmup=4))
     np.testing.assert_allclose(warm[:4], np.arange(4) / 4)
@@ -181,6 +198,19 @@ IMPOSSIBLE = (-1.0, float("nan"), float("inf"))
 def test_rates_that_cannot_be_are_refused(field, value):
     with pytest.raises(UserError, match=f"optimizer.{field} is {value}"):
         Optimizer(**{field: value}).check()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        (Optimizer(warmup_share=1.0), "warmup_share is 1"),
+        (Optimizer(end=-0.1), "end is -0.1"),
+        (Optimizer(warmup=3, warmup_share=0.1), "both warmup and warmup_share"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(optimizer, words):
+    with pytest.raises(UserError, match=words):
+        optimizer.check()
 
 
 def test_a_clip_of_nothing_is_refused():

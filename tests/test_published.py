@@ -157,12 +157,24 @@ def _offset(value):
     return jax.eval_shape(lambda: module.init_with_output(jax.random.key(0))[0]).positions
 
 
-def test_p_tuning_v2_on_rte_is_the_config_that_ships():
+def test_a_config_file_uses_one_in_a_line():
     from jaxprefix.cli import load_config
 
-    shipped = load_config("configs/rte_bert_large.py")
-    made = published.P_TUNING_V2_RTE_BERT_LARGE.run(shipped.task, folder=shipped.folder)
-    assert dataclasses.replace(made, hidden_dropout=None) == shipped  # 0.1 is the backbone's own
+    task = jp.Classification(
+        jp.Tfds("glue/rte", test=None), text="sentence1", text_pair="sentence2", label="label", max_length=128
+    )
+    assert load_config("configs/rte_bert_large.py") == jp.Run(
+        task=task,
+        backbone="bert-large-cased",
+        method=jp.PTuningV2(length=20),
+        head=jp.SequenceClassifier(pooling="pooler"),
+        optimizer=jp.Optimizer(learning_rate=1e-2, schedule="linear"),
+        batch_size=32,
+        epochs=60.0,
+        hidden_dropout=0.1,
+        seed=11,
+        folder="runs/rte_bert_large",
+    )
 
 
 def test_adaptive_prefix_tuning_keeps_lengths_and_settings_of_p_tuning_v2():

@@ -1,8 +1,8 @@
 """What can be known of a tuned model before it is trained: whether it does on a batch what it is meant to do.
 
 Everything is found by behaviour, dropout off: leaves, pads and rows are changed, and it is seen what moves. Much of a
-method may be at rest at its start (LoRA's A while B is 0, the keys under a no-op start), so each question about leaves
-is asked twice: of the leaves as they are, and after a random step away from them.
+method may be at rest at its start (LoRA's A while B is 0, the keys under a no-op start), where it does neither good nor
+harm; so most is asked of leaves that have made a random step away from it, and what concerns the start, of both.
 """
 
 import dataclasses
@@ -10,12 +10,12 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprefix.edits import Edits, LayerEdit
+from jaxprefix.edits import Edits
 from jaxprefix.inspection.answers import Check, Item
+from jaxprefix.inspection.heavier import heavier, last_with_virtual_tokens
 from jaxprefix.inspection.looking import Look, distance, live_gradients, look, own_edits, step_away, tolerance
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, flatten
@@ -56,19 +56,19 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
     if budget.status == "failed":
         return Check((budget,))
     moved = step_away(trainable)
-    see = functools.partial(look, model, trainable, frozen)
-    now = see(batch, edits)
-    mask = np.asarray(batch["mask"])
+    see, there = functools.partial(look, model, moved, frozen), own_edits(model, moved)
+    now, then, mask = look(model, trainable, frozen, batch, edits), see(batch, there), np.asarray(batch["mask"])
+    slow = dataclasses.replace(model, backbone=model.backbone.clone(attention="reference"))
     return Check(
         (
             budget,
             _finite(now, mask),
-            _changes_output(model, trainable, moved, frozen, batch, edits, now),
+            _changes_output(functools.partial(look, model, trainable, frozen), see, batch, edits, now, then),
             _gradients(model, trainable, moved, frozen, batch),
-            *_padding(see, batch, edits, now, dims.positions - shape[1] - edits.positions, model.backbone.config),
-            _batch_mates(see, batch, edits, now),
-            _mask_width(see, batch, edits, now),
-            _reference(model, trainable, frozen, batch, edits, now),
+            *_padding(see, batch, there, then, dims.positions - shape[1] - edits.positions, model.backbone.config),
+            _batch_mates(see, batch, there, then),
+            _mask_width(see, batch, there, then),
+            _reference(model.backbone.attention, functools.partial(look, slow, moved, frozen), batch, there, then),
             *_saturation(now.observed, mask),
         )
     )
@@ -91,18 +91,15 @@ def _finite(now: Look, mask: np.ndarray) -> Item:
     return Item("finite", "failed", f"{bad:,} numbers are not", remedy)
 
 
-def _changes_output(
-    model: TunedModel, trainable: Tree, moved: Tree, frozen: Tree, batch: Tree, edits: Edits, now: Look
-) -> Item:
+def _changes_output(see: Any, see_moved: Any, batch: Tree, edits: Edits, now: Look, then: Look) -> Item:
     name = "method changes the output"
     if not edits.layers and edits.prompt is None:
         return Item(name, "not applicable", "it edits no layer")
     bare, mask = Edits(position_offset=edits.positions), np.asarray(batch["mask"])
-    by = distance(look(model, trainable, frozen, batch, bare), now, mask)
+    by = distance(see(batch, bare), now, mask)
     if by > _SOMETHING:
-        return Item(name, "passed", f"by up to {by:.2g} of the hidden states' size")
-    there, without = (look(model, moved, frozen, batch, made) for made in (own_edits(model, moved), bare))
-    by = distance(without, there, mask)
+        return Item(name, "passed", f"by up to {by:.2g} of the outputs' size")
+    by = distance(see_moved(batch, bare), then, mask)
     if by > _SOMETHING:
         return Item(name, "passed", f"not at the start, and by up to {by:.2g} once its leaves have moved")
     remedy = "let one of its hooks return something else than it was given"
@@ -182,18 +179,12 @@ def _same(name: str, a: Look, b: Look, mask: np.ndarray, how: str, remedy: str) 
 
 
 def _mask_width(see: Any, batch: Tree, edits: Edits, now: Look) -> Item:
-    """The virtual tokens of the last layer are changed, so that no later layer can spread what follows."""
-    name, givers = "every token sees virtual ones", [_gives_virtual_tokens(layer_edit) for layer_edit in edits.layers]
-    if edits.prompt is None and not any(givers):
+    """The virtual tokens of the last layer that has any are made heavier, so that no later one can spread what follows;
+    a prompt at the embeddings is moved. (Keys and values may be behind closed gates; a mass is not.)"""
+    name, layer = "every token sees virtual ones", last_with_virtual_tokens(edits, batch["mask"], now.hidden)
+    if layer is None and edits.prompt is None:
         return Item(name, "not applicable", "the method has none")
-    if any(givers):
-        layers = tuple(
-            jax.tree.map(lambda leaf: leaf.at[-1].add(0.5), layer_edit) if gives else layer_edit
-            for layer_edit, gives in zip(edits.layers, givers, strict=True)
-        )
-        changed = dataclasses.replace(edits, layers=layers)
-    else:
-        changed = dataclasses.replace(edits, prompt=edits.prompt + 0.5)
+    changed = dataclasses.replace(edits, prompt=edits.prompt + 0.5) if layer is None else heavier(edits, layer)
     other, mask = see(batch, changed), np.asarray(batch["mask"])
     blind = int((np.abs(np.asarray(now.hidden - other.hidden, np.float32)).max(-1)[mask] == 0).sum())
     measured = f"{mask.sum() - blind:,} of {mask.sum():,} real tokens notice a change of them"
@@ -202,18 +193,12 @@ def _mask_width(see: Any, batch: Tree, edits: Edits, now: Look) -> Item:
     return Item(name, "failed", measured, "let no mask hide virtual tokens")
 
 
-def _gives_virtual_tokens(layer_edit: LayerEdit) -> bool:
-    return type(layer_edit).virtual_tokens is not LayerEdit.virtual_tokens
-
-
-def _reference(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree, edits: Edits, now: Look) -> Item:
-    name, backbone = "fused against reference attention", model.backbone
-    if backbone.attention == "reference":
+def _reference(attention: str, see_slow: Any, batch: Tree, edits: Edits, now: Look) -> Item:
+    name = "fused against reference attention"
+    if attention == "reference":
         return Item(name, "not applicable", "the backbone computes the reference")
-    slow = dataclasses.replace(model, backbone=backbone.clone(attention="reference"))
-    found = look(slow, trainable, frozen, batch, edits)
     remedy = "report this as a bug, and build the backbone with attention='reference' meanwhile"
-    return _same(name, now, found, np.asarray(batch["mask"]), f"{backbone.attention} beside it", remedy)
+    return _same(name, now, see_slow(batch, edits), np.asarray(batch["mask"]), f"{attention} beside it", remedy)
 
 
 def _saturation(observed: tuple[dict[str, np.ndarray], ...], mask: np.ndarray) -> Iterable[Item]:

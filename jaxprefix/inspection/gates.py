@@ -217,7 +217,8 @@ def _heat_map(gates: Gates, path: str | Path | None) -> Any:
         raise UserError("a heat map needs matplotlib; install it with `pip install 'jaxprefix[plots]'`.") from error
     layers, tokens = gates.gate.shape
     shown = np.ma.masked_where(~gates.present, gates.gate / (gates.gate.max() or 1))
-    figure = Figure(figsize=(min(12, 2.5 + 0.25 * tokens), min(9, 1.6 + 0.25 * layers)), layout="constrained")
+    size = (min(12, 2.5 + 0.25 * tokens), min(9, max(2.6, 1.6 + 0.25 * layers)))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, origin="lower", aspect="auto", interpolation="nearest")
     axes.set_yticks(range(0, layers, -(-layers // 12)), [str(i + 1) for i in range(0, layers, -(-layers // 12))])
@@ -225,7 +226,7 @@ def _heat_map(gates: Gates, path: str | Path | None) -> Any:
     axes.set_xlabel("virtual token")
     axes.set_ylabel("layer")
     axes.set_facecolor("0.9")  # no token
-    figure.colorbar(picture, label=r"mean $|\lambda\,\alpha|$, in parts of the largest")
+    figure.colorbar(picture, label=r"mean $|\lambda\,\alpha|$ / largest")
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

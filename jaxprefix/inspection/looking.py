@@ -66,13 +66,14 @@ def live_gradients(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree
 
 
 def step_away(trainable: Tree) -> Tree:
-    """Every leaf a random step away, by a tenth of its size; leaves of zeros by 0.05 and up, since a mass below 0 is
-    none."""
+    """Every leaf a random step away: those of the method by 0.1 (up where they are 0, since a mass below 0 is none),
+    so that a method which starts gently is heard; the others by a tenth of their size."""
     random, new = np.random.default_rng(0), {}
     for path, leaf in flatten(jax.device_get(trainable)).items():
-        size = float(np.sqrt(np.mean(np.square(leaf))))
         noise = random.standard_normal(leaf.shape, np.float32)
-        new[path] = jnp.asarray(leaf + (0.1 * size * noise if size else 0.05 * np.abs(noise)), leaf.dtype)
+        noise = noise if np.any(leaf) else np.abs(noise)
+        size = 1.0 if path.startswith("method/") else float(np.sqrt(np.mean(np.square(leaf)))) or 0.5
+        new[path] = jnp.asarray(leaf + 0.1 * size * noise, leaf.dtype)
     return unflatten(new)
 
 

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import dropout, kernel_attention
-from jaxprefix.attention.operation import DEFAULT, Implementation
+from jaxprefix.attention.operation import DEFAULT
 from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, LayerHooks, Rates, check_stacked
 from jaxprefix.errors import UserError
 from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
@@ -70,7 +70,7 @@ class EncoderLayer(nn.Module):
 
     config: EncoderConfig
     dtype: Any = jnp.float32
-    attention: Implementation = DEFAULT
+    attention: str = DEFAULT
 
     @nn.compact
     def __call__(
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
     dtype: Any = jnp.float32
     unroll: bool | None = None
     remat: Remat = "none"
-    attention: Implementation = DEFAULT
+    attention: str = DEFAULT
 
     @property
     def dims(self) -> Dims:

@@ -50,7 +50,7 @@ def _generation(
         question="generation",
         head=None,
         batch_size=batch_size,
-        epochs=10,
+        epochs=10.0,
         patience=5,
         seed=123,
         percent=percent,
@@ -72,7 +72,7 @@ def _glue(
             rate, warmup_share=0.06, end=1e-7 / rate, weight_decay=0.1, beta1=0.9, beta2=0.98, epsilon=1e-6
         ),
         batch_size=batch_size,
-        epochs=10,
+        epochs=10.0,
         max_length=512,
         seed=42,
         percent=percent,

@@ -54,7 +54,7 @@ def _script(
         head=heads.get(question),
         optimizer=Optimizer(learning_rate, schedule="exponential" if names else "linear"),
         batch_size=batch_size,
-        epochs=epochs,
+        epochs=float(epochs),
         hidden_dropout=dropout,
         max_length=TOKENS - length if names else 128,
         seed=seed,

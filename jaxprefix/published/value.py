@@ -43,7 +43,7 @@ class Published:
     head: Head | None
     optimizer: Optimizer
     batch_size: int
-    epochs: int
+    epochs: float
     patience: int | None = None
     hidden_dropout: float | None = None
     max_length: int | None = None

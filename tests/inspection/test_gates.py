@@ -8,7 +8,7 @@ import pytest
 
 import jaxprefix as jp
 from jaxprefix import cli
-from jaxprefix.data import prepare
+from jaxprefix.data import Batches, prepare
 from jaxprefix.errors import UserError
 from jaxprefix.inspection.gates import Gates, p_tuning_v2_plus, read_gates
 from jaxprefix.training.adapter import load_adapter
@@ -37,17 +37,12 @@ def made(gate, lengths=None, **changes):
 
 
 def test_gates_are_the_mean_over_the_rows_of_the_split(gated, gates):
-    """40 rows in batches of 16, the last of them filled up; beside each row on its own."""
+    """40 rows in batches of 16, the last of them filled up, and all of them in one."""
     adapter = load_adapter(gated.adapter)
     examples = prepare(adapter.run.task, adapter.backbone.tokenizer, "validation", adapter.labels)
-    rows = [examples.row(index) for index in range(len(examples))]
-    width = max(len(row["input_ids"]) for row in rows)
-    batch = {
-        "input_ids": np.stack([np.pad(row["input_ids"], (0, width - len(row["input_ids"]))) for row in rows]),
-        "mask": np.arange(width) < np.array([len(row["input_ids"]) for row in rows])[:, None],
-    }
+    batch = Batches(examples, len(examples), seed=1).batch(0)
     (seen,) = adapter.model.apply(adapter.trainable, adapter.frozen, batch, capture=True).observed
-    assert gates.rows == len(rows) == 40
+    assert gates.rows == len(examples) == 40
     np.testing.assert_allclose(gates.alpha[0], np.mean(seen["alpha"][0], 0), atol=1e-6)
     np.testing.assert_allclose(gates.alpha[1, :3], np.mean(seen["alpha"][1, :, :3], 0), atol=1e-6)
     np.testing.assert_allclose(gates.gate[0], np.mean(np.abs(seen["gate"][0]), 0), atol=1e-6)

@@ -24,6 +24,7 @@ _HOMES = {
         *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
         *("MultiHeadAdapter", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning", "SequentialAdapter"),
         "collapse",
+        "parts_of",
     ),
     "jaxprefix.models.config": ("EncoderConfig",),
     "jaxprefix.models.encoder": ("Encoder",),

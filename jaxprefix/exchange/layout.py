@@ -6,6 +6,7 @@ per virtual token: layer 0's keys, layer 0's values, layer 1's keys, ..., each h
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -33,7 +34,7 @@ def from_table(
     return {"keys": keys, "values": values}
 
 
-def to_linear(leaf: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+def to_linear(leaf: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
     """Our `kernel` `[I, O]` and `bias` `[O]` as the torch tensors `name.weight` `[O, I]` and `name.bias`, float32."""
     weight = np.asarray(leaf["kernel"], np.float32).T
     return {f"{name}.weight": np.ascontiguousarray(weight), f"{name}.bias": np.asarray(leaf["bias"], np.float32)}

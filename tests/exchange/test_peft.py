@@ -82,7 +82,7 @@ def test_there_and_back_the_tensors_are_the_same_bits(name, tmp_path):
 @pytest.mark.parametrize("name", ["bert-classification", "roberta-classification", "bert-tagging"])
 def test_an_import_is_an_adapter_like_others(name, tmp_path):
     adapter = jp.import_peft(FIXTURES / name, backbone=backbone(name), labels=LABELS)
-    row = ["hello", "world"] if "tagging" in name else "hello world"
+    row = "hello world"
     found = adapter.predict([row, row])
     adapter.save(tmp_path / "adapter")
     again = jp.load_adapter(tmp_path / "adapter")

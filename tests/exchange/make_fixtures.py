@@ -12,6 +12,7 @@ import numpy as np
 import peft
 import torch
 import transformers
+from safetensors.numpy import load_file
 
 from tests.models.folders import write_tokenizer
 
@@ -94,6 +95,31 @@ def prefixed(kind: str, task: str, mlp: bool, folder: Path | str, **options) -> 
     return model
 
 
+def unshifted_hidden(kind: str, folder: Path | str, table: np.ndarray, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Last hidden states with a prefix in every layer and real tokens where they stand without one, as in the
+    `adapters` library, which cannot be installed beside this transformers: an explicit cache and explicit positions."""
+    base = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    layers, heads = SIZES["num_hidden_layers"], SIZES["num_attention_heads"]
+    length = len(table)
+    slices = torch.tensor(table).view(length, 2 * layers, heads, -1).permute(1, 2, 0, 3)[:, None]
+    slices = slices.expand(-1, len(batch["mask"]), -1, -1, -1)
+    cache = transformers.DynamicCache()
+    for layer in range(layers):
+        cache.update(slices[2 * layer].contiguous(), slices[2 * layer + 1].contiguous(), layer)
+    mask = batch["mask"].astype(int)
+    positions = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
+    if kind == "roberta":
+        positions = np.where(batch["mask"], mask.cumsum(1) + 1, 1)
+    with torch.no_grad():
+        return base(
+            input_ids=torch.tensor(batch["input_ids"]),
+            attention_mask=torch.tensor(np.concatenate([np.ones((len(mask), length), int), mask], axis=1)),
+            token_type_ids=torch.tensor(batch["segments"]),
+            position_ids=torch.tensor(positions.copy()),
+            past_key_values=cache,
+        ).last_hidden_state.numpy()
+
+
 def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
@@ -107,6 +133,9 @@ def main() -> None:
         model.save_pretrained(name_of(*case))
         Path(name_of(*case), "README.md").unlink()
         expected[name_of(*case)] = logits_of(model, inputs(case[0]))
+    for kind in ("bert", "roberta"):
+        table = load_file(Path(name_of(kind, "tagging", False), "adapter_model.safetensors"))["prompt_embeddings"]
+        expected[f"{kind}/unshifted"] = unshifted_hidden(kind, kind, table, inputs(kind))
     np.savez_compressed("expected.npz", **expected)
 
 

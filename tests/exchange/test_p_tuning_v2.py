@@ -83,8 +83,9 @@ def test_a_folder_tells_its_task_and_becomes_an_adapter(name, tmp_path):
     folder.mkdir()
     save_file(checkpoint(name), folder / "model.safetensors")
     kind = {"classification": "Sequence", "tagging": "Token"}[task_of(name)]
-    (folder / "config.json").write_text(json.dumps({"architectures": [f"BertPrefixFor{kind}Classification"]}))
-    jp.import_p_tuning_v2(folder, backbone=backbone(name), labels=LABELS).save(tmp_path / "adapter")
+    settings = {"architectures": [f"BertPrefixFor{kind}Classification"], "id2label": dict(enumerate(LABELS))}
+    (folder / "config.json").write_text(json.dumps(settings))
+    jp.import_p_tuning_v2(folder, backbone=backbone(name)).save(tmp_path / "adapter")
     again = jp.load_adapter(tmp_path / "adapter")
     assert again.labels == LABELS
     np.testing.assert_allclose(logits(again, batch(name)), expected(name), atol=1e-5, rtol=0)

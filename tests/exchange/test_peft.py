@@ -116,6 +116,15 @@ def test_a_task_says_what_is_read():
         jp.import_peft(FIXTURES / "bert-classification", backbone=backbone("bert"), task=jp.Tagging(jp.Files("x.csv")))
 
 
+def test_an_import_is_measured_on_a_file(tmp_path):
+    rows = [{"text": "hello", "label": "no"}, {"text": "world hello", "label": "yes"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    adapter = jp.import_peft(FIXTURES / "bert-classification", backbone=backbone("bert"), labels=LABELS)
+    predicted = adapter.predict([row["text"] for row in rows])
+    right = [found["label"] == row["label"] for found, row in zip(predicted, rows, strict=True)]
+    assert adapter.evaluate(file=str(tmp_path / "rows.jsonl"))["accuracy"] == np.mean(right)
+
+
 def test_half_precision_and_unknown_settings_are_read(tmp_path, caplog):
     own, _ = files("bert-classification")
     half = {name: tensor.astype(np.float16) for name, tensor in own.items()}
@@ -150,6 +159,11 @@ BAD = [
     ),
     ({"gates": np.ones(3, np.float32)}, {}, ["tensors gates have no place", "no gates"]),
     ({"base_model.classifier.bias": np.ones(4, np.float32)}, {}, ["base_model.classifier.bias has shape [4]", "[3]"]),
+    (
+        {f"base_model.classifier.{leaf}": ONES[:1] if leaf == "weight" else ONES[0, :1] for leaf in ("weight", "bias")},
+        {},
+        ["one output, as for a regression"],
+    ),
     ({"base_model.classifier.weight": np.ones((3, 9), np.float32)}, {}, ["shape [3, 9]", "[any, 8]"]),
 ]
 

@@ -115,32 +115,36 @@ def reparameterised(
     return {"embedding": embedding, **maps}
 
 
-def _checked_encoder(encoder: Tensors, config: EncoderConfig, backbone: Mapping[str, Any]) -> Linear:
-    """The checkpoint's pooler where it is another than the backbone's; nothing where it is the same or absent.
+def _checked_encoder(encoder: Tensors, config: EncoderConfig, backbone: Mapping[str, Any]) -> Linear | None:
+    """The checkpoint's pooler where it is another than the backbone's; None where it is the same or absent.
 
     Raises:
       UserError: a tensor that is no encoder's, or that differs from the backbone's.
     """
-    known, pooler = {name for name in encoder if is_buffer(name)}, {}
+    known = {name for name in encoder if is_buffer(name)}
     for leaf in leaves(config, f"{config.kind}."):
+        if leaf.part == "pooler":
+            continue
         for layer in range(config.layers) if leaf.stacked else (None,):
-            names = [name if layer is None else name.replace("{layer}", str(layer)) for name in leaf.names]
-            for name in set(names) & set(encoder):
+            names = {name if layer is None else name.replace("{layer}", str(layer)) for name in leaf.names}
+            for name in names & set(encoder):
                 known.add(name)
-                ours = backbone.get(leaf.path)
-                ours = ours if layer is None or ours is None else ours[layer]
                 theirs = take(encoder, name, leaf.shape[::-1] if leaf.transposed else leaf.shape)
-                theirs = np.ascontiguousarray(theirs.T) if leaf.transposed else theirs
-                if ours is not None and np.allclose(np.asarray(ours), theirs, rtol=1e-5, atol=1e-6):
-                    continue
-                if leaf.part != "pooler":
+                ours = backbone[leaf.path] if layer is None else backbone[leaf.path][layer]
+                if not _same(ours, theirs.T if leaf.transposed else theirs):
                     raise UserError(
                         f"the checkpoint's {name} is not the backbone's; name the model that was tuned (its encoder "
                         "is frozen in P-Tuning v2)."
                     )
-                pooler[leaf.path.rsplit("/", 1)[1]] = theirs
+    pooler, name = None, f"{config.kind}.pooler.dense"
+    if f"{name}.weight" in encoder:
+        known |= {f"{name}.weight", f"{name}.bias"}
+        pooler = from_linear(encoder, name, config.width, config.width)
+        if all(f"pooler/{leaf}" in backbone and _same(backbone[f"pooler/{leaf}"], pooler[leaf]) for leaf in pooler):
+            pooler = None
     refuse_unknown(encoder, known, "P-Tuning v2")
-    if len(pooler) == 1:  # one of the two moved: both are kept as they were in training
-        missing = ({"kernel", "bias"} - pooler.keys()).pop()
-        pooler[missing] = np.asarray(backbone[f"pooler/{missing}"], np.float32)
     return pooler
+
+
+def _same(ours: Any, theirs: np.ndarray) -> bool:
+    return np.allclose(np.asarray(ours), theirs, rtol=1e-5, atol=1e-6)

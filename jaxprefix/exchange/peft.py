@@ -58,7 +58,7 @@ def export_peft(adapter: Adapter | str | Path, folder: str | Path, *, backbone: 
 
     Args:
       adapter: a loaded adapter, or an adapter folder.
-      folder: where to; an older PEFT folder there is replaced.
+      folder: where to; an older export there is replaced.
       backbone: as for `load_adapter`, and the base model that the folder names; None for the run's.
 
     Returns:
@@ -76,8 +76,10 @@ def export_peft(adapter: Adapter | str | Path, folder: str | Path, *, backbone: 
     base = backbone or (str(find_folder(source)) if source in EMBEDDED else source)
     config = {"base_model_name_or_path": base, **config}
     target = as_path(folder)
-    if target.exists() and not (target.is_dir() and ((target / CONFIG).exists() or not any(target.iterdir()))):
-        raise UserError(f"{folder} exists and is no PEFT folder; choose another place, or move it away.")
+    if target.exists() and (
+        not target.is_dir() or any(found.name not in (TENSORS, CONFIG, CARD) for found in target.iterdir())
+    ):
+        raise UserError(f"{folder} exists and holds more than an exported prefix; choose another place.")
     from safetensors.numpy import save
 
     with writing("the PEFT folder", target):
@@ -85,10 +87,14 @@ def export_peft(adapter: Adapter | str | Path, folder: str | Path, *, backbone: 
         if staged.exists():
             staged.rmtree()
         staged.mkdir(parents=True)
-        (staged / TENSORS).write_bytes(save(tensors, {"format": "pt"}))
-        (staged / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (staged / CARD).write_text(_card(config, adapter.labels))
-        put_folder(staged, target)
+        try:
+            (staged / TENSORS).write_bytes(save(tensors, {"format": "pt"}))
+            (staged / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            (staged / CARD).write_text(_card(config, adapter.labels))
+            put_folder(staged, target)
+        finally:
+            if staged.exists():
+                staged.rmtree()
     return Path(folder)
 
 

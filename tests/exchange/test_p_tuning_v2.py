@@ -111,6 +111,7 @@ BAD = [
     ({"qa_outputs.weight": ODD}, ["qa_outputs.weight have no place"]),
     ({"bert.encoder.layer.7.odd": ODD}, ["bert.encoder.layer.7.odd have no place"]),
     ({"bert.embeddings.LayerNorm.bias": np.ones(8, np.float32)}, ["LayerNorm.bias is not the backbone's"]),
+    ({"bert.pooler.dense.bias": None}, ["bert.pooler.dense.bias is missing"]),
     ({"bert.embeddings.word_embeddings.weight": ODD}, ["word_embeddings.weight has shape [2, 2]", "[12, 8]"]),
 ]
 

@@ -302,7 +302,7 @@ def test_nothing_else_is_replaced(tmp_path):
     adapter = own_adapter("bert", P(length=2), SEQUENCE)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years")
-    with pytest.raises(jp.UserError, match="is no PEFT folder"):
+    with pytest.raises(jp.UserError, match="holds more than an exported prefix"):
         jp.export_peft(adapter, tmp_path / "home")
     for length in (2, 3):
         jp.export_peft(own_adapter("bert", P(length=length), SEQUENCE), tmp_path / "peft")

@@ -18,8 +18,7 @@ from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
 from jaxprefix.exchange.files import read_json, read_tensors
-from jaxprefix.exchange.layout import Tensors, from_linear, from_table, refuse_unknown, take
-from jaxprefix.exchange.p_tuning_v2 import reparameterised
+from jaxprefix.exchange.layout import Tensors, from_linear, from_table, refuse_unknown, reparameterised, take
 from jaxprefix.methods import PrefixTuning, PTuningV2
 from jaxprefix.methods.prefix import PrefixMethod
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier

@@ -34,6 +34,14 @@ def from_table(
     return {"keys": keys, "values": values}
 
 
+def reparameterised(
+    embedding: np.ndarray, up: Mapping[str, np.ndarray], down: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The leaves of `ReparameterisedPrefix` from an embedding `[P, D]` and the two linear maps of its MLP."""
+    maps = {f"{name}_{leaf}": value for name, linear in (("up", up), ("down", down)) for leaf, value in linear.items()}
+    return {"embedding": embedding, **maps}
+
+
 def to_linear(leaf: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
     """Our `kernel` `[I, O]` and `bias` `[O]` as the torch tensors `name.weight` `[O, I]` and `name.bias`, float32."""
     weight = np.asarray(leaf["kernel"], np.float32).T

@@ -19,7 +19,7 @@ from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
 from jaxprefix.exchange.files import read_json, read_tensors
-from jaxprefix.exchange.layout import Linear, Tensors, from_linear, from_table, refuse_unknown, take
+from jaxprefix.exchange.layout import Linear, Tensors, from_linear, from_table, refuse_unknown, reparameterised, take
 from jaxprefix.methods import PTuningV2
 from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
@@ -105,14 +105,6 @@ def from_p_tuning_v2(tensors: Tensors, kind: Kind, config: EncoderConfig, dims: 
     if kind == "tagging":
         return Converted(method, TokenClassifier(), trainable)
     return Converted(method, SequenceClassifier(pooling="pooler"), trainable, {"pooler": pooler} if pooler else {})
-
-
-def reparameterised(
-    embedding: np.ndarray, up: Mapping[str, np.ndarray], down: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """The leaves of `ReparameterisedPrefix` from an embedding `[P, D]` and the two linear maps of its MLP."""
-    maps = {f"{name}_{leaf}": value for name, linear in (("up", up), ("down", down)) for leaf, value in linear.items()}
-    return {"embedding": embedding, **maps}
 
 
 def _checked_encoder(encoder: Tensors, config: EncoderConfig, backbone: Mapping[str, Any]) -> Linear | None:

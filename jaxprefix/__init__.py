@@ -19,6 +19,9 @@ _HOMES = {
     "jaxprefix.data": ("Classification", "Files", "MaskedLanguage", "Tagging", "Tfds"),
     "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "Method", "edit", "static"),
     "jaxprefix.errors": ("RunFailed", "UserError"),
+    "jaxprefix.exchange.adapters_library": ("import_adapters",),
+    "jaxprefix.exchange.p_tuning_v2": ("import_p_tuning_v2",),
+    "jaxprefix.exchange.peft": ("export_peft", "import_peft"),
     "jaxprefix.inspection": ("describe",),
     "jaxprefix.methods": (
         *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),

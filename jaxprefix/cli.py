@@ -1,4 +1,4 @@
-"""The command line: `train`, `evaluate`, `predict`, `describe`."""
+"""The command line: `train`, `evaluate`, `predict`, `describe`, `export`, `import`."""
 
 import argparse
 import dataclasses
@@ -140,13 +140,34 @@ def _describe(args: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "describe": _describe}
+def _export(args: Sequence[str]) -> int:
+    from jaxprefix.exchange.commands import export_command
+
+    return export_command(args)
+
+
+def _import(args: Sequence[str]) -> int:
+    from jaxprefix.exchange.commands import import_command
+
+    return import_command(args)
+
+
+COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "describe": _describe,
+    "export": _export,
+    "import": _import,
+}
 USAGE = """usage: jaxprefix COMMAND ...
 
   train CONFIG [--field value]     tune a frozen encoder; started again, it goes on
   evaluate ADAPTER [--split test]  the metrics of a finished run's adapter
   predict ADAPTER [TEXT ...]       labels and scores, one JSON object per line
   describe CONFIG                  backbone, method, parameters, attention
+  export ADAPTER FOLDER            an adapter as a folder of Hugging Face PEFT
+  import FOLDER --out ADAPTER      an adapter of PEFT, P-Tuning v2 or the adapters library as one of ours
 
 Each command has its own --help.
 """

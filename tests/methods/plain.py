@@ -213,7 +213,13 @@ def hidden_row(config, tree, method, leaves, ids, segments):
     h = norm(h, e["norm"], config.norm_eps)
     for layer in range(config.layers):
         w = {name: {leaf: value[layer] for leaf, value in m.items()} for name, m in tree["layers"].items()}
-        made = [PARTS[type(part)](part, p, layer, config, h, len(prompt)) for part, p in zip(parts, owned, strict=True)]
+        made = []
+        for part, p in zip(parts, owned, strict=True):
+            chosen = None if PARTS[type(part)] is Prefix else getattr(part, "layers", None)  # a prefix counts tokens
+            if chosen is None:
+                made.append(PARTS[type(part)](part, p, layer, config, h, len(prompt)))
+            elif layer in chosen:
+                made.append(PARTS[type(part)](part, p, chosen.index(layer), config, h, len(prompt)))
 
         def linear(name, x, w=w, made=made):
             y = x @ w[name]["kernel"] + w[name]["bias"]

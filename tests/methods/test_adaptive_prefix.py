@@ -12,7 +12,6 @@ from jaxprefix.attention import VirtualTokens, kernel_attention
 from jaxprefix.edits import Context, Dims
 from jaxprefix.errors import UserError
 from jaxprefix.methods.adaptive_prefix import GatedPrefix
-from jaxprefix.methods.lora import merge_update
 from jaxprefix.trees import count, flatten
 from tests import tiny
 
@@ -248,15 +247,3 @@ def test_gates_have_a_learning_rate_of_their_own():
     assert [decays(f"method/x/{name}") for name in ("A", "B", "keys", "kernel", "down", "q_A")] == [True] * 6
     names = ("a", "b", "bias", "scale", "mass", "down_bias", "norm_scale", "q_b")
     assert [decays(f"method/x/{name}") for name in names] == [False] * 8
-
-
-def test_merging_lora_changes_the_weights_and_not_the_function():
-    method = jp.LoRA(("q", "v", "o", "up", "down"), rank=2, alpha=3.0, bias=True, init="folded_normal")
-    model, trainable, frozen = build(method)
-    trainable["method"] = jax.tree.map(lambda leaf: 20 * leaf, trainable["method"])
-    expected = model.apply(trainable, frozen, tiny.batch()).hidden
-    merged = merge_update(method, trainable["method"], frozen["backbone"], model.backbone.dims)
-    bare = dataclasses.replace(model, method=jp.HeadOnly())
-    found = bare.apply({"head": trainable["head"]}, {**frozen, "backbone": merged}, tiny.batch()).hidden
-    assert np.abs(bare.apply({"head": trainable["head"]}, frozen, tiny.batch()).hidden - expected).max() > 0.05
-    np.testing.assert_allclose(found, expected, atol=2e-5)

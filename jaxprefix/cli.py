@@ -1,4 +1,4 @@
-"""The command line: `train`, `evaluate`, `predict`, `describe`, `check`, `gates`."""
+"""The command line: its commands, and configs read from files."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxprefix.allocator import keep_large_buffers
-from jaxprefix.commands import check, gates
 from jaxprefix.errors import RunFailed, UserError
 
 
@@ -141,13 +140,39 @@ def _describe(args: Sequence[str]) -> int:
     return 0
 
 
+def _check(args: Sequence[str]) -> int:
+    from jaxprefix.commands import check
+
+    return check.run(args)
+
+
+def _gates(args: Sequence[str]) -> int:
+    from jaxprefix.commands import gates
+
+    return gates.run(args)
+
+
+def _export(args: Sequence[str]) -> int:
+    from jaxprefix.exchange.commands import export_command
+
+    return export_command(args)
+
+
+def _import(args: Sequence[str]) -> int:
+    from jaxprefix.exchange.commands import import_command
+
+    return import_command(args)
+
+
 COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
     "describe": _describe,
-    "check": check.run,
-    "gates": gates.run,
+    "check": _check,
+    "gates": _gates,
+    "export": _export,
+    "import": _import,
 }
 USAGE = """usage: jaxprefix COMMAND ...
 
@@ -157,6 +182,8 @@ USAGE = """usage: jaxprefix COMMAND ...
   describe CONFIG                  backbone, method, parameters, attention
   check CONFIG                     whether the model does what it is meant to, before it is trained
   gates ADAPTER [--keep 0.65]      the gates of a finished run, and the prefix that they leave
+  export ADAPTER FOLDER            an adapter as a folder of Hugging Face PEFT
+  import FOLDER --out ADAPTER      an adapter of PEFT, P-Tuning v2 or the adapters library as one of ours
 
 Each command has its own --help.
 """

@@ -149,7 +149,7 @@ def read_adapter(folder: Any) -> AdapterFiles:
         tensors = (folder / name).read_bytes()
         if hashlib.sha256(tensors).hexdigest() != digest:
             raise ValueError("its content does not match the digest in adapter.json")
-        tree = _nested({**_arrays(tensors), **dict.fromkeys(empty, _EMPTY)})
+        tree = _nested({**named_arrays(tensors), **dict.fromkeys(empty, _EMPTY)})
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -165,7 +165,7 @@ _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF
 }  # by numpy's names, the names of the safetensors format
 
 
-def _arrays(tensors: bytes) -> dict[str, np.ndarray]:
+def named_arrays(tensors: bytes) -> dict[str, np.ndarray]:
     """Named arrays of a safetensors file; the library's own numpy reader knows no bfloat16."""
     import ml_dtypes
     from safetensors import deserialize

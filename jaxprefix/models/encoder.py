@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxprefix.attention import dropout, kernel_attention
+from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
 from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, LayerHooks, Rates, check_stacked
 from jaxprefix.errors import UserError
 from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
+from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, run_layers, should_unroll
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
@@ -69,6 +70,7 @@ class EncoderLayer(nn.Module):
     """One post-norm layer: `a = norm(x + o(attention(x)))`, `y = norm(a + down(act(up(a))))`."""
 
     config: EncoderConfig
+    dims: Dims
     dtype: Any = jnp.float32
     attention: str = DEFAULT
 
@@ -84,29 +86,19 @@ class EncoderLayer(nn.Module):
         hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
         hidden_rate = config.hidden_dropout if rates.hidden is None else rates.hidden
 
-        def linear(name: str, features: int, z: Array) -> Array:
+        def linear(name: str, z: Array) -> Array:
+            features = config.mlp_width if name == "up" else config.width
             return Linear(features, self.dtype, config.initializer_range, name=name)(z, hooks.project)
 
         def drop(f: Array, site: int) -> Array:
             return dropout(f, hidden_rate, keys[site]) if ctx.training else f
 
-        q, k, v = (
-            linear(name, config.width, x).reshape(*x.shape[:-1], config.heads, config.width // config.heads)
-            for name in "qkv"
+        weights = (ctx.attention_rate(config.attention_dropout), keys[ATTENTION_WEIGHTS]) if ctx.training else None
+        a, seen = self_attention(
+            *(x, linear, hooks, ctx, self.dims), dropout=weights, capture=capture, implementation=self.attention
         )
-        with jax.named_scope("attention"):
-            values, virtual = hooks.replace_values(k, v, hooks.virtual_tokens(x))
-            weights = (ctx.attention_rate(config.attention_dropout), keys[ATTENTION_WEIGHTS]) if ctx.training else None
-            o, lse = kernel_attention(
-                q, k, values, virtual=virtual, mask=ctx.mask, dropout=weights, implementation=self.attention
-            )
-            seen = hooks.observe(x, q, k, lse) if capture else None
-            o, extras = hooks.after_attention(q, k, values, o, lse)
-        a = linear("o", config.width, o.reshape(*o.shape[:-2], -1))
-        for extra in extras:
-            a = a + extra
         x = LayerNorm(config.norm_eps, name="attention_norm")(x + drop(a, ATTENTION_OUTPUT))
-        f = linear("down", config.width, ACTIVATIONS[config.activation](linear("up", config.mlp_width, x)))
+        f = linear("down", ACTIVATIONS[config.activation](linear("up", x)))
         f = hooks.after_mlp_dropout(x, drop(hooks.after_mlp(x, f), MLP_OUTPUT))
         return hooks.after_block(LayerNorm(config.norm_eps, name="mlp_norm")(x + f)), seen
 
@@ -189,7 +181,7 @@ class Encoder(nn.Module):
             rate = self.config.hidden_dropout if rates.hidden is None else rates.hidden
             h = dropout(h, rate, jax.random.fold_in(key, 1))
 
-        layer = EncoderLayer(self.config, self.dtype, self.attention, parent=None)
+        layer = EncoderLayer(self.config, self.dims, self.dtype, self.attention, parent=None)
 
         def init_layers(rng: Array) -> Any:
             example = jnp.zeros((1, 1, self.config.width), self.dtype)

@@ -94,26 +94,45 @@ class Adapter:
         step = make_eval_step(self.model, mesh)
         return evaluate_examples(step, self.trainable, self.frozen, task, examples, batch_size, mesh)
 
+    def save(self, folder: str | Path) -> Path:
+        """Writes the adapter folder, which `load_adapter` opens; returns it.
+
+        Raises:
+          UserError: the place holds something else than an adapter folder, or cannot be written.
+        """
+        write_adapter(
+            folder,
+            leaves={"trainable": self.trainable, "born": self.frozen["born"]},
+            config_json=to_json(self.run),
+            backbone=_described(self.backbone),
+            metrics=self.metrics,
+            labels=list(self.labels) or None,
+        )
+        return Path(folder)
+
 
 def write_run_adapter(folder: Path, setup: Setup, trainable: Tree, metrics: dict[str, Any]) -> Path:
     """Writes the adapter folder of a run; returns it."""
-    backbone = {
-        "name": setup.backbone.identity["source"],
-        "architecture": setup.backbone.module.config.kind,
-        "parameters": count(setup.backbone.tree),
-        "digest": setup.backbone.identity["identity"],
-        "fingerprint": setup.backbone.identity["fingerprint"],
-    }
     if jax.process_index() == 0:
         write_adapter(
             folder,
             leaves={"trainable": trainable, "born": setup.frozen["born"]},
             config_json=to_json(setup.run),
-            backbone=backbone,
+            backbone=_described(setup.backbone),
             metrics=metrics,
             labels=list(setup.labels) or None,
         )
     return folder
+
+
+def _described(backbone: Backbone) -> dict[str, Any]:
+    return {
+        "name": backbone.identity["source"],
+        "architecture": backbone.module.config.kind,
+        "parameters": count(backbone.tree),
+        "digest": backbone.identity["identity"],
+        "fingerprint": backbone.identity["fingerprint"],
+    }
 
 
 def load_adapter(folder: str | Path, *, backbone: str | None = None) -> Adapter:

@@ -79,7 +79,7 @@ class Run:
     method: Method = dataclasses.field(default_factory=PTuningV2)
     head: Head | None = None
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
-    epochs: float = 10
+    epochs: float = 10.0
     steps: int | None = None
     batch_size: int = 32
     accumulate: int = 1

@@ -1,0 +1,100 @@
+"""A foreign adapter in our terms, and what becomes of it on a backbone: an `Adapter` like one of our own runs."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprefix.data import Classification, Files, Tagging
+from jaxprefix.errors import UserError
+from jaxprefix.methods.prefix import PrefixMethod
+from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
+from jaxprefix.models.tuned import TunedModel
+from jaxprefix.training.adapter import Adapter
+from jaxprefix.training.config import HEADS, Run
+from jaxprefix.training.setup import Backbone, read_run_backbone
+from jaxprefix.training.sharding import MeshShape, make_mesh
+from jaxprefix.trees import Tree, flatten, split
+
+NO_ROWS = Files(train="")  # an imported adapter comes without data
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """Foreign tensors in our terms.
+
+    Attributes:
+      method: the prefix, with the position rule of the library that it comes from.
+      head: the head without its number of labels.
+      trainable: numpy leaves under `method`, `head` and, for a trained pooler, `backbone`.
+      born: numpy leaves that were frozen and differ from the backbone's folder (a pooler).
+      labels: names of the labels, where the files have them.
+    """
+
+    method: PrefixMethod
+    head: SequenceClassifier | TokenClassifier
+    trainable: Tree
+    born: Tree = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+
+
+def read_base(source: str) -> Backbone:
+    """The backbone that an imported adapter belongs to.
+
+    Raises:
+      UserError: it is not to be had, or is no BERT or RoBERTa encoder.
+    """
+    return read_run_backbone(Run(Classification(NO_ROWS), backbone=source), _one_device())
+
+
+def as_adapter(
+    found: Converted,
+    backbone: Backbone,
+    labels: Sequence[str] | None,
+    task: Classification | Tagging | None,
+) -> Adapter:
+    """The converted adapter on its backbone.
+
+    Args:
+      found: from one of the conversions.
+      backbone: from `read_base`.
+      labels: names in the order of the logits; None takes the task's, those of the files, else LABEL_0, LABEL_1, ...
+      task: columns, templates and cutting of texts; None for one text (or words) cut at 128 tokens, or where the
+        position table ends.
+
+    Raises:
+      UserError: labels, task or pooler do not fit the head.
+    """
+    count = found.trainable["head"]["classifier"]["bias"].shape[0]
+    if count < 2:
+        raise UserError("the head has one output, as for a regression; import an adapter that chooses among labels.")
+    labels = labels or (task and task.labels) or found.labels or [f"LABEL_{index}" for index in range(count)]
+    if len(labels) != count or len(set(labels)) != count:
+        raise UserError(f"the head has {count} labels, but these are given: {', '.join(labels)}; name each once.")
+    offset = max(found.method.layer_lengths(backbone.module.dims)) if found.method.position_offset else 0
+    if task is None:
+        kind = Classification if isinstance(found.head, SequenceClassifier) else Tagging
+        task = kind(NO_ROWS, max_length=max(1, min(128, backbone.module.dims.positions - offset)))
+    elif HEADS[type(task)] is not type(found.head):
+        raise UserError(
+            f"{type(found.head).__name__} does not answer the task {type(task).__name__}; "
+            "import it with the task that it was trained for."
+        )
+    task = dataclasses.replace(task, labels=tuple(labels))
+    run = Run(task, backbone=backbone.identity["source"], method=found.method, head=found.head)
+    trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (found.trainable, found.born))
+    moved = set(flatten(trainable.get("backbone", {})))
+    _, kept = split(backbone.tree, lambda path: path in moved)
+    if "pooler" in getattr(found.head, "pooling", "") and not moved and "pooler" not in {*kept, *born}:
+        raise UserError(
+            f"{run.backbone} has no pooler, which this adapter's head reads and its files do not hold; name a folder "
+            "with the pooler that was there in training."
+        )
+    model = TunedModel(backbone.module, found.method, run.made_head(count))
+    return Adapter(model, trainable, {"backbone": kept, "born": born}, backbone, run, tuple(labels), {})
+
+
+def _one_device() -> Any:
+    return make_mesh(MeshShape(data=1), jax.devices()[:1])

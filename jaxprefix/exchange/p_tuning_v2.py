@@ -1,0 +1,142 @@
+"""P-Tuning v2's own checkpoints (Liu et al. 2022, the published code), as its trainer saves them.
+
+A checkpoint is the whole model: the prefix under `prefix_encoder` (a table `[P, 2 L D]`, or an embedding and an MLP),
+a linear classifier, and the frozen encoder, pooler included. The pooler is the one of training, drawn at random for
+RoBERTa, so it is taken from there; the other encoder tensors only tell whether the backbone is the right one.
+Positions are shifted by P, and in training the prefix gets the backbone's hidden dropout.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxprefix.data import Classification, Tagging
+from jaxprefix.edits import Dims
+from jaxprefix.errors import UserError
+from jaxprefix.exchange.converted import Converted, as_adapter, read_base
+from jaxprefix.exchange.files import read_json, read_tensors
+from jaxprefix.exchange.layout import Linear, Tensors, from_linear, from_table, refuse_unknown, reparameterised, take
+from jaxprefix.methods import PTuningV2
+from jaxprefix.models.config import EncoderConfig
+from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
+from jaxprefix.models.names import is_buffer, leaves
+from jaxprefix.training.adapter import Adapter
+from jaxprefix.trees import Tree, flatten
+
+Kind = Literal["classification", "tagging"]
+TABLE, UP, DOWN = "prefix_encoder.embedding.weight", "prefix_encoder.trans.0", "prefix_encoder.trans.2"
+
+
+def import_p_tuning_v2(
+    source: str | Path | Mapping[str, np.ndarray],
+    *,
+    backbone: str,
+    kind: Kind | None = None,
+    labels: Sequence[str] | None = None,
+    task: Classification | Tagging | None = None,
+) -> Adapter:
+    """A checkpoint of P-Tuning v2's code as an adapter: `predict`, `save`, `evaluate(file=...)`.
+
+    Args:
+      source: a checkpoint folder (`pytorch_model.bin`, which needs torch, or `model.safetensors`), or its tensors as
+        numpy arrays by name.
+      backbone: folder or hub name of the model that was tuned.
+      kind: `classification` or `tagging`; None takes the task's, or what the folder's `config.json` tells.
+      labels: names in the order of the logits; None for those of `config.json`, else LABEL_0, LABEL_1, ...
+      task: columns, templates and cutting of texts, where rows are more than one text.
+
+    Raises:
+      UserError: no prefix of a sequence or token classifier, or another backbone.
+    """
+    if isinstance(source, Mapping):
+        tensors, config = source, {}
+    else:
+        folder = Path(source).expanduser()
+        tensors = read_tensors(folder, "model", "pytorch_model")
+        config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    kind = kind or (task and _kind_of(type(task).__name__)) or _kind_of(" ".join(config.get("architectures") or ()))
+    if kind is None:
+        raise UserError("the tensors do not tell sequences from tokens; say kind = 'classification' or 'tagging'.")
+    base = read_base(backbone)
+    converted = from_p_tuning_v2(tensors, kind, base.module.config, base.module.dims, base.tree)
+    names = config.get("id2label") if isinstance(config.get("id2label"), Mapping) else {}
+    known = tuple(str(names[number]) for number in sorted(names, key=int)) or None
+    return as_adapter(dataclasses.replace(converted, labels=known), base, labels, task)
+
+
+def _kind_of(name: str) -> Kind | None:
+    if re.search("TokenClassification|Tagging", name):
+        return "tagging"
+    return "classification" if re.search("SequenceClassification|Classification$", name) else None
+
+
+def from_p_tuning_v2(tensors: Tensors, kind: Kind, config: EncoderConfig, dims: Dims, backbone: Tree) -> Converted:
+    """P-Tuning v2's tensors in our terms; an MLP stays one.
+
+    Args:
+      tensors: `prefix_encoder.*`, `classifier.*`, and perhaps the encoder's.
+      kind: what `classifier` reads.
+      config, dims, backbone: of the backbone, to compare with.
+
+    Raises:
+      UserError: missing, unknown or ill-shaped tensors, or another encoder.
+    """
+    columns = 2 * dims.layers * dims.kv_heads * dims.head_width
+    maps: tuple[str, ...] = ("classifier",)
+    if f"{UP}.weight" in tensors:
+        maps += (UP, DOWN)
+        up = from_linear(tensors, UP, dims.width)
+        down = from_linear(tensors, DOWN, len(up["bias"]), columns)
+        prefix = reparameterised(take(tensors, TABLE, (None, dims.width)), up, down)
+        method = PTuningV2(length=len(prefix["embedding"]), mlp_width=len(up["bias"]))
+    else:
+        table = take(tensors, TABLE, (None, columns))
+        prefix = from_table(table, dims.layers, dims.kv_heads, dims.head_width)
+        method = PTuningV2(length=len(table))
+    encoder = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{config.kind}.")}
+    pooler = _checked_encoder(encoder, config, flatten(backbone))
+    own = {f"{name}.{leaf}" for name in maps for leaf in ("weight", "bias")}
+    refuse_unknown(tensors, {TABLE, *own, *encoder}, "P-Tuning v2")
+    trainable: Tree = {"method": prefix, "head": {"classifier": from_linear(tensors, "classifier", dims.width)}}
+    if kind == "tagging":
+        return Converted(method, TokenClassifier(), trainable)
+    return Converted(method, SequenceClassifier(pooling="pooler"), trainable, {"pooler": pooler} if pooler else {})
+
+
+def _checked_encoder(encoder: Tensors, config: EncoderConfig, backbone: Mapping[str, Any]) -> Linear | None:
+    """The checkpoint's pooler where it is another than the backbone's; None where it is the same or absent.
+
+    Raises:
+      UserError: a tensor that is no encoder's, or that differs from the backbone's.
+    """
+    known = {name for name in encoder if is_buffer(name)}
+    for leaf in leaves(config, f"{config.kind}."):
+        if leaf.part == "pooler":
+            continue
+        for layer in range(config.layers) if leaf.stacked else (None,):
+            names = {name if layer is None else name.replace("{layer}", str(layer)) for name in leaf.names}
+            for name in names & set(encoder):
+                known.add(name)
+                theirs = take(encoder, name, leaf.shape[::-1] if leaf.transposed else leaf.shape)
+                ours = backbone[leaf.path] if layer is None else backbone[leaf.path][layer]
+                if not _same(ours, theirs.T if leaf.transposed else theirs):
+                    raise UserError(
+                        f"the checkpoint's {name} is not the backbone's; name the model that was tuned (its encoder "
+                        "is frozen in P-Tuning v2)."
+                    )
+    pooler, name = None, f"{config.kind}.pooler.dense"
+    if f"{name}.weight" in encoder:
+        known |= {f"{name}.weight", f"{name}.bias"}
+        pooler = from_linear(encoder, name, config.width, config.width)
+        if all(f"pooler/{leaf}" in backbone and _same(backbone[f"pooler/{leaf}"], pooler[leaf]) for leaf in pooler):
+            pooler = None
+    refuse_unknown(encoder, known, "P-Tuning v2")
+    return pooler
+
+
+def _same(ours: Any, theirs: np.ndarray) -> bool:
+    return np.allclose(np.asarray(ours), theirs, rtol=1e-5, atol=1e-6)

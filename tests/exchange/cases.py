@@ -1,0 +1,71 @@
+"""What the tests of the exchange share: the committed fixtures, and our own tiny adapters on their backbones."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprefix.data import Classification, Tagging
+from jaxprefix.exchange.converted import NO_ROWS, read_base
+from jaxprefix.models.heads import TokenClassifier
+from jaxprefix.models.tuned import TunedModel
+from jaxprefix.training.adapter import Adapter
+from jaxprefix.training.config import Run
+
+FIXTURES = Path(__file__).with_name("fixtures")
+LABELS = ("no", "maybe", "yes")
+NAMES = [
+    f"{kind}-{task}{mlp}"
+    for kind in ("bert", "roberta")
+    for task in ("classification", "tagging")
+    for mlp in ("", "-mlp")
+]
+
+
+def kind_of(name):
+    return name.split("-")[0]
+
+
+def backbone(name):
+    return str(FIXTURES / kind_of(name))
+
+
+def batch(name):
+    """The inputs of `expected(name)`."""
+    stored = np.load(FIXTURES / "expected.npz")
+    return {key: stored[f"{kind_of(name)}/{key}"] for key in ("input_ids", "mask", "segments")}
+
+
+def expected(name):
+    """The logits that live PEFT gave."""
+    return np.load(FIXTURES / "expected.npz")[name]
+
+
+def logits(adapter, inputs):
+    inputs = {key: jnp.asarray(value) for key, value in inputs.items()}
+    return np.asarray(adapter.model.apply(adapter.trainable, adapter.frozen, inputs).logits)
+
+
+def files(name):
+    """Tensors and settings of a fixture."""
+    from safetensors.numpy import load_file
+
+    folder = FIXTURES / name
+    return load_file(folder / "adapter_model.safetensors"), json.loads((folder / "adapter_config.json").read_text())
+
+
+def own_adapter(name, method, head, seed=0, source=None):
+    """An adapter of ours with random leaves, on the backbone of a fixture or in `source`."""
+    base = read_base(source or backbone(name))
+    task = (Tagging if isinstance(head, TokenClassifier) else Classification)(NO_ROWS, max_length=10)
+    run = Run(task, backbone=base.identity["source"], method=method, head=head)
+    model = TunedModel(base.module, method, run.made_head(len(LABELS)))
+    trainable, frozen = model.init(jax.random.key(seed), base.tree)
+    random = np.random.default_rng(seed)
+    trainable, born = (
+        jax.tree.map(lambda leaf: leaf + jnp.asarray(0.3 * random.standard_normal(leaf.shape), leaf.dtype), tree)
+        for tree in (trainable, frozen["born"])
+    )
+    return Adapter(model, trainable, {**frozen, "born": born}, base, run, LABELS, {})

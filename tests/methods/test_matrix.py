@@ -1,0 +1,205 @@
+"""Every method on every backbone: the value of its equations, the leaves that learn, remat, populations, saving; and
+every pair of methods, the refused ones with their reason."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprefix as jp
+from jaxprefix.errors import UserError
+from jaxprefix.trees import flatten, merge
+from tests import tiny
+from tests.methods import plain
+
+METHODS = {
+    "p-tuning v2": jp.PTuningV2(length=3),
+    "p-tuning v2, lengths": jp.PTuningV2(lengths=(2, 0, 3), position_offset=4, mlp_width=5),
+    "p-tuning v2, no-op start": jp.PTuningV2(length=3, no_op_start=True, position_offset=False),
+    "prefix-tuning": jp.PrefixTuning(length=3, mlp_width=5),
+    "apt": jp.AdaptivePrefix(length=3),
+    "apt, mean, bias": jp.AdaptivePrefix(lengths=(2, 0, 3), gate_source="mean", gate_bias=True),
+    "apt without alpha": jp.AdaptivePrefix(length=3, token_gate=False),
+    "apt without lambda": jp.AdaptivePrefix(length=3, layer_scale=False),
+    "apt without h": jp.AdaptivePrefix(length=3, gate_source="none", mlp_width=5),
+    "inducer": jp.Inducer(key_rank=2, value_rank=3),
+    "inducer, adaptive, shared": jp.Inducer(key_mode="adaptive", value_rank=3, head_share=True),
+    "inducer, some layers": jp.Inducer(key_mode="identity", value_rank=3, value_extension=False, layers=(0, 2)),
+    "inducer, ablation": jp.Inducer(key_rank=2, value_rank=3, gating_ablation=True),
+    "inducer, value gating": jp.Inducer(key_mode="identity", value_rank=3, value_gating=True),
+    "inducer, value gating per head": jp.Inducer(
+        key_mode="identity", value_rank=3, value_gating=True, value_extension=False
+    ),
+    "multi-head adapter": jp.MultiHeadAdapter(value_rank=3),
+    "lora": jp.LoRA(("q", "k", "v", "o", "up", "down"), rank=2, alpha=3.0, bias=True),
+    "parallel adapter": jp.ParallelAdapter(width=4, norm=True, scale=2.0, after_dropout=True),
+    "sequential adapter, attention": jp.SequentialAdapter(width=4, norm=True, place="attention", init="normal"),
+    "sequential adapter, mlp": jp.SequentialAdapter(width=4, layers=(1,)),
+    "sequential adapter, block": jp.SequentialAdapter(width=4, place="block"),
+    "kernel-mix": jp.KernelMix(query_rank=1, rank=2, shared_query_rank=2, shared_rank=2),
+    "prompt tuning": jp.PromptTuning(length=3),
+    "bitfit": jp.BitFit(),
+    "head only": jp.HeadOnly(),
+    "full": jp.FullFineTuning(),
+    "mam": jp.PrefixTuning(length=3, mlp_width=5) + jp.ParallelAdapter(width=4),
+    "inducer + lora": jp.Inducer(key_rank=2, value_rank=3) + jp.LoRA(("q",), rank=2, alpha=3.0),
+    "inducer + lora + adapter": jp.Inducer(key_rank=2, value_rank=3)
+    + jp.LoRA(("q",), rank=2)
+    + jp.ParallelAdapter(width=4, norm=True),
+    "prefix + lora": jp.PTuningV2(length=3) + jp.LoRA(("q", "v"), rank=2),
+}
+KINDS = ("bert", "roberta")
+# Leaves whose gradient is 0 at the start because the leaf that they are multiplied with starts at 0.
+ASLEEP = {
+    "p-tuning v2, no-op start": ("keys", "values"),
+    "lora": ("A",),
+    "parallel adapter": ("down", "down_bias", "norm_scale", "norm_bias"),
+    "sequential adapter, mlp": ("down", "down_bias"),
+    "sequential adapter, block": ("down", "down_bias"),
+    "mam": ("down", "down_bias"),
+    "inducer + lora": ("A",),
+    "inducer + lora + adapter": ("down", "down_bias", "norm_scale", "norm_bias", "A"),
+    "prefix + lora": ("A",),
+}
+
+
+def build(method, kind, **settings):
+    model = jp.TunedModel(jp.Encoder(tiny.config(kind), unroll=False, **settings), method, jp.SequenceClassifier(3))
+    return model, *model.init(jax.random.key(1), tiny.frozen_tree(kind))
+
+
+def shaken(trainable, seed=2):
+    """Every leaf moved away from where it starts."""
+    leaves, structure = jax.tree.flatten(trainable)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def plain_hidden(model, trainable, frozen, batch):
+    """The reference's hidden states, at the real tokens."""
+    double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (trainable, frozen))
+    tree = merge(double[1]["backbone"], double[0].get("backbone", {}))
+    rows = []
+    for row in range(len(batch["mask"])):
+        real = np.asarray(batch["mask"][row])
+        ids, segments = (np.asarray(batch[name][row])[real] for name in ("input_ids", "segments"))
+        method_leaves = double[0].get("method", {})
+        rows.append(plain.hidden_row(model.backbone.config, tree, model.method, method_leaves, ids, segments))
+    return rows
+
+
+def assert_plain(model, trainable, frozen, kind, capture=False):
+    batch = tiny.batch(kind=kind)
+    out = model.apply(trainable, frozen, batch, capture=capture)
+    for row, expected in enumerate(plain_hidden(model, trainable, frozen, batch)):
+        np.testing.assert_allclose(out.hidden[row, : len(expected)], expected, atol=2e-5, rtol=2e-4)
+    return out
+
+
+def loss(model, trainable, frozen, batch, key=None):
+    out = model.forward(trainable, frozen, batch, key=key, training=key is not None)
+    total, weight = model.head.loss(out.logits, batch)
+    return total / weight
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(k, n, marks=[pytest.mark.slow] * (k == "roberta")) for k in KINDS for n in METHODS]
+)
+def test_value_is_that_of_the_equations(kind, name):
+    model, trainable, frozen = build(METHODS[name], kind)
+    assert_plain(model, shaken(trainable), frozen, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_exactly_the_method_learns_and_remat_changes_nothing(kind, name):
+    model, trainable, frozen = build(METHODS[name], kind)
+    batch, key = tiny.batch(kind=kind), jax.random.key(3)
+    grads = jax.jit(jax.grad(lambda t: loss(model, t, frozen, batch)))(trainable)
+    assert jax.tree.structure(grads) == jax.tree.structure(trainable)
+    asleep = {path for path, leaf in flatten(grads).items() if not np.any(np.abs(leaf) > 1e-12)}
+    expected = {path for path in asleep if path.rsplit("/", 1)[-1] in ASLEEP.get(name, ())}
+    unseen = {"backbone/pooler/kernel", "backbone/pooler/bias", *(p for p in asleep if p.startswith("backbone/mlm/"))}
+    key_bias = {"backbone/layers/k/bias"}  # shifts all scores of a query alike
+    assert asleep - unseen - key_bias == expected
+    assert all(leaf in {p.rsplit("/", 1)[-1] for p in asleep} for leaf in ASLEEP.get(name, ()))
+
+    moved = shaken(trainable)
+    value = jax.jit(jax.value_and_grad(lambda t: loss(model, t, frozen, batch, key)))(moved)
+    again, _, _ = build(METHODS[name], kind, remat="full")
+    remat = jax.jit(jax.value_and_grad(lambda t: loss(again, t, frozen, batch, key)))(moved)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5, rtol=2e-4), value, remat)
+    alive = {path for path, leaf in flatten(value[1]).items() if np.any(np.abs(leaf) > 1e-12)}
+    assert set(flatten(trainable)) - alive <= unseen | key_bias
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_members_of_a_population_are_models_of_their_own(name):
+    model, trainable, frozen = build(METHODS[name], "bert")
+    batch = tiny.batch()
+    members = [shaken(trainable, seed) for seed in (4, 5)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    together = jax.jit(jax.vmap(lambda t: model.forward(t, frozen, batch).logits))(stacked)
+    for member, logits in zip(members, together, strict=True):
+        np.testing.assert_allclose(logits, model.apply(member, frozen, batch).logits, atol=2e-5, rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_config_and_leaves_survive_the_disk(name, tmp_path):
+    from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
+    from jaxprefix.training.config import Run
+    from jaxprefix.typed_json import from_json, to_json
+
+    _, trainable, frozen = build(METHODS[name], "bert")
+    run = Run(jp.Classification(jp.Files(train="train.jsonl")), method=METHODS[name])
+    write_adapter(
+        tmp_path / "adapter",
+        leaves={"trainable": trainable, "born": frozen["born"]},
+        config_json=to_json(run),
+        backbone={"name": "tiny"},
+        metrics={},
+        labels=None,
+    )
+    files = read_adapter(tmp_path / "adapter")
+    assert from_json(files.config_json, Run) == run
+    found, expected = flatten(files.trainable), flatten(trainable)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[path], expected[path]) for path in expected)
+
+
+SINGLE = {name: method for name, method in METHODS.items() if len(jp.parts_of(method)) == 1}
+PAIRS = list(itertools.combinations(SINGLE, 2))
+LINEAR_PROBE = "a linear probe trains nothing but the head"
+REFUSED = {pair: LINEAR_PROBE for pair in PAIRS if "head only" in pair} | {
+    ("bitfit", "full"): "both own the backbone's biases"
+}
+
+
+@pytest.mark.parametrize("pair", REFUSED, ids=" + ".join)
+def test_refused_pairs_say_why(pair):
+    for first, second in (pair, pair[::-1]):
+        with pytest.raises(UserError, match=f"cannot be combined: {REFUSED[pair]}"):
+            SINGLE[first] + SINGLE[second]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in REFUSED], ids=" + ".join)
+def test_pairs_are_the_sum_of_both_equations(pair):
+    first, second = (SINGLE[name] for name in pair)
+    model, trainable, frozen = build(first + second, "bert")
+    assert_plain(model, shaken(trainable), frozen, "bert")
+
+
+def test_leaves_of_parts_lie_under_their_names():
+    model, trainable, _ = build(METHODS["inducer + lora + adapter"], "bert")
+    assert set(trainable["method"]) == {"inducer", "lora", "parallel_adapter"}
+    twice = jp.PTuningV2(length=2) + jp.PTuningV2(length=3)
+    assert twice.names == ("p_tuning_v2", "p_tuning_v2_2")
+    assert (twice + jp.LoRA()).parts == (*twice.parts, jp.LoRA())
+    model, trainable, _ = build(twice, "bert")
+    assert model.edits(trainable).position_offset == 5

@@ -47,7 +47,7 @@ def helped(capsys, args):
 def test_help_names_the_commands(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for command in ("train", "evaluate", "predict", "describe"):
+    for command in ("train", "evaluate", "predict", "describe", "check", "gates"):
         assert re.search(rf"^  {command} \w+", out, re.MULTILINE)
     assert cli.main([]) == 2
 
@@ -218,6 +218,19 @@ def test_describe_tells_what_is_trained(capsys, config, world):  # noqa: F811
     assert "578" in re.sub(r"[,_]", "", out)  # 2 x 4 x 2 x 32 of the prefix, 33 x 2 of the head
     assert "method/keys" in out
     assert "attention" in out.lower()
+
+
+def test_describe_counts_the_parts_beside_what_is_in_print(capsys, world, tmp_path):  # noqa: F811
+    method = "jp.published.INDUCER_PARALLEL_ROBERTA_BASE.method"
+    config = world.config_file(tmp_path / "config.py", tmp_path / "run", method=method)
+    assert cli.main(["describe", config]) == 0
+    out = re.sub(r"[\s]+", " ", capsys.readouterr().out)
+    # 2 layers of width 32 and 4 heads: r (D + H + H D) + D and r (2 D + H) + D, 2 D r, 2 D r + r + D
+    inducer, lora, adapter = 2 * (2 * (32 + 4 + 128) + 32 + 2 * 68 + 32), 2 * 256, 2 * (2 * 32 * 12 + 12 + 32)
+    for name, size in {"inducer": inducer, "lora": lora, "parallel_adapter": adapter, "head": 66}.items():
+        assert f"{name} {size:,} " in out
+    assert f"method {inducer + lora + adapter:,} " in out
+    assert "0.48 % in print: INDUCER_PARALLEL_ROBERTA_BASE on roberta-base" in out
 
 
 ADAPTERS = {

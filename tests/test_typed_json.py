@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from jaxprefix.errors import UserError
-from jaxprefix.typed_json import differences, from_json, register, to_json
+from jaxprefix.typed_json import differences, expression, from_json, register, to_json
 
 
 @register
@@ -147,3 +147,15 @@ def test_differences_name_paths_and_both_values():
     assert differences(Tree(required=Leaf()), Tree(required=Tree(required=1))) == ["required: Leaf -> Tree"]
     assert differences(Tree(required=True), Tree(required=1)) == ["required: True -> 1"]
     assert differences((1, 2), (1,)) == ["value: (1, 2) -> (1,)"]
+
+
+def test_an_expression_makes_the_value_again_without_its_defaults():
+    import jaxprefix as jp
+
+    method = jp.PTuningV2(lengths=(3, 0), position_offset=4) + jp.LoRA(("q",), dropout=0.1)
+    text = expression(method, "jp.")
+    assert text == (
+        "jp.Combined(parts=(jp.PTuningV2(lengths=(3, 0), position_offset=4), jp.LoRA(maps=('q',), dropout=0.1)))"
+    )
+    assert eval(text, {"jp": jp}) == method
+    assert expression(jp.PTuningV2(position_offset=False)) == "PTuningV2(position_offset=False)"

@@ -103,7 +103,8 @@ def test_fields_are_overridden_by_name(config):
         "--method.length",
         "7",
     ]
-    args += ["--patience", "3", "--method.no-position-offset", "--optimizer.clip", "None", "--precision", "bfloat16"]
+    args += ["--patience", "3", "--method.position-offset", "False", "--optimizer.clip", "None"]
+    args += ["--precision", "bfloat16"]
     run = cli.parse_run([config, *args], "jaxprefix train")
     before = cli.load_config(config)
     assert run.optimizer.learning_rate == 0.5

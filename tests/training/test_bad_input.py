@@ -74,7 +74,7 @@ CONFIGS = {
     "buckets that are too short": ({"buckets": "(4, 8)"}, ["longest bucket is 8", "add a bucket of"]),
     "more positions than there are": (
         {"method": "jp.PTuningV2(length=40)"},
-        ["offset of 40", "the backbone has 48", "shorten"],
+        ["40 positions of virtual tokens", "the backbone has 48", "shorten"],
     ),
     "a layer that is not there": ({"method": "jp.PTuningV2(layers=(0, 7))"}, ["layers = (0, 7)", "0 to 1"]),
     "a masked-LM head that is not there": (

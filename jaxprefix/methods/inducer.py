@@ -134,9 +134,9 @@ class InducerEdit(LayerEdit):
 
 def unmasked_normaliser(q: Float[Array, "B T H E"], k: Float[Array, "B S K E"]) -> Float[Array, "B H T"]:
     """The log-normaliser over every column of a bidirectional attention, padding included."""
-    groups = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("btkge,bske->bkgts", groups, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
+    groups = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1]).astype(wide)
+    scores = jnp.einsum("btkge,bske->bkgts", groups, k.astype(wide)) * q.shape[-1] ** -0.5
     return jax.nn.logsumexp(scores, axis=-1).reshape(q.shape[0], -1, q.shape[1])
 
 

@@ -40,7 +40,7 @@ def _expression(form: str) -> re.Pattern:
 
 
 FORMS = [
-    (relation.name, pattern.flip, kind, set(getattr(pattern, kind).split()) - {"{a}", "{b}", "{d}"},
+    (relation.name, pattern.flip, kind, set(getattr(pattern, kind).split()) - {"{a}", "{b}"},
      _expression(getattr(pattern, kind)))
     for relation in lexicon.RELATIONS.values()
     for pattern in relation.patterns
@@ -48,15 +48,15 @@ FORMS = [
 ]  # fmt: skip
 
 
-def read_clause(clause: str) -> tuple[tuple[str, str, str, str], bool, str] | None:
-    """A clause as ((subject, relation, object, detail), negated, grammatical subject); None for a filler."""
+def read_clause(clause: str) -> tuple[tuple[str, str, str], bool, str] | None:
+    """A clause as ((subject, relation, object), negated, grammatical subject); None for a filler."""
     found = []
     words = set(clause.lower().split())
     for name, flip, kind, fixed, expression in FORMS:
         if fixed <= words and (match := expression.match(clause)):
             part = {k: v[0].upper() + v[1:] for k, v in match.groupdict().items()}
             first, second = (part["b"], part["a"]) if flip else (part["a"], part["b"])
-            found.append(((first, name, second, part.get("d", "")), kind == "negation", part["a"]))
+            found.append(((first, name, second), kind == "negation", part["a"]))
     assert len(found) <= 1, (clause, found)
     return found[0] if found else None
 
@@ -94,11 +94,15 @@ def test_entailment_follows_from_the_premise_alone(split):
         assert example["label"] == ("entailment" if (claim in said) != negative else "not_entailment"), example
 
 
-def test_a_false_claim_is_made_of_what_the_passage_mentions():
-    for example in examples("questions", "train"):
-        words = set(re.findall(r"\w+", example["passage"].lower()))
-        names = {w for w in re.findall(r"[A-Z]\w+", example["question"][1:]) if w not in ("Is", "Did")}
-        assert {n.lower() for n in names} <= words
+def test_half_of_the_false_claims_are_made_of_what_the_passage_mentions():
+    foreign = {"no": [], "yes": []}
+    for example in examples("questions", "train", 600):
+        known = {name for triple in read_passage(example["passage"])[0] for name in (triple[0], triple[2])}
+        asked = re.sub("^is it true that ", "", example["question"].rstrip("?"), flags=re.IGNORECASE)
+        (subject, _, other), _, _ = read_clause(asked)
+        foreign[example["label"]].append(len({subject, other} - known))
+    assert not any(foreign["yes"]) and max(foreign["no"]) == 1
+    assert 0.4 < np.mean(foreign["no"]) < 0.65
 
 
 def test_senses_follow_from_the_classes_of_the_frames():
@@ -175,15 +179,18 @@ def test_a_cast_belongs_to_one_realm_only():
 
 def test_the_corpus_holds_no_example_of_a_test_split():
     rng = np.random.default_rng(5)
-    passages = [corpus.draw_passage(rng) for _ in range(1000)]
+    passages = [" ".join(corpus.draw_passage(rng)) for _ in range(1000)]
     joined = "\n".join(passages).lower()
-    sentences = set(re.split(r"(?<=[.?]) |\n", joined))
+    found = collections.defaultdict(set)  # sentence -> passages
+    for number, passage in enumerate(passages):
+        for told in re.split(r"(?<=[.?]) ", passage.lower()):
+            found[told].add(number)
     for config, field in (("questions", "passage"), ("entailment", "premise")):
         for example in examples(config, "test", 300):
             told = re.split(r"(?<=\.) ", example[field].lower())
-            # single sentences recur; the passage as a whole, or all of its sentences together, must not
+            # single sentences recur; the passage as a whole, or all of its sentences in another order, must not
             assert example[field].lower() not in joined or len(told) == 1
-            assert len(told) < 3 or not all(s in sentences for s in told)
+            assert len(told) < 3 or not set.intersection(*(found[s] for s in told))
     tagged = [
         mentions.as_text(list(zip(e["tokens"], e["tags"], strict=True))) for e in examples("entities", "test", 300)
     ]
@@ -211,8 +218,8 @@ def test_texts_are_short():
     longest = [max(len(text_of(e).split()) for e in examples(c, "test")) for c in TASKS]
     assert max(longest) <= 56
     rng = np.random.default_rng(0)
-    lengths = [len(re.findall(r"[.?]", corpus.draw_passage(rng))) for _ in range(200)]
-    assert min(lengths) >= 1 and np.mean(lengths) < 7
+    words = [len(" ".join(corpus.draw_passage(rng)).split()) for _ in range(200)]
+    assert max(words) <= corpus.LENGTH and np.mean(words) > 0.7 * corpus.LENGTH
 
 
 # A shortcut is what a model without word order, or without the passage, could use.
@@ -324,7 +331,7 @@ def test_the_tokenizer_is_a_hugging_face_folder(tmp_path):
     from transformers import AutoTokenizer
 
     rng = np.random.default_rng(0)
-    texts = [corpus.draw_passage(rng) for _ in range(600)]
+    texts = [" ".join(corpus.draw_passage(rng)) for _ in range(600)]
     for name in ("one", "two"):
         tokenizer.train_tokenizer(texts, 600, tmp_path / name)
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -338,4 +345,4 @@ def test_the_tokenizer_is_a_hugging_face_folder(tmp_path):
         len(pieces) - pieces.index("[SEP]") - 1
     )
     names = [name.lower() for name in lexicon.names()]
-    assert np.mean([len(read.tokenize(name)) == 1 for name in names]) > 0.1
+    assert all(len(read.tokenize(name)) == 1 for name in names[: lexicon.CAST])

@@ -21,7 +21,7 @@ def choose_pattern(rng: np.random.Generator, fact: Fact, avoid: Pattern | None =
 
 def _fill(form: str, fact: Fact, pattern: Pattern, subject: str | None = None) -> str:
     first, second = (fact.object, fact.subject) if pattern.flip else (fact.subject, fact.object)
-    return form.format(a=subject or first.name, b=second.name, d=fact.detail)
+    return form.format(a=subject or first.name, b=second.name)
 
 
 def state(fact: Fact, pattern: Pattern, negative: bool = False, subject: str | None = None) -> str:
@@ -31,12 +31,12 @@ def state(fact: Fact, pattern: Pattern, negative: bool = False, subject: str | N
 
 def ask(rng: np.random.Generator, fact: Fact, pattern: Pattern) -> str:
     """A yes/no question whether the fact holds, without its question mark."""
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         return "is it true that " + state(fact, pattern)
     return _fill(pattern.question, fact, pattern)
 
 
-def tell(rng: np.random.Generator, scene: Scene, denials: float = 0.25, filler: float = 0.15) -> list[str]:
+def tell(rng: np.random.Generator, scene: Scene, denials: float = 0.0, filler: float = 0.1) -> list[str]:
     """Every fact of a scene as a passage of sentences, each fact once, in random order.
 
     A pronoun stands for a grammatical subject that repeats the one before, where only one reading is possible. With

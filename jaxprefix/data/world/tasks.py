@@ -33,9 +33,9 @@ def question(rng: np.random.Generator, realm: str) -> tuple[Example, Scene, Fact
 def entailment(rng: np.random.Generator, realm: str) -> tuple[Example, Scene, Fact, bool]:
     """A premise and a hypothesis, with the scene, the fact of the hypothesis and whether it is negated, for checks.
 
-    The example has the columns of RTE: `premise`, `hypothesis`, `label`. One hypothesis in five is a negation.
+    The example has the columns of RTE: `premise`, `hypothesis`, `label`. One hypothesis in ten is a negation.
     """
-    scene, true, negative = draw_scene(rng, realm), rng.random() < 0.5, rng.random() < 0.2
+    scene, true, negative = draw_scene(rng, realm), rng.random() < 0.5, rng.random() < 0.1
     claim = draw_claim(rng, scene, true != negative)
     text = language.passage(language.tell(rng, scene, filler=0.05))
     hypothesis = sentence(language.state(claim, choose_pattern(rng, claim), negative))

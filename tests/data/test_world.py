@@ -79,30 +79,32 @@ def read_passage(text: str) -> tuple[set, set]:
 def test_the_answer_to_a_question_follows_from_its_passage_alone(split):
     for example in examples("questions", split):
         said, denied = read_passage(example["passage"])
-        assert said and not said & denied
-        asked = re.sub("^is it true that ", "", example["question"].rstrip("?"), flags=re.IGNORECASE)
+        assert not said & denied
+        asked = re.sub("^is it (true|false) that ", "", example["question"].rstrip("?"), flags=re.IGNORECASE)
         claim, negative, _ = read_clause(asked)
-        assert not negative
-        assert example["label"] == ("yes" if claim in said else "no"), example
+        assert not negative and claim in said | denied
+        false = example["question"].startswith("Is it false")
+        assert example["label"] == ("yes" if (claim in denied) == false else "no"), example
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_entailment_follows_from_the_premise_alone(split):
     for example in examples("entailment", split):
-        said, _ = read_passage(example["premise"])
+        said, denied = read_passage(example["premise"])
         claim, negative, _ = read_clause(example["hypothesis"].rstrip("."))
-        assert example["label"] == ("entailment" if (claim in said) != negative else "not_entailment"), example
+        assert claim in said | denied
+        assert example["label"] == ("entailment" if (claim in denied) == negative else "not_entailment"), example
 
 
-def test_half_of_the_false_claims_are_made_of_what_the_passage_mentions():
-    foreign = {"no": [], "yes": []}
-    for example in examples("questions", "train", 600):
-        known = {name for triple in read_passage(example["passage"])[0] for name in (triple[0], triple[2])}
-        asked = re.sub("^is it true that ", "", example["question"].rstrip("?"), flags=re.IGNORECASE)
-        (subject, _, other), _, _ = read_clause(asked)
-        foreign[example["label"]].append(len({subject, other} - known))
-    assert not any(foreign["yes"]) and max(foreign["no"]) == 1
-    assert 0.4 < np.mean(foreign["no"]) < 0.65
+def test_some_false_claims_of_the_corpus_need_the_binding_of_names():
+    rng, foreign = np.random.default_rng(0), []
+    for _ in range(300):
+        scene = facts.draw_scene(rng, "corpus")
+        false = facts.corrupt(rng, scene, lexicon.pick(rng, scene.facts))
+        known = {e for f in scene.facts for e in (f.subject, f.object)}
+        assert not scene.holds(false)
+        foreign.append(len({false.subject.name, false.object.name} - {e.name for e in known}))
+    assert max(foreign) == 1 and 0.6 < np.mean(foreign) < 0.95
 
 
 def test_senses_follow_from_the_classes_of_the_frames():
@@ -211,7 +213,7 @@ def test_patterns_of_a_relation_are_different_and_facts_are_triples():
 def test_the_same_seed_gives_the_same_text():
     streams = {c: examples(c, "train", 30) for c in (*TASKS, "corpus")}
     assert all(streams[c] == drawn.__wrapped__(c, "train", 30) for c in streams)
-    assert hashlib.sha256(json.dumps(streams, sort_keys=True).encode()).hexdigest()[:16] == "02353bdbeeddbac2"
+    assert hashlib.sha256(json.dumps(streams, sort_keys=True).encode()).hexdigest()[:16] == "ccda6caaa9ef5d56"
 
 
 def test_texts_are_short():
@@ -219,7 +221,7 @@ def test_texts_are_short():
     assert max(longest) <= 56
     rng = np.random.default_rng(0)
     words = [len(" ".join(corpus.draw_passage(rng)).split()) for _ in range(200)]
-    assert max(words) <= corpus.LENGTH and np.mean(words) > 0.7 * corpus.LENGTH
+    assert max(words) <= 1.25 * corpus.LENGTH and np.mean(words) > 0.7 * corpus.LENGTH
 
 
 # A shortcut is what a model without word order, or without the passage, could use.

@@ -1,11 +1,11 @@
 """From triples to sentences: statements, negations, questions, pronouns, passages."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from jaxprefix.data.world import lexicon
-from jaxprefix.data.world.facts import Fact, Scene, corrupt
+from jaxprefix.data.world.facts import Fact, Scene
 from jaxprefix.data.world.lexicon import RELATIONS, Pattern, pick
 
 
@@ -36,15 +36,13 @@ def ask(rng: np.random.Generator, fact: Fact, pattern: Pattern) -> str:
     return _fill(pattern.question, fact, pattern)
 
 
-def tell(rng: np.random.Generator, scene: Scene, denials: float = 0.0, filler: float = 0.1) -> list[str]:
-    """Every fact of a scene as a passage of sentences, each fact once, in random order.
+def tell(rng: np.random.Generator, scene: Scene, denied: Collection[Fact] = (), filler: float = 0.1) -> list[str]:
+    """Every fact of a scene as a passage of sentences, each fact once, in random order; those in `denied` negated.
 
     A pronoun stands for a grammatical subject that repeats the one before, where only one reading is possible. With
-    probability `denials` one true negation is told as well, with probability `filler` a sentence about nothing.
+    probability `filler` a sentence about nothing is told as well.
     """
-    clauses = [(fact, False) for fact in scene.facts]
-    if rng.random() < denials:
-        clauses.append((corrupt(rng, scene, pick(rng, scene.facts)), True))
+    clauses = [(fact, fact in denied) for fact in scene.facts]
     order = [clauses[i] for i in np.argsort([rng.random() for _ in clauses])]
     sentences: list[str] = []
     previous: Fact | None = None

@@ -5,6 +5,7 @@ word has is told by its frame alone, and the same sense in two sentences comes i
 """
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -57,6 +58,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "leaf": ("plant", "paper"), "bulb": ("plant", "tool"), "sole": ("animal", "body"), "root": ("plant", "food"),
 }  # fmt: skip
 
+COMMON = ("bat", "calf", "bass", "nail", "key", "horn", "organ", "sole")
+"""The words of the labelled task, whose senses are of four classes."""
+
 
 def _frames(rng: np.random.Generator, word: str, same: bool) -> tuple[tuple[str, int], tuple[str, int]]:
     first, second = sample(rng, WORDS[word], 2)
@@ -71,13 +75,15 @@ def _realm(word: str, one: tuple[str, int], two: tuple[str, int]) -> str:
     return REALMS[0 if bucket < 10 else 1 if bucket < 15 else 2 if bucket < 17 else 3]
 
 
-def draw_uses(rng: np.random.Generator, realm: str, same: bool) -> tuple[str, str, str, str, str]:
-    """Two uses of one word: the word, the two sentences, and the class of the word in each.
+def draw_uses(
+    rng: np.random.Generator, realm: str, same: bool, words: Sequence[str] = tuple(WORDS)
+) -> tuple[str, str, str, str, str]:
+    """Two uses of one of the words: the word, the two sentences, and the class of the word in each.
 
     A combination of word and two frames belongs to one realm only, whatever the names in it.
     """
     while True:
-        word = pick(rng, tuple(WORDS))
+        word = pick(rng, words)
         one, two = _frames(rng, word, same)
         if _realm(word, one, two) == realm:
             break

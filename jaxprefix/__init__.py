@@ -34,7 +34,9 @@ _HOMES = {
     "jaxprefix.training.adapter": ("Adapter", "load_adapter", "predict"),
     "jaxprefix.training.config": ("NewEncoder", "Run"),
     "jaxprefix.training.loop": ("train",),
+    "jaxprefix.training.members": ("grid",),
     "jaxprefix.training.optimizer": ("Optimizer",),
+    "jaxprefix.training.population": ("PopulationResult", "train_population"),
     "jaxprefix.training.sharding": ("MeshShape",),
     "jaxprefix.typed_json": ("register",),
 }

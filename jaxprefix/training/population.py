@@ -61,7 +61,9 @@ class PopulationResult:
     step_seconds: float
 
 
-def train_population(run: Run, members: Sequence[Fields], *, own_order: bool = False) -> PopulationResult:
+def train_population(
+    run: Run, members: Sequence[Fields], *, own_order: bool = False, at_once: int | None = None
+) -> PopulationResult:
     """Trains the members of a population as one compiled step, over one copy of the frozen backbone.
 
     A member is what `train` would make of its run, within float noise, if the order of its data is the same. Each has
@@ -75,7 +77,9 @@ def train_population(run: Run, members: Sequence[Fields], *, own_order: bool = F
         "optimizer.weight_decay": 0.1, "hidden_dropout": 0.0, "method.dropout": 0.1, "method.init_std": 0.5}`; of the
         method those that change no shape and not the program. `grid` makes combinations.
       own_order: give each member the data order of its own seed; else all see the batches of `run.seed`, which are
-        then computed with once for all.
+        then read once for all.
+      at_once: how many members a step computes side by side, which takes that much more memory for activations; None
+        for all of them, on a CPU one. It has no influence on the results beyond float noise.
 
     Returns:
       The members' results; each one's adapter lies in `<folder>/<number>/adapter`.
@@ -84,11 +88,13 @@ def train_population(run: Run, members: Sequence[Fields], *, own_order: bool = F
       UserError: something must be corrected: a field that members cannot differ in is named, before compiling.
     """
     runs = member_runs(run, members)
+    if at_once is not None and at_once < 1:
+        raise UserError(f"at_once is {at_once}; it must be at least 1, or None.")
     with Checkpoints(Path(run.folder) / "checkpoints", best=None) as checkpoints:
         stored = checkpoints.read_info()
         if stored is not None:
             _refuse_other_members(run, runs, own_order, stored)
-        population = Population(run, runs, own_order, (stored and stored["labels"]) or None)
+        population = Population(run, runs, own_order, at_once, (stored and stored["labels"]) or None)
         if stored is not None:
             refuse_other_backbone(population.setup, stored)
         state = population.init()

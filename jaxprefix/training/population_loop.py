@@ -25,6 +25,7 @@ from jaxprefix.training.population_step import (
     init_population,
     make_population_eval_step,
     make_population_step,
+    members_at_once,
 )
 from jaxprefix.training.setup import Setup, set_up
 from jaxprefix.training.sharding import put_batch, replicated
@@ -42,10 +43,13 @@ class Population:
       run: what the members have in common.
       runs: theirs.
       own_order: whether each has its own data order.
+      at_once: how many members are computed side by side; None decides by the backend.
       labels: the labels' names where something trained fixes them.
     """
 
-    def __init__(self, run: Run, runs: Sequence[Run], own_order: bool, labels: list[str] | None):
+    def __init__(
+        self, run: Run, runs: Sequence[Run], own_order: bool, at_once: int | None, labels: list[str] | None = None
+    ):
         keep_compiled_programs()
         self.run, self.runs, self.own_order = run, runs, own_order
         # the rates of the backbone's folder are needed for members that have none of their own
@@ -66,17 +70,19 @@ class Population:
         epoch_steps = self._batches[0].epoch_steps
         self.steps = run.steps or max(1, math.ceil(run.epochs * epoch_steps))
         self._evaluate_every = run.evaluate_every or epoch_steps
+        at_once = members_at_once(at_once, len(runs))
         self._step = make_population_step(
             self.models[0],
             runs[0].optimizer,
             mesh,
+            at_once=at_once,
             own_order=own_order,
             steps=self.steps,
             epoch_steps=epoch_steps,
             accumulate=run.accumulate,
             label_smoothing=run.label_smoothing,
         )
-        self._eval_step = make_population_eval_step(self.models[0], mesh)
+        self._eval_step = make_population_eval_step(self.models[0], mesh, at_once)
         self._maximise = higher_is_better(main_metric(run.task))
         self._seconds: list[float] = []
         self._active = np.ones(len(runs), bool)

@@ -1,4 +1,4 @@
-"""The command line: `train`, `evaluate`, `predict`, `describe`."""
+"""The command line: `train`, `evaluate`, `predict`, `describe`, `compare`."""
 
 import argparse
 import dataclasses
@@ -25,27 +25,32 @@ def load_config(path: str) -> Any:
     """
     from jaxprefix.training.config import Run
 
+    run = _result_of(path, "config", "config file")
+    if not isinstance(run, Run):
+        raise UserError(f"config() in {path} returns a {type(run).__name__}; it must return a jaxprefix.Run.")
+    return run
+
+
+def _result_of(path: str, function: str, kind: str) -> Any:
+    """What the function of that name in a Python file returns."""
     file = Path(path)
     if not file.is_file():
         near = sorted(str(found) for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
         known = f"; {file.parent} has {', '.join(near)}" if near else ""
-        raise UserError(f"there is no config file {path}{known}; name a Python file that defines config().")
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+        raise UserError(f"there is no {kind} {path}{known}; name a Python file that defines {function}().")
+    spec = importlib.util.spec_from_file_location(f"{function}_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; name one that defines config().")
+        raise UserError(f"{path} is not a Python file; name one that defines {function}().")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        run = module.config()
+        return getattr(module, function)()
     except UserError:
         raise
     except Exception as error:
         raise UserError(
             f"{path} fails with {type(error).__name__}: {error}{_nearest_field(error)}; correct the file."
         ) from error
-    if not isinstance(run, Run):
-        raise UserError(f"config() in {path} returns a {type(run).__name__}; it must return a jaxprefix.Run.")
-    return run
 
 
 def _nearest_field(error: Exception) -> str:
@@ -140,13 +145,76 @@ def _describe(args: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "describe": _describe}
+def _compare(args: Sequence[str]) -> int:
+    from jaxprefix.comparison import ENTRIES, Entry, compare
+
+    parser = argparse.ArgumentParser(
+        prog="jaxprefix compare",
+        usage="jaxprefix compare CONFIG.py --methods NAME ... [--seeds N] [--budget SHARE] [--field value ...]",
+        description="Methods times seeds on the task of a config: a learning rate for each method, chosen on the "
+        "validation rows by equal effort, then the seeds, then a table, its CSV and a plot in the run's folder. "
+        "Started again with the same arguments, it goes on. Other arguments override fields of the config, as in "
+        "`train`.",
+        epilog=f"Methods: {', '.join(ENTRIES)}.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", help="a Python file that defines config()")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help="names of methods (below), or Python files whose methods() returns a tuple of jaxprefix.Entry",
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each method, from the config's seed + 1 on (5)")
+    parser.add_argument(
+        "--budget", type=float, default=0.02, help="share of the backbone's parameters that methods train (0.02)"
+    )
+    parser.add_argument(
+        "--rates-scale",
+        type=float,
+        nargs="+",
+        default=[0.1, 0.3, 1.0, 3.0],
+        metavar="FACTOR",
+        help="the learning rates to try, as factors of each method's usual one (0.1 0.3 1 3)",
+    )
+    parser.add_argument(
+        "--reference", help="the method that differences are taken from (p_tuning_v2, or the first method)"
+    )
+    options, fields = parser.parse_known_args(args)
+    run = parse_run([options.config, *fields], "jaxprefix compare")
+    methods: list[Any] = []
+    for name in options.methods:
+        found = _result_of(name, "methods", "file of methods") if name.endswith(".py") else (name,)
+        if name.endswith(".py") and not all(isinstance(entry, Entry) for entry in found):
+            raise UserError(f"methods() in {name} must return a tuple of jaxprefix.Entry; correct the file.")
+        methods += found
+    result = compare(
+        run,
+        methods,
+        seeds=options.seeds,
+        budget=options.budget,
+        rates=options.rates_scale,
+        reference=options.reference,
+    )
+    print(result.text)
+    return 0
+
+
+COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "describe": _describe,
+    "compare": _compare,
+}
 USAGE = """usage: jaxprefix COMMAND ...
 
   train CONFIG [--field value]     tune a frozen encoder; started again, it goes on
   evaluate ADAPTER [--split test]  the metrics of a finished run's adapter
   predict ADAPTER [TEXT ...]       labels and scores, one JSON object per line
   describe CONFIG                  backbone, method, parameters, attention
+  compare CONFIG --methods A B     methods times seeds in one table; started again, it goes on
 
 Each command has its own --help.
 """

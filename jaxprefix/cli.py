@@ -146,7 +146,7 @@ def _describe(args: Sequence[str]) -> int:
 
 
 def _compare(args: Sequence[str]) -> int:
-    from jaxprefix.comparison import ENTRIES, Entry, compare
+    from jaxprefix.comparison import ENTRIES, FACTORS, Entry, compare
 
     parser = argparse.ArgumentParser(
         prog="jaxprefix compare",
@@ -174,9 +174,9 @@ def _compare(args: Sequence[str]) -> int:
         "--rates-scale",
         type=float,
         nargs="+",
-        default=[0.1, 0.3, 1.0, 3.0],
+        default=FACTORS,
         metavar="FACTOR",
-        help="the learning rates to try, as factors of each method's usual one (0.1 0.3 1 3)",
+        help="the learning rates to try, as factors of each method's usual one (0.3 1 3 10)",
     )
     parser.add_argument(
         "--reference", help="the method that differences are taken from (p_tuning_v2, or the first method)"

@@ -22,7 +22,7 @@ from jaxprefix.trees import count
 
 log = logging.getLogger("jaxprefix")
 
-FACTORS = (0.1, 0.3, 1.0, 3.0)
+FACTORS = (0.3, 1.0, 3.0, 10.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +132,8 @@ def _stages(state: State, run: Run, name: str, method: Method, rates: list[float
     sign = 1 if higher_is_better(metric) else -1
     ranked = sorted((-sign * score, place) for place, score in enumerate(scores) if score is not None)
     rate = state.stage(name, "rate", lambda: rates[ranked[0][1] if ranked else 0])
-    log.info(
-        "%s: learning rate %.3g of %s", name, rate, dict(zip([f"{rate:.3g}" for rate in rates], scores, strict=True))
-    )
+    tried_ones = ", ".join(f"{one:.3g} ({score})" for one, score in zip(rates, scores, strict=True))
+    log.info("%s: learning rate %.3g of %s, validation %s in brackets", name, rate, tried_ones, metric)
     chosen = of_method(run, method, rate, folder / "seeds")
     others = [{"seed": run.seed + 1 + index} for index in range(seeds)]
     state.stage(name, "seeds", lambda: run_trials(chosen, others))
@@ -150,7 +149,8 @@ def _write(state: State, run: Run, names: list[str], reference: str, size: int) 
     tried = len(state.content["settings"]["rates"])
     notes = (
         f"{metric} on the {split} rows over {len(rows[0].values)} seeds. Differences are to {reference}, seed by seed, "
-        f"with 95 % intervals by Student's t. Rates: the best of {tried} on the validation rows, for every method. "
+        f"with 95 % intervals by Student's t. Rates: the best of {tried} on the validation rows, for every method; * is "
+        "the lowest or the highest that was tried, so that a better one may lie beyond it. "
         "Parameters with the head's. A step is an update of a single run at the longest padded length; its MiB are "
         f"arguments and temporaries of the compiled program. The process had {state.content['peak_bytes'] / 2**20:.0f} "
         "MiB at its peak."

@@ -28,11 +28,11 @@ def plot_rows(rows: Sequence[Row], path: Path, *, title: str, metric: str, refer
     except ImportError as error:
         raise UserError("plots need their extra; run `pip install 'jaxprefix[plots]'`.") from error
     shown = [row for row in rows if not math.isnan(row.mean)]
-    figure = Figure(figsize=(7.2, 1.4 + 0.34 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(7.2, 1.4 + 0.36 * len(shown)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(shown):
         known = [value for value in row.values if math.isfinite(value)]
-        axes.plot(known, [place] * len(known), "o", color=DOT, markersize=4, zorder=2)
+        axes.plot(known, [place + 0.24] * len(known), "o", color=DOT, markersize=3.5, zorder=2)
         spread = 0.0 if math.isnan(row.deviation) else row.deviation
         axes.errorbar(row.mean, place, xerr=spread, fmt="D", color=BAR, markersize=5, capsize=3, lw=1.4, zorder=3)
         if row.name == reference:
@@ -40,8 +40,8 @@ def plot_rows(rows: Sequence[Row], path: Path, *, title: str, metric: str, refer
     labels = [f"{row.name}  ({row.percent:.3g} %)" for row in shown]
     axes.set_yticks(range(len(shown)), labels, color=INK)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlabel(f"{metric}: mean and deviation over seeds (diamonds), single seeds (dots)", color=INK)
-    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel(metric, color=INK)
+    axes.set_title(f"{title}\nmean and deviation over seeds; dots are seeds", loc="left", fontsize=10, color=INK)
     axes.grid(axis="x", color="#e4e4e4", lw=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):

@@ -23,6 +23,7 @@ class Row:
       trained: parameters, the head's among them.
       percent: these as percent of the backbone's.
       rate: the learning rate that the development set chose.
+      at_edge: whether it is the lowest or the highest of several that were tried.
       values: the metric of every seed, in the order of the seeds; NaN where a run gave none.
       mean, deviation, best: of the values; the deviation is the sample's, NaN for a single seed.
       difference: mean of the differences to the reference, seed by seed; NaN for the reference itself.
@@ -35,6 +36,7 @@ class Row:
     trained: int
     percent: float
     rate: float
+    at_edge: bool
     values: tuple[float, ...]
     mean: float
     deviation: float
@@ -52,7 +54,7 @@ def make_rows(
     """The lines of a finished comparison, best mean first.
 
     Args:
-      stages: by method, what its stages gave: `rate`, `seeds` (trials), `cost`.
+      stages: by method, what its stages gave: `rates` (trials), `rate`, `seeds` (trials), `cost`.
       reference: the method that differences are taken from.
       metric, split: what is compared.
       backbone: its parameters.
@@ -64,12 +66,14 @@ def make_rows(
         known = [value for value in values[name] if math.isfinite(value)]
         paired = [a - b for a, b in zip(values[name], values[reference], strict=True)] if name != reference else []
         difference, interval = paired_interval(paired)
+        tried = sorted(trial["fields"]["optimizer.learning_rate"] for trial in found["rates"])
         rows.append(
             Row(
                 name=name,
                 trained=found["cost"]["trained"],
                 percent=100 * found["cost"]["trained"] / backbone,
                 rate=found["rate"],
+                at_edge=len(tried) > 1 and found["rate"] in (tried[0], tried[-1]),
                 values=values[name],
                 mean=statistics.fmean(known) if known else math.nan,
                 deviation=statistics.stdev(known) if len(known) > 1 else math.nan,
@@ -113,7 +117,7 @@ def markdown(rows: Sequence[Row], notes: str) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     low, high = row.interval
     return (
-        *(row.name, f"{row.trained:,}", f"{row.percent:.2f}", f"{row.rate:.2g}"),
+        *(row.name, f"{row.trained:,}", f"{row.percent:.2f}", f"{row.rate:.2g}{'*' if row.at_edge else ''}"),
         *(_number(value) for value in (row.mean, row.deviation, row.best)),
         *(_number(value, signed=True) for value in (row.difference, low, high)),
         *(f"{1000 * row.step_seconds:.0f}", f"{row.step_bytes / 2**20:.0f}", str(row.failed)),

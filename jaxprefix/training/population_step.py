@@ -33,7 +33,7 @@ def members_at_once(at_once: int | None, members: int) -> int:
 def over_members(f: Callable[[Any], Any], stacked: Any, at_once: int) -> Any:
     """`f` of every member's part of trees `[K, ...]`, `at_once` of them side by side; results are `[K, ...]`."""
     members = jax.tree.leaves(stacked)[0].shape[0]
-    if at_once >= members:
+    if at_once >= members > 1:  # an axis of one member would cost a tenth of a step
         return jax.vmap(f)(stacked)
     return jax.lax.map(f, stacked, batch_size=at_once if at_once > 1 else None)
 

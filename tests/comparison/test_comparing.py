@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy import stats
 from jaxprefix import cli
 from jaxprefix.comparison import ENTRIES, Entry, compare, comparing
 from jaxprefix.comparison.entries import entries_for, parameters
+from jaxprefix.comparison.plot import plot_rows
 from jaxprefix.comparison.table import comma_separated, make_rows, markdown, paired_interval
 from jaxprefix.errors import RunFailed, UserError
 from jaxprefix.methods import HeadOnly, LoRA, PTuningV2
@@ -177,12 +179,18 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(world, tm
 # The table alone
 
 
-def stage(values, trained=100, failed=()):
+def stage(values, trained=100, failed=(), rate=1e-2):
     trials = [
         {"metrics": {} if value is None else {"test": {"accuracy": value}}, "failed": index in failed}
         for index, value in enumerate(values)
     ]
-    return {"rate": 1e-2, "seeds": trials, "cost": {"trained": trained, "step_seconds": 0.01, "step_bytes": 2**20}}
+    rates = [{"fields": {"optimizer.learning_rate": tried}} for tried in (1e-3, 1e-2, 1e-1)]
+    return {
+        "rates": rates,
+        "rate": rate,
+        "seeds": trials,
+        "cost": {"trained": trained, "step_seconds": 0.01, "step_bytes": 2**20},
+    }
 
 
 def test_intervals_are_those_of_a_paired_t_test():
@@ -206,6 +214,27 @@ def test_rows_are_sorted_and_failures_are_told():
     assert "nan" not in markdown(rows, "").lower() + comma_separated(rows).lower()
     lower = make_rows({"a": stage([2.0]), "b": stage([1.0])}, "a", "accuracy", "test", 1000, False)
     assert [(row.name, row.best) for row in lower] == [("b", 1.0), ("a", 2.0)]
+
+
+def test_a_rate_at_the_edge_of_those_tried_is_marked():
+    rows = make_rows({"a": stage([0.5]), "b": stage([0.4], rate=1e-1)}, "a", "accuracy", "test", 1000, True)
+    assert [row.at_edge for row in rows] == [False, True]
+    assert "| 0.01 |" in markdown(rows, "")
+    assert "| 0.1* |" in markdown(rows, "")
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    stages = {"a": stage([0.5, 0.7]), "b": stage([0.9, None], failed=(1,)), "c": stage([None, None], failed=(0, 1))}
+    rows = make_rows(stages, "a", "accuracy", "test", 1000, True)
+    plot_rows(rows, tmp_path / "plot.png", title="title", metric="accuracy", reference="a")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_a_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match="jaxprefix\\[plots\\]"):
+        plot_rows((), tmp_path / "plot.png", title="", metric="", reference="")
 
 
 def test_the_head_alone_is_an_entry():

@@ -149,8 +149,8 @@ def _write(state: State, run: Run, names: list[str], reference: str, size: int) 
     tried = len(state.content["settings"]["rates"])
     notes = (
         f"{metric} on the {split} rows over {len(rows[0].values)} seeds. Differences are to {reference}, seed by seed, "
-        f"with 95 % intervals by Student's t. Rates: the best of {tried} on the validation rows, for every method; * is "
-        "the lowest or the highest that was tried, so that a better one may lie beyond it. "
+        f"with 95 % intervals by Student's t. Rates: the best of {tried} on the validation rows, for every method; * "
+        "is the lowest or the highest that was tried, so that a better one may lie beyond it. "
         "Parameters with the head's. A step is an update of a single run at the longest padded length; its MiB are "
         f"arguments and temporaries of the compiled program. The process had {state.content['peak_bytes'] / 2**20:.0f} "
         "MiB at its peak."

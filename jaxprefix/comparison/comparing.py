@@ -2,13 +2,13 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxprefix.comparison.entries import LARGEST, Entry, entries_for, find_entry, parameters
 from jaxprefix.comparison.plot import plot_rows
-from jaxprefix.comparison.stages import of_method, run_trials, step_cost
+from jaxprefix.comparison.stages import of_method, run_trials, step_cost, stopped
 from jaxprefix.comparison.state import State, write_whole
 from jaxprefix.comparison.table import Row, comma_separated, make_rows, markdown
 from jaxprefix.data import given_splits
@@ -17,6 +17,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods import PromptTuning
 from jaxprefix.models.loading import load_pretrained
 from jaxprefix.training.config import NewEncoder, Run
+from jaxprefix.training.going_on import StopSignal
 from jaxprefix.training.metrics import higher_is_better, main_metric
 from jaxprefix.trees import count
 
@@ -94,9 +95,12 @@ def compare(
         log.info("%s: %s parameters beside the head's, %s", name, f"{parameters(method, dims):,}", method)
     usual = {entry.name: entry.rate for entry in entries}
     state = State(run, sized, usual, seeds, tuple(rates))
-    for number, name in enumerate(names, start=1):
-        log.info("%d of %d: %s", number, len(names), name)
-        _stages(state, run, name, sized[name], [factor * usual[name] for factor in rates], seeds)
+    with StopSignal() as stop:
+        for number, name in enumerate(names, start=1):
+            log.info("%d of %d: %s", number, len(names), name)
+            for _ in _stages(state, run, name, sized[name], [factor * usual[name] for factor in rates], seeds):
+                if stop.came:
+                    raise stopped()
     return _write(state, run, names, reference, size)
 
 
@@ -122,12 +126,13 @@ def _sized(entry: Entry, budget: int, dims: Dims, run: Run) -> Method:
     return entry.sized(budget, dims, largest)
 
 
-def _stages(state: State, run: Run, name: str, method: Method, rates: list[float], seeds: int) -> None:
-    """The three stages of a method, those that are not finished yet."""
+def _stages(state: State, run: Run, name: str, method: Method, rates: list[float], seeds: int) -> Iterator[None]:
+    """The three stages of a method, those that are not finished yet; yields after each."""
     folder, metric = Path(run.folder) / name, main_metric(run.task)
     first = of_method(run, method, rates[0], folder / "rates")
     members = [{"optimizer.learning_rate": rate} for rate in rates]
     tried = state.stage(name, "rates", lambda: run_trials(first, members))
+    yield
     scores = [trial["metrics"].get("validation", {}).get(metric) for trial in tried]
     sign = 1 if higher_is_better(metric) else -1
     ranked = sorted((-sign * score, place) for place, score in enumerate(scores) if score is not None)
@@ -137,7 +142,9 @@ def _stages(state: State, run: Run, name: str, method: Method, rates: list[float
     chosen = of_method(run, method, rate, folder / "seeds")
     others = [{"seed": run.seed + 1 + index} for index in range(seeds)]
     state.stage(name, "seeds", lambda: run_trials(chosen, others))
+    yield
     state.stage(name, "cost", lambda: step_cost(chosen))
+    yield
 
 
 def _write(state: State, run: Run, names: list[str], reference: str, size: int) -> Comparison:

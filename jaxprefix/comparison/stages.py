@@ -42,7 +42,7 @@ def run_trials(run: Run, members: Sequence[Fields]) -> list[dict[str, Any]]:
         return [_separate(run, fields, index) for index, fields in enumerate(members)]
     found = train_population(run, members, own_order=True).members
     if not found:
-        raise _stopped()
+        raise stopped()
     return [_trial(member.fields, member.metrics, member.history.failed_at is not None) for member in found]
 
 
@@ -53,7 +53,7 @@ def _separate(run: Run, fields: Fields, index: int) -> dict[str, Any]:
     except RunFailed:
         return _trial(fields, {}, True)
     if result.adapter is None:
-        raise _stopped()
+        raise stopped()
     return _trial(fields, result.metrics, False)
 
 
@@ -65,7 +65,8 @@ def _trial(fields: Fields, metrics: dict[str, dict[str, float]], failed: bool) -
     return {"fields": dict(fields), "metrics": finite, "failed": failed}
 
 
-def _stopped() -> RunFailed:
+def stopped() -> RunFailed:
+    """That a signal came."""
     return RunFailed("the comparison was stopped by a signal; start it again with the same arguments to go on.")
 
 

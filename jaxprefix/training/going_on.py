@@ -72,7 +72,9 @@ def refuse_other_backbone(setup: Setup, stored: dict[str, Any]) -> None:
 
 
 class StopSignal:
-    """Remembers that SIGTERM came, so that the loop can save and leave; outside the main thread it never comes."""
+    """Remembers that SIGTERM came, so that the loop can save and leave; outside the main thread it never comes.
+
+    Within another one it tells that one too: a comparison must hear what came while one of its runs was listening."""
 
     def __init__(self) -> None:
         self.came = False
@@ -87,8 +89,11 @@ class StopSignal:
         if self._main:
             signal.signal(signal.SIGTERM, self._before)
 
-    def _note(self, *_: Any) -> None:
+    def _note(self, *signalled: Any) -> None:
         self.came = True
+        outer = getattr(self._before, "__self__", None)
+        if isinstance(outer, StopSignal):
+            outer._note(*signalled)
 
 
 def keep_compiled_programs() -> None:

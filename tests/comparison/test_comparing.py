@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import math
+import os
+import signal
 import sys
 
 import numpy as np
@@ -18,6 +20,7 @@ from jaxprefix.comparison.table import comma_separated, make_rows, markdown, pai
 from jaxprefix.errors import RunFailed, UserError
 from jaxprefix.methods import HeadOnly, LoRA, PTuningV2
 from jaxprefix.training.adapter import load_adapter
+from jaxprefix.training.going_on import StopSignal
 from jaxprefix.trees import flatten
 from tests import tiny
 from tests.training.worlds import LAYERS, WIDTH
@@ -134,6 +137,21 @@ def test_a_run_that_is_stopped_ends_the_comparison(world, tmp_path, monkeypatch)
     with pytest.raises(RunFailed, match="start it again"):
         two(world, tmp_path)
     assert not (tmp_path / "comparison.json").exists()
+
+
+def test_a_signal_that_a_finished_stage_heard_ends_the_comparison(world, tmp_path, monkeypatch):
+    """It comes while a run listens that has no step left to stop before: the stage is kept, the next not begun."""
+
+    def run_trials(run, members):
+        with StopSignal() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert inner.came
+        return [{"fields": dict(fields), "metrics": {}, "failed": False} for fields in members]
+
+    monkeypatch.setattr(comparing, "run_trials", run_trials)
+    with pytest.raises(RunFailed, match="start it again"):
+        two(world, tmp_path)
+    assert list(json.loads((tmp_path / "comparison.json").read_text())["stages"]["p_tuning_v2"]) == ["rates"]
 
 
 @pytest.mark.parametrize("name", ENTRIES)

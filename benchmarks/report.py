@@ -130,6 +130,40 @@ def program(record: dict[str, Any]) -> str:
     )
 
 
+def population(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    shape, keys = figures["shape"], ("seconds_min", "seconds_median", "cpu_seconds_median")
+    keys += ("ratio_paired_median", "ratio_of_minima", "cpu_ratio", "temporaries_mib", "compile_seconds")
+    rows = [(name, *(found[key] for key in keys)) for name, found in figures["updates"].items()]
+    head = ("members", "s, min", "s, median", "CPU s, median", "ratio: median of rounds", "minima", "CPU")
+    text = (
+        f"## Populations\n\n{origin(record)}\n\n{shape['batch']} rows of {shape['tokens']} tokens, {shape['length']} "
+        f"virtual tokens, dropouts of {shape['dropout']:g}, the embedded encoder; {shape['rounds']} rounds.\n\n"
+        + table((*head, "temporaries MiB", "compile s"), rows)
+        + "\n\nThe ratio is the time of one update of K members over K times that of a single run's update. "
+        f"{100 * figures['product_share']:.0f} % of a single update's CPU time are its "
+        f"{figures['product_gflops_of_single']:g} GFLOP of matrix products, at the speed that this processor reaches "
+        "for products of these sizes alone. They and the elementwise work are each member's own, so on a processor "
+        "that one member keeps busy a population saves little of an update; it saves the set-up of runs, and backbones "
+        "in memory."
+    )
+    runs = figures.get("runs")
+    if runs:
+        single = runs["single"]
+        lines = [("`jp.train`", single["seconds"], single["cpu_seconds"], 1, 1)]
+        lines += [
+            (name, *(found[key] for key in ("seconds", "cpu_seconds", "ratio", "cpu_ratio")))
+            for name, found in runs.items()
+            if isinstance(found, dict) and name != "single"
+        ]
+        text += (
+            f"\n\nWhole runs of {runs['steps']} updates in one process, with set-up, evaluation and adapters, compiled "
+            "programs from the cache; the ratio is that of a population to K runs:\n\n"
+            + table(("members", "s", "CPU s", "ratio", "CPU ratio"), lines)
+        )
+    return text
+
+
 def real_text(record: dict[str, Any]) -> str:
     figures = record["figures"]
     rows = []
@@ -195,6 +229,7 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("step_speed_6x384", step_speed),
     ("step_speed_12x768", step_speed),
     ("program", program),
+    ("population", population),
     ("real_text", real_text),
     ("world_tasks", world_tasks),
 )

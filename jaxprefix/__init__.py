@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "jaxprefix.allocator": ("keep_large_buffers",),
     "jaxprefix.attention": ("VirtualTokens", "kernel_attention"),
+    "jaxprefix.comparison": ("Comparison", "Entry", "compare"),
     "jaxprefix.data": ("Classification", "Files", "MaskedLanguage", "Tagging", "Tfds"),
     "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "Method", "edit", "static"),
     "jaxprefix.errors": ("RunFailed", "UserError"),
@@ -39,7 +40,9 @@ _HOMES = {
     "jaxprefix.training.adapter": ("Adapter", "load_adapter", "predict"),
     "jaxprefix.training.config": ("NewEncoder", "Run"),
     "jaxprefix.training.loop": ("train",),
+    "jaxprefix.training.members": ("grid",),
     "jaxprefix.training.optimizer": ("Optimizer",),
+    "jaxprefix.training.population": ("PopulationResult", "train_population"),
     "jaxprefix.training.sharding": ("MeshShape",),
     "jaxprefix.typed_json": ("register",),
 }

@@ -25,27 +25,32 @@ def load_config(path: str) -> Any:
     """
     from jaxprefix.training.config import Run
 
+    run = result_of(path, "config", "config file")
+    if not isinstance(run, Run):
+        raise UserError(f"config() in {path} returns a {type(run).__name__}; it must return a jaxprefix.Run.")
+    return run
+
+
+def result_of(path: str, function: str, kind: str) -> Any:
+    """What the function of that name in a Python file returns."""
     file = Path(path)
     if not file.is_file():
         near = sorted(str(found) for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
         known = f"; {file.parent} has {', '.join(near)}" if near else ""
-        raise UserError(f"there is no config file {path}{known}; name a Python file that defines config().")
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+        raise UserError(f"there is no {kind} {path}{known}; name a Python file that defines {function}().")
+    spec = importlib.util.spec_from_file_location(f"{function}_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; name one that defines config().")
+        raise UserError(f"{path} is not a Python file; name one that defines {function}().")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        run = module.config()
+        return getattr(module, function)()
     except UserError:
         raise
     except Exception as error:
         raise UserError(
             f"{path} fails with {type(error).__name__}: {error}{_nearest_field(error)}; correct the file."
         ) from error
-    if not isinstance(run, Run):
-        raise UserError(f"config() in {path} returns a {type(run).__name__}; it must return a jaxprefix.Run.")
-    return run
 
 
 def _nearest_field(error: Exception) -> str:
@@ -164,6 +169,12 @@ def _import(args: Sequence[str]) -> int:
     return import_command(args)
 
 
+def _compare(args: Sequence[str]) -> int:
+    from jaxprefix.commands import compare
+
+    return compare.run(args)
+
+
 COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
@@ -173,6 +184,7 @@ COMMANDS = {
     "gates": _gates,
     "export": _export,
     "import": _import,
+    "compare": _compare,
 }
 USAGE = """usage: jaxprefix COMMAND ...
 
@@ -184,6 +196,7 @@ USAGE = """usage: jaxprefix COMMAND ...
   gates ADAPTER [--keep 0.65]      the gates of a finished run, and the prefix that they leave
   export ADAPTER FOLDER            an adapter as a folder of Hugging Face PEFT
   import FOLDER --out ADAPTER      an adapter of PEFT, P-Tuning v2 or the adapters library as one of ours
+  compare CONFIG --methods A B     methods times seeds in one table; started again, it goes on
 
 Each command has its own --help.
 """

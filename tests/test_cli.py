@@ -47,7 +47,7 @@ def helped(capsys, args):
 def test_help_names_the_commands(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for command in ("train", "evaluate", "predict", "describe", "check", "gates"):
+    for command in ("train", "evaluate", "predict", "describe", "compare", "check", "gates", "export", "import"):
         assert re.search(rf"^  {command} \w+", out, re.MULTILINE)
     assert cli.main([]) == 2
 

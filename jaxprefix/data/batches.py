@@ -46,14 +46,18 @@ class Batches:
         """The rows' numbers in the global batch of a step."""
         return np.asarray(self._rows[step], np.int64)
 
-    def batch(self, step: int, process: int = 0, processes: int = 1) -> Batch:
+    def width(self, step: int) -> int:
+        """T of the global batch of a step: one of `buckets`."""
+        return _bucket(int(self._lengths[self.rows(step)].max()), self.buckets)
+
+    def batch(self, step: int, process: int = 0, processes: int = 1, width: int | None = None) -> Batch:
         """This process's contiguous slice of the global batch: `batch_size / processes` rows.
 
         int32 `input_ids`, `segments` [B, T], bool `mask` [B, T], float32 `weight` [B], and, unless the examples are
-        unlabelled, int32 `labels` [B] or [B, T]. T is one of `buckets`.
+        unlabelled, int32 `labels` [B] or [B, T]. T is `width(step)`, or a larger `width` that is given.
         """
         rows = self.rows(step)
-        width = _bucket(int(self._lengths[rows].max()), self.buckets)
+        width = self.width(step) if width is None else width
         mine = _slice(self.batch_size, process, processes)
         return _padded(self.examples, rows[mine], width, self.seed, step)
 

@@ -1,33 +1,35 @@
 """A run from its config to its adapter, top to bottom."""
 
 import dataclasses
-import json
 import logging
 import math
-import os
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
 import jax
 
 import jaxprefix
-from jaxprefix.cache import cache_folder
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
-from jaxprefix.errors import RunFailed, UserError
+from jaxprefix.errors import RunFailed
 from jaxprefix.training.adapter import write_run_adapter
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import evaluate_examples
+from jaxprefix.training.going_on import (
+    History,
+    StopSignal,
+    keep_compiled_programs,
+    refuse_other_backbone,
+    refuse_other_run,
+)
 from jaxprefix.training.metrics import higher_is_better, main_metric
 from jaxprefix.training.preflight import look_before
 from jaxprefix.training.setup import Setup, set_up
 from jaxprefix.training.sharding import put_batch, replicated
-from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step
-from jaxprefix.training.tracking import JsonLines, MetricWriter, Progress, TensorBoard, WandB
+from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step, run_key
+from jaxprefix.training.tracking import Progress, Writers
 from jaxprefix.trees import Tree, count
-from jaxprefix.typed_json import differences, from_json, to_json
+from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
 
@@ -47,22 +49,6 @@ class Result:
     adapter: Path | None
     steps: int
     metrics: dict[str, dict[str, float]]
-
-
-@dataclasses.dataclass
-class History:
-    """What the choice of the best checkpoint and early stopping go by; stored with every checkpoint."""
-
-    best_step: int = 0
-    best_metric: float | None = None
-    without_progress: int = 0
-
-    def evaluated(self, step: int, metric: float, maximise: bool) -> None:
-        better = self.best_metric is None or (metric > self.best_metric if maximise else metric < self.best_metric)
-        if better and math.isfinite(metric):
-            self.best_step, self.best_metric, self.without_progress = step, metric, 0
-        else:
-            self.without_progress += 1
 
 
 def train(run: Run) -> Result:
@@ -96,14 +82,14 @@ def _train(run: Run) -> Result:
     folder = Path(run.folder)
     metric_name = main_metric(run.task)
     maximise = higher_is_better(metric_name)
-    _keep_compiled_programs()
+    keep_compiled_programs()
     with Checkpoints(folder / "checkpoints", best="max" if maximise else "min") as checkpoints:
         stored = checkpoints.read_info()
         if stored is not None:
-            _refuse_other_run(run, stored)
+            refuse_other_run(run, stored)
         setup = set_up(run, labels=(stored and stored["labels"]) or None)
         if stored is not None:
-            _refuse_other_backbone(setup, stored)
+            refuse_other_backbone(setup, stored)
 
         batches = Batches(setup.examples["train"], run.batch_size, run.seed, run.buckets)
         steps = run.steps or max(1, math.ceil(run.epochs * batches.epoch_steps))
@@ -117,9 +103,7 @@ def _train(run: Run) -> Result:
             label_smoothing=run.label_smoothing,
         )
         eval_step = make_eval_step(setup.model, setup.mesh)
-        # not the key that the leaves were drawn from: a split and a fold of one key can coincide
-        key = jax.random.fold_in(jax.random.key(run.seed), 0xD40)
-        state = init_state(setup.trainable, run.optimizer, key, setup.mesh)
+        state = init_state(setup.trainable, run.optimizer, run_key(run.seed), setup.mesh)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         restored = checkpoints.restore(abstract)
         history = History()
@@ -132,7 +116,7 @@ def _train(run: Run) -> Result:
             look_before(setup, eval_step, state.trainable)
 
         loop = _Loop(run, setup, steps, batches, train_step, eval_step, checkpoints, history, maximise)
-        with _StopSignal() as stop:
+        with StopSignal() as stop:
             state = loop.run(state, stop)
         if stop.came and not loop.finished(int(state.step)):
             log.info("stopped at step %d of %d; start the same run again to go on", int(state.step), steps)
@@ -162,12 +146,12 @@ class _Loop:
         patience = self.run_config.patience
         return step >= self.steps or (patience is not None and self.history.without_progress >= patience)
 
-    def run(self, state: TrainState, stop: "_StopSignal") -> TrainState:
+    def run(self, state: TrainState, stop: "StopSignal") -> TrainState:
         run, setup = self.run_config, self.setup
         rates = jax.device_put(run.optimizer.rates(), replicated(setup.mesh))
         step = self.last_saved = int(state.step)
         pending: tuple[int, int, dict] | None = None
-        with Progress(self.steps, step) as progress, _Writers(run, step) as writers:
+        with Progress(self.steps, step) as progress, Writers(run, step) as writers:
 
             def report() -> None:
                 nonlocal pending
@@ -219,7 +203,7 @@ class _Loop:
         self.last_saved = int(state.step)
         self.checkpoints.save(self.last_saved, state, info=info, metric=metric)
 
-    def _report(self, pending: tuple[int, int, dict], progress: Progress, writers: "_Writers") -> None:
+    def _report(self, pending: tuple[int, int, dict], progress: Progress, writers: "Writers") -> None:
         step, tokens, metrics = pending
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not values.pop("finite"):
@@ -264,80 +248,6 @@ def _finish(
         log.info("%s: %s", split, _listed(found))
     log.info("adapter: %s", adapter)
     return Result(folder, adapter, steps, metrics)
-
-
-class _Writers:
-    """All writers of a run as one; on process 0 only."""
-
-    def __init__(self, run: Run, last_step: int):
-        folder = Path(run.folder)
-        self._writers: list[MetricWriter] = []
-        if jax.process_index() == 0:
-            self._writers.append(JsonLines(folder / "metrics.jsonl", last_step))
-            if "tensorboard" in run.writers:
-                self._writers.append(TensorBoard(folder))
-            if "wandb" in run.writers:
-                self._writers.append(WandB(folder, json.loads(to_json(run))))
-
-    def __enter__(self) -> "_Writers":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for writer in self._writers:
-            writer.close()
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        for writer in self._writers:
-            writer.scalars(step, values)
-
-
-class _StopSignal:
-    """Remembers that SIGTERM came, so that the loop can save and leave; outside the main thread it never comes."""
-
-    def __init__(self) -> None:
-        self.came = False
-
-    def __enter__(self) -> "_StopSignal":
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _note(self, *_: Any) -> None:
-        self.came = True
-
-
-def _refuse_other_run(run: Run, stored: dict[str, Any]) -> None:
-    before = from_json(stored["run"], Run)
-    same = {name: getattr(run, name) for name in Run.FREE}
-    changed = differences(dataclasses.replace(before, **same), run)
-    if changed:
-        raise UserError(
-            f"{run.folder} holds a run with another config ({'; '.join(changed)}); give this one another folder, or "
-            "restore those fields to go on with that one."
-        )
-
-
-def _refuse_other_backbone(setup: Setup, stored: dict[str, Any]) -> None:
-    before, now = stored["backbone"], setup.backbone.identity
-    if before["identity"] == now["identity"]:
-        return
-    changed = [name for name, digest in before["fingerprint"].items() if now["fingerprint"].get(name) != digest]
-    what = f"{len(changed)} tensors differ, {changed[0]} among them" if changed else "its config differs"
-    raise UserError(
-        f"{setup.run.folder} was begun with another backbone than {now['source']} is now ({what}); "
-        "put the former one back, or give this run another folder."
-    )
-
-
-def _keep_compiled_programs() -> None:
-    """Turns on JAX's persistent compilation cache, unless its place is configured already."""
-    if jax.config.jax_compilation_cache_dir is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 def _announce(setup: Setup, steps: int, batches: Batches) -> None:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from jaxprefix.data import Examples, MaskedLanguage, given_splits, prepare
 from jaxprefix.errors import UserError
+from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.encoder import Encoder, check_positions
 from jaxprefix.models.initial import adapt_start
 from jaxprefix.models.loading import read_backbone
@@ -92,9 +93,14 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
                 f"{config.vocab}; put the tokenizer there that the model was trained with."
             )
         identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
+    module = Encoder(with_dropout(config, run), dtype, run.unroll, run.remat)
+    return Backbone(module, tree, tokenizer, identity)
+
+
+def with_dropout(config: EncoderConfig, run: Run) -> EncoderConfig:
+    """The encoder's config with the dropout rates of a run, where it has any of its own."""
     rates = {"hidden_dropout": run.hidden_dropout, "attention_dropout": run.attention_dropout}
-    config = dataclasses.replace(config, **{name: rate for name, rate in rates.items() if rate is not None})
-    return Backbone(Encoder(config, dtype, run.unroll, run.remat), tree, tokenizer, identity)
+    return dataclasses.replace(config, **{name: rate for name, rate in rates.items() if rate is not None})
 
 
 def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] | None = None) -> Setup:

@@ -63,12 +63,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def by_rows(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch shared out over data and fsdp."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Rows of a batch, which lie along `axis`, shared out over data and fsdp."""
+    return NamedSharding(mesh, P(*[None] * axis, ("data", "fsdp")))
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a global batch, on the devices."""
-    sharding = by_rows(mesh)
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, jax.Array]:
+    """This process's rows of a global batch, which lie along `axis`, on the devices."""
+    sharding = by_rows(mesh, axis)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

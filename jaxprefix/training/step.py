@@ -1,7 +1,8 @@
-"""The compiled steps: one update of the trainable leaves, and one look at a batch.
+"""The steps: one update of the trainable leaves, and one look at a batch, as pure functions and compiled.
 
-The update donates its state and nothing else, pins the shardings of what it returns, and differentiates with respect
-to the trainable tree alone, so no gradient of a frozen leaf exists in its program.
+The compiled update donates its state and nothing else, pins the shardings of what it returns, and differentiates with
+respect to the trainable tree alone, so no gradient of a frozen leaf exists in its program. `population_step.py` maps
+the same pure functions over members.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from jaxprefix.edits import BUILT_RATES, Rates
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.optimizer import Optimizer, global_norm
 from jaxprefix.training.sharding import by_rows, replicated
@@ -47,45 +49,52 @@ def init_state(trainable: Tree, optimizer: Optimizer, key: Array, mesh: Mesh) ->
     return make(trainable, key)
 
 
-TrainStep = Callable[[TrainState, dict, Tree, dict], tuple[TrainState, dict[str, Float[Array, ""]]]]
+def run_key(seed: int) -> Array:
+    """The key of a run's steps: not the one that its leaves are drawn from, since a split and a fold of one key can
+    coincide."""
+    return jax.random.fold_in(jax.random.key(seed), 0xD40)
 
 
-def make_train_step(
+TrainStep = Callable[..., tuple[TrainState, dict[str, Float[Array, ""]]]]
+EvalStep = Callable[[Tree, Tree, dict], dict[str, Array]]
+
+
+def pure_train_step(
     model: TunedModel,
     optimizer: Optimizer,
-    mesh: Mesh,
     *,
     steps: int,
     epoch_steps: int,
     accumulate: int = 1,
     label_smoothing: float = 0.0,
 ) -> TrainStep:
-    """The compiled update `(state, rates, frozen, batch) -> (state, metrics)`.
+    """The update `(state, rates, frozen, batch, dropout) -> (state, metrics)`, not compiled yet.
 
     Args:
       model: with a head.
       optimizer: its `rates()` are the second argument of the update.
-      mesh: where it runs.
       steps, epoch_steps: for the schedule.
       accumulate: how many equal parts of the batch are differentiated one after another; the gradient is that of the
         whole batch, since sums of losses and of weights are added up before they are divided.
       label_smoothing: see `cross_entropy`.
 
     Returns:
-      The update. Its metrics are float32 scalars: `loss` (mean over the batch's weights), `gradient_norm` before
-      clipping, `rate` (the schedule's factor times the base learning rate), `finite` (1 where loss, norm and all
-      updated leaves are).
+      The update. Its `dropout` (`Rates`) may be left out: the rates are then those that the model was built with. Its
+      metrics are float32 scalars: `loss` (mean over the batch's weights), `gradient_norm` before clipping, `rate` (the
+      schedule's factor times the base learning rate), `finite` (1 where loss, norm and all updated leaves are).
     """
 
-    def loss_sum(trainable: Tree, frozen: Tree, batch: dict, key: Array) -> tuple[Array, Array]:
-        out = model.forward(trainable, frozen, batch, key=key, training=True)
+    def loss_sum(trainable: Tree, frozen: Tree, batch: dict, key: Array, dropout: Rates) -> tuple[Array, Array]:
+        out = model.forward(trainable, frozen, batch, key=key, training=True, rates=dropout)
         return model.head.loss(out.logits, batch, label_smoothing)
 
-    def differentiate(trainable: Tree, frozen: Tree, batch: dict, key: Array) -> tuple[Array, Array, Tree]:
-        (loss, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(trainable, frozen, batch, key)
-        return loss, weight, grads
+    def train_step(
+        state: TrainState, rates: dict, frozen: Tree, batch: dict, dropout: Rates = BUILT_RATES
+    ) -> tuple[TrainState, dict]:
+        def differentiate(trainable: Tree, frozen: Tree, batch: dict, key: Array) -> tuple[Array, Array, Tree]:
+            (loss, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(trainable, frozen, batch, key, dropout)
+            return loss, weight, grads
 
-    def train_step(state: TrainState, rates: dict, frozen: Tree, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
         if accumulate == 1:
             loss, weight, grads = differentiate(state.trainable, frozen, batch, key)
@@ -113,14 +122,23 @@ def make_train_step(
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
         return TrainState(state.step + 1, trainable, opt_state, state.key), metrics
 
+    return train_step
+
+
+def make_train_step(model: TunedModel, optimizer: Optimizer, mesh: Mesh, **options: Any) -> TrainStep:
+    """The compiled update `(state, rates, frozen, batch) -> (state, metrics)` of one run on a mesh; `options` and
+    results are those of `pure_train_step`."""
     whole = replicated(mesh)
     return jax.jit(
-        train_step, donate_argnums=0, in_shardings=(whole, whole, None, by_rows(mesh)), out_shardings=(whole, whole)
+        pure_train_step(model, optimizer, **options),
+        donate_argnums=0,
+        in_shardings=(whole, whole, None, by_rows(mesh)),
+        out_shardings=(whole, whole),
     )
 
 
-def make_eval_step(model: TunedModel, mesh: Mesh) -> Callable[[Tree, Tree, dict], dict[str, Array]]:
-    """The compiled look `(trainable, frozen, batch) -> dict`.
+def pure_eval_step(model: TunedModel) -> EvalStep:
+    """The look `(trainable, frozen, batch) -> dict`, not compiled yet.
 
     It returns `predictions` int32 `[B]` or `[B, T]`; where the batch has labels, `losses` float32 of the same shape,
     the cross entropy of each; and of a classification `logits` `[B, C]` as well (V or T times C would be too much to
@@ -137,5 +155,10 @@ def make_eval_step(model: TunedModel, mesh: Mesh) -> Callable[[Tree, Tree, dict]
             found["logits"] = logits
         return found
 
+    return eval_step
+
+
+def make_eval_step(model: TunedModel, mesh: Mesh) -> EvalStep:
+    """The compiled look of one run on a mesh; see `pure_eval_step`."""
     whole = replicated(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, None, by_rows(mesh)), out_shardings=whole)
+    return jax.jit(pure_eval_step(model), in_shardings=(whole, None, by_rows(mesh)), out_shardings=whole)

@@ -7,8 +7,12 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
+
 from jaxprefix.checkpoints.files import writing
 from jaxprefix.errors import UserError
+from jaxprefix.training.config import Run
+from jaxprefix.typed_json import to_json
 
 
 class MetricWriter(Protocol):
@@ -91,6 +95,31 @@ class WandB:
 
     def close(self) -> None:
         self._run.finish()
+
+
+class Writers:
+    """All writers of a run as one; on process 0 only."""
+
+    def __init__(self, run: Run, last_step: int):
+        folder = Path(run.folder)
+        self._writers: list[MetricWriter] = []
+        if jax.process_index() == 0:
+            self._writers.append(JsonLines(folder / "metrics.jsonl", last_step))
+            if "tensorboard" in run.writers:
+                self._writers.append(TensorBoard(folder))
+            if "wandb" in run.writers:
+                self._writers.append(WandB(folder, json.loads(to_json(run))))
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for writer in self._writers:
+            writer.scalars(step, values)
 
 
 class Progress:

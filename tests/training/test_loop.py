@@ -340,14 +340,14 @@ def test_the_checkpoint_before_is_the_good_one(world, tmp_path, rate, caplog):
     watched(run, stop_before=3)
     diverging = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, learning_rate=rate))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_refuse_other_run", lambda run, stored: None)
+        patch.setattr(loop, "refuse_other_run", lambda run, stored: None)
         with pytest.raises(RunFailed, match="learning rate") as failure:
             loop.train(diverging)
     kept = kept_steps(tmp_path)
     assert f"the last good checkpoint is that of step {kept[-1]} in {tmp_path}/checkpoints" in str(failure.value)
     caplog.clear()
     with caplog.at_level("INFO", "jaxprefix"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_refuse_other_run", lambda run, stored: None)  # steps of the other rate may be kept
+        patch.setattr(loop, "refuse_other_run", lambda run, stored: None)  # steps of the other rate may be kept
         seen = watched(run, stop_before=kept[-1] + 1)
     assert f"going on from step {kept[-1]} of 8" in caplog.text
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:

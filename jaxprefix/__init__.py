@@ -35,6 +35,7 @@ _HOMES = {
     "jaxprefix.models.heads": ("MaskedLM", "SequenceClassifier", "TokenClassifier"),
     "jaxprefix.models.loading": ("load_pretrained",),
     "jaxprefix.models.tuned": ("TunedModel",),
+    "jaxprefix.serving.bank": ("Bank", "load_adapters"),
     "jaxprefix.training.adapter": ("Adapter", "load_adapter", "predict"),
     "jaxprefix.training.config": ("NewEncoder", "Run"),
     "jaxprefix.training.loop": ("train",),

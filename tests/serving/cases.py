@@ -49,7 +49,6 @@ SINGLE = {
     "prefix + lora": jp.PTuningV2(length=3) + jp.LoRA(("q", "v"), rank=2),
     "two prefixes": jp.PTuningV2(length=2) + jp.AdaptivePrefix(length=3),
 }
-FEW = ("p-tuning v2", "p-tuning v2, lengths", "apt", "inducer", "lora", "head only", "prefix + lora")
 
 
 @functools.cache
@@ -66,7 +65,7 @@ def adapter(method, kind: str = "bert", head=None, seed: int = 2, **run) -> jp.A
     found, head = backbone(kind), jp.SequenceClassifier(3) if head is None else head
     model = jp.TunedModel(found.module, method, head)
     trainable, frozen = model.init(jax.random.key(seed), found.tree)
-    labels = tuple(f"label {index}" for index in range(head.num_labels or 0))
+    labels = tuple(f"label {index}" for index in range(getattr(head, "num_labels", 0)))
     config = jp.Run(jp.Classification(jp.Files(train="train.jsonl")), method=method, **run)
     return jp.Adapter(model, shaken(trainable, seed), frozen, found, config, labels, {})
 

@@ -180,8 +180,8 @@ def many_adapters(record: dict[str, Any]) -> str:
             rows,
         )
         + "\n\nSpeeds are multiples of that of a call for each adapter. One adapter for all rows is the least that "
-        "could be hoped for. In a bank of different methods every row computes all of them, those of the others with zeros: "
-        "that costs processor time, and what it saves is calls and programs."
+        "could be hoped for. In a bank of different methods every row computes all of them, with zeros for those "
+        "that are not its own: that costs processor time, and what it saves is calls and programs."
     )
 
 

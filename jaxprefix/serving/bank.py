@@ -102,8 +102,8 @@ class Bank:
         members = {**shelf.members, name: member}
         leaves = shelf.fill(member)
         if leaves is None:
-            log.info("the new adapter %r does not fit the bank, which grows; its next batches are compiled anew.", name)
             self._shelf = _shelve(members)
+            log.info("the new adapter %r does not fit the bank, which grows; its next batches are compiled anew.", name)
         else:
             self._shelf = shelf._replace(members=members, stacks=_replaced(shelf.stacks, leaves, index))
 
@@ -118,9 +118,12 @@ class Bank:
           Float32 `[B, C]`, or `[B, T, C]` of token classifiers, C being the largest number of labels; `-inf` for the
           labels that a row's adapter does not have.
         """
-        shelf = self._shelf
-        which = _indices(shelf, adapters, len(batch["input_ids"]))
-        return self._answer(shelf, batch, which)["logits"]
+        shelf, ids = self._shelf, batch["input_ids"]
+        which = _indices(shelf, adapters, len(ids))
+        columns = {"mask": np.ones(ids.shape, bool), "segments": np.zeros(ids.shape, np.int32), **batch}
+        last = np.asarray(columns["mask"]) * np.arange(1, ids.shape[1] + 1)
+        self._check_lengths(shelf, last.max(1), which)
+        return self._answer(shelf, columns, which)["logits"]
 
     def __call__(
         self, rows: Sequence[str | Mapping[str, Any]], adapters: Sequence[str], *, batch_size: int = 32
@@ -143,6 +146,7 @@ class Bank:
             return []
         order = np.argsort(which, kind="stable")
         examples = self._encoded(shelf, rows, which, order)
+        self._check_lengths(shelf, examples.lengths, which[order])
         size = min(batch_size, 1 << (len(rows) - 1).bit_length())
         kept = "logits" if shelf.head_slots.task == "classification" else "predictions"
         outputs, indices = [], []
@@ -178,15 +182,14 @@ class Bank:
         longest = self.backbone.module.dims.positions
         return [*(SHORTEST << i for i in range(longest.bit_length()) if SHORTEST << i < longest), longest]
 
-    def _answer(self, shelf: Shelf, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Array]:
-        ids = batch["input_ids"]
-        columns = {"mask": np.ones(ids.shape, bool), "segments": np.zeros(ids.shape, np.int32), **batch}
-        columns = {name: columns[name] for name in ("input_ids", "mask", "segments")}
+    def _check_lengths(self, shelf: Shelf, lengths: np.ndarray, which: np.ndarray) -> None:
+        """Refuses rows that the position table cannot serve, each with the offset of its own adapter."""
         offsets = np.array([member.offset for member in shelf.members.values()])[which]
-        lengths = (np.asarray(columns["mask"]) * np.arange(1, ids.shape[1] + 1)).max(1)
         worst = int(np.argmax(lengths + offsets))
         check_positions(int(lengths[worst]), int(offsets[worst]), self.backbone.module.dims)
-        tree = self.backbone.tree
+
+    def _answer(self, shelf: Shelf, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Array]:
+        columns, tree = {name: batch[name] for name in ("input_ids", "mask", "segments")}, self.backbone.tree
         frozen = {name: tree[name] for name in ("embeddings", "layers", "pooler") if name in tree}
         return bank_forward(self.backbone.module, shelf.head_slots, shelf.stacks, frozen, columns, which)
 

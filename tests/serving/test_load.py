@@ -1,10 +1,13 @@
 """Adapter folders as one callable: texts in, each with the labels of its own adapter out."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 import jaxprefix as jp
+from jaxprefix import cli
 from jaxprefix.errors import UserError
 from jaxprefix.serving.bank import bank_forward
 from jaxprefix.training.setup import read_run_backbone
@@ -68,6 +71,7 @@ def assert_as_alone(found, rows, names, folders):
 def test_each_row_gets_the_labels_of_its_adapter(folders):
     bank = jp.load_adapters(list(folders.values()))
     assert bank.names == tuple(folders)  # those of the runs' folders
+    assert all(member.adapter.backbone is bank.backbone for member in bank._shelf.members.values())
     rows, names = mixed()
     found = bank(rows, names, batch_size=8)
     assert_as_alone(found, rows, names, folders)
@@ -91,6 +95,17 @@ def test_words_get_the_tags_of_their_adapter(world):
     found = bank(rows, names)
     for row, name, one in zip(rows, names, found, strict=True):
         assert one == adapters[name].predict([row])[0]
+
+
+def test_the_command_line_takes_further_adapters(folders, capsys):
+    rows = [{"adapter": str(folders["mood"]), "text": "a good dog"}]
+    rows += [{"adapter": str(folders["pair"]), "first": "the cat", "second": "the mat"}]
+    args = ["predict", "--beside", str(folders["pair"]), str(folders["mood"]), *map(json.dumps, rows)]
+    assert cli.main(args) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [tuple(one["scores"]) for one in found] == [LABELS["mood"], LABELS["pair"]]
+    assert cli.main([*args, "a text"]) == 2
+    assert "the row 'a text' names no adapter; give it the field 'adapter'." in capsys.readouterr().err
 
 
 def test_names_are_given_once_and_rows_fit_their_task(folders, world):

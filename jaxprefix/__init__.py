@@ -34,6 +34,7 @@ _HOMES = {
     "jaxprefix.models.exporting": ("save_pretrained",),
     "jaxprefix.models.heads": ("MaskedLM", "SequenceClassifier", "TokenClassifier"),
     "jaxprefix.models.loading": ("load_pretrained",),
+    "jaxprefix.models.merging": ("merge_lora",),
     "jaxprefix.models.tuned": ("TunedModel",),
     "jaxprefix.serving.bank": ("Bank", "load_adapters"),
     "jaxprefix.training.adapter": ("Adapter", "load_adapter", "predict"),

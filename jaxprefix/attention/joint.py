@@ -5,6 +5,7 @@ Batched products with tokens before heads are 1.5 to 3 times slower on CPU; with
 all rows is one product of all their queries with [P, E] per head, so that it is neither copied nor transposed around.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -47,12 +48,9 @@ def attend(
     maximum = jnp.max(scores, axis=-1, keepdims=True, initial=FLOOR)
 
     if virtual is not None:
-        virtual_scores = _with_keys(queries, virtual.keys, acc) * scale
-        if virtual.key_scale is not None:
-            virtual_scores = virtual_scores * _per_token(virtual.key_scale, acc)
-        present = virtual_scores
+        present = _virtual_scores(queries, virtual, scale, acc)
         if virtual.mass is not None:
-            present = jnp.where(_per_token(virtual.mass, acc) > 0, virtual_scores, MASKED)
+            present = jnp.where(_per_token(virtual.mass, acc) > 0, present, MASKED)
         maximum = jnp.maximum(maximum, jnp.max(present, axis=-1, keepdims=True))
 
     maximum = jax.lax.stop_gradient(maximum)
@@ -62,18 +60,8 @@ def attend(
     sums = _with_values(weights.astype(v.dtype), v, acc)
 
     if virtual is not None:
-        virtual_weights = virtual_scores - maximum
-        if virtual.mass is not None:
-            # Ordinary tokens are not above the maximum; a query that sees nothing has none, and no token to gain.
-            virtual_weights = jnp.where(maximum > FLOOR, jnp.minimum(virtual_weights, OVERSHOOT), MASKED)
-        virtual_weights = jnp.exp(virtual_weights)
-        if virtual.mass is not None:
-            virtual_weights = virtual_weights * _per_token(virtual.mass, acc)
-        total = total + jnp.sum(virtual_weights, axis=-1, keepdims=True)
-        virtual_weights = _drop(virtual_weights, dropout, VIRTUAL_COLUMN)
-        if virtual.value_scale is not None:
-            virtual_weights = virtual_weights * _per_token(virtual.value_scale, acc)
-        sums = sums + _with_values(virtual_weights.astype(v.dtype), virtual.values, acc)
+        virtual_sums, virtual_total = _of_virtual_tokens(queries, virtual, maximum, dropout, scale, acc)
+        sums, total = sums + virtual_sums, total + virtual_total
 
     # A query that sees nothing has weights 0 and total 0. The maximum ends its gradient; a select in its place would
     # keep XLA from fusing the forward pass on CPU (1.3 times slower).
@@ -81,6 +69,41 @@ def attend(
     o = sums / total
     lse = maximum + jnp.log(total)
     return _tokens_first(o.astype(v.dtype), t), lse[..., 0].transpose(1, 0, 2).reshape(b, h, t)
+
+
+@functools.partial(jax.checkpoint, static_argnums=(4, 5))
+def _of_virtual_tokens(
+    queries: Float[Array, "K B N E"],
+    virtual: VirtualTokens,
+    maximum: Float[Array, "K B N 1"],
+    dropout: tuple[Any, Any] | None,
+    scale: float,
+    acc: Any,
+) -> tuple[Float[Array, "K B N E2"], Float[Array, "K B N 1"]]:
+    """What virtual tokens add to the weighted sum of values and to the sum of weights.
+
+    The backward pass computes their scores again: kept, they would be three arrays `[K, B, N, P]` of every layer (the
+    scores for the gradient of a gate, the weights for that of the scores, the scaled weights for that of the values).
+    """
+    weights = _virtual_scores(queries, virtual, scale, acc) - maximum
+    if virtual.mass is not None:
+        # Ordinary tokens are not above the maximum; a query that sees nothing has none, and no token to gain.
+        weights = jnp.where(maximum > FLOOR, jnp.minimum(weights, OVERSHOOT), MASKED)
+    weights = jnp.exp(weights)
+    if virtual.mass is not None:
+        weights = weights * _per_token(virtual.mass, acc)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights = _drop(weights, dropout, VIRTUAL_COLUMN)
+    if virtual.value_scale is not None:
+        weights = weights * _per_token(virtual.value_scale, acc)
+    return _with_values(weights.astype(virtual.values.dtype), virtual.values, acc), total
+
+
+def _virtual_scores(
+    queries: Float[Array, "K B N E"], virtual: VirtualTokens, scale: float, acc: Any
+) -> Float[Array, "K B N P"]:
+    scores = _with_keys(queries, virtual.keys, acc) * scale
+    return scores if virtual.key_scale is None else scores * _per_token(virtual.key_scale, acc)
 
 
 def _heads_first(x: Float[Array, "B T H E"], kv_heads: int) -> Float[Array, "K B N E"]:

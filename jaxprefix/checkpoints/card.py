@@ -18,7 +18,7 @@ def model_card(
     Args:
       folder: name of the adapter's folder.
       config: the configuration as parsed type-tagged JSON.
-      backbone: its identity; "name", "architecture", "fingerprint" and "parameters" are shown where they are there.
+      backbone: its identity; "name", "architecture", "digest" and "parameters" are shown where they are there.
       metrics: numbers at the top level are shown.
       labels: names of the labels.
       trained: number of trained parameters.
@@ -30,7 +30,7 @@ def model_card(
     total = backbone.get("parameters")
     share = f", {100 * trained / total:.3g} % of the backbone's {total:,}" if total else ""
     identity = [
-        (key, str(backbone[key])) for key in ("name", "architecture", "parameters", "fingerprint") if key in backbone
+        (key, str(backbone[key])) for key in ("name", "architecture", "parameters", "digest") if key in backbone
     ]
     data = [(key, item) for key in ("data", "task") for key, item in _rows(fields.get(key), key)]
     measured = [(key, f"{item:.6g}") for key, item in metrics.items() if _is_number(item)]
@@ -44,7 +44,7 @@ def model_card(
         "## Labels\n\n" + ", ".join(f"`{label}`" for label in labels) if labels else "",
         _table("Metrics", ("metric", "value"), measured),
         "## Use\n\n```python\nimport jaxprefix as jp\n\n"
-        f'model = jp.load_adapter("{folder}")\nprint(jp.predict(model, ["a text"]))\n```',
+        f'adapter = jp.load_adapter("{folder}")\nprint(adapter.predict(["a text"]))\n```',
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -6,7 +6,7 @@ At a map `y = x W + b`, with A `[r, I]`, B `[O, r]` and the scale `s`,
 
 c being the bias that the inducer paper's code for GPT-2 trains and scales as well (`bias=True`); its code for RoBERTa
 and the LoRA paper have none. A starts uniform in +-1/sqrt(I) (torch's `kaiming_uniform_` with slope sqrt(5)), B and c
-at 0, so nothing changes at the start. `merge` puts a trained update into the frozen weights, exactly.
+at 0, so nothing changes at the start. `jp.merge_lora` puts a trained update into the frozen weights.
 """
 
 import dataclasses

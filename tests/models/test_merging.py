@@ -1,0 +1,47 @@
+"""Merging a LoRA changes the weights and not the function."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprefix as jp
+from jaxprefix.errors import UserError
+from jaxprefix.trees import flatten
+from tests import tiny
+
+EVERY = jp.LoRA(("q", "k", "v", "o", "up", "down"), rank=2, alpha=3.0, bias=True, init="folded_normal")
+
+
+def build(method):
+    model = jp.TunedModel(jp.Encoder(tiny.config(), unroll=False), method, jp.SequenceClassifier(3))
+    trainable, frozen = model.init(jax.random.key(1), tiny.frozen_tree())
+    trainable["method"] = jax.tree.map(lambda leaf: 20 * leaf, trainable["method"])
+    return model, trainable, frozen
+
+
+@pytest.mark.parametrize(
+    ("method", "remains"),
+    [
+        (EVERY, "HeadOnly"),
+        (jp.Inducer(key_rank=2, value_rank=3) + EVERY, "Inducer"),
+        (EVERY + jp.SequentialAdapter(width=3, place="attention", init="normal"), "SequentialAdapter"),
+        (jp.PTuningV2(length=2) + EVERY + jp.MultiHeadAdapter(value_rank=2), "Combined"),
+        (jp.BitFit() + jp.LoRA(("q",), rank=2, bias=True, init="folded_normal"), "BitFit"),
+    ],
+)
+def test_the_function_stays(method, remains):
+    model, trainable, frozen = build(method)
+    before = model.apply(trainable, frozen, tiny.batch()).logits
+    merged, leaves, tree = jp.merge_lora(model, trainable, frozen)
+    assert type(merged.method).__name__ == remains
+    assert not any("lora" in path or (path.endswith("/A") and remains == "HeadOnly") for path in flatten(leaves))
+    np.testing.assert_allclose(merged.apply(leaves, tree, tiny.batch()).logits, before, atol=3e-5)
+    changed = merged.apply(leaves, frozen if remains != "BitFit" else tree, tiny.batch()).logits
+    assert remains == "BitFit" or np.abs(changed - before).max() > 1e-2  # the weights carry the update now
+
+
+def test_what_cannot_be_merged_is_refused():
+    with pytest.raises(UserError, match="has no LoRA to merge"):
+        jp.merge_lora(*build(jp.PTuningV2(length=2)))
+    with pytest.raises(UserError, match="write the LoRA first"):
+        jp.merge_lora(*build(jp.SequentialAdapter(width=3, place="attention") + jp.LoRA(("o",), rank=2)))

@@ -52,8 +52,8 @@ def canonical_edits(name: str, edits: Edits, dims: Dims) -> tuple[LayerEdit, ...
         own = edit.canonical(dims) if "canonical" in vars(type(edit)) else None
         if own is None:
             raise UserError(
-                f"the adapter {name!r} has a {type(edit).__name__} that no leaves of zeros switch off (it has no "
-                "canonical form), so it cannot share a program; serve it on its own with jp.load_adapter."
+                f"the adapter {name!r} holds the edit {type(edit).__name__}, which leaves of zeros do not switch off "
+                "(it has no canonical form); serve it on its own with jp.load_adapter."
             )
         found.extend(jax.tree.map(np.asarray, own))
     return tuple(found)

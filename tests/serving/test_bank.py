@@ -4,10 +4,13 @@ import dataclasses
 import logging
 import re
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
 import jaxprefix as jp
+from jaxprefix.edits import Edits, LayerEdit, edit
 from jaxprefix.errors import UserError
 from jaxprefix.inspection.flops import dot_flops
 from jaxprefix.serving.bank import bank_forward
@@ -59,6 +62,38 @@ def test_token_classifiers():
     assert_rows_are_those_of_single_runs(bank, adapters)
     batch, rows, _ = mixed_batch(names)
     assert bank.logits(batch, rows).shape == (12, 9, 5)
+
+
+@edit
+class Shift(LayerEdit):
+    """`h + shift`, which zeros switch off."""
+
+    shift: jax.Array
+
+    def after_block(self, h, ctx):
+        return h + self.shift
+
+    def canonical(self, dims):
+        return (self,)
+
+
+class ShiftModule(nn.Module):
+    dims: jp.Dims
+
+    @nn.compact
+    def __call__(self):
+        return Edits((Shift(self.param("shift", nn.initializers.zeros, (self.dims.layers, self.dims.width))),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifts(jp.Method):
+    def build(self, dims):
+        return ShiftModule(dims)
+
+
+def test_an_edit_of_ones_own():
+    adapters = {"own": adapter(Shifts()), "sum": adapter(Shifts() + jp.PTuningV2(length=2))}
+    assert_rows_are_those_of_single_runs(jp.Bank(adapters), adapters)
 
 
 def test_one_program_whatever_the_mixture_and_whoever_is_exchanged(caplog):
@@ -121,7 +156,7 @@ def test_a_long_text_is_held_to_the_offset_of_its_own_adapter():
 
 REFUSED = {
     "prompt": (lambda: adapter(jp.PromptTuning(length=2)), "'b' puts 2 prompt rows before the text"),
-    "ablation": (lambda: adapter(jp.Inducer(gating_ablation=True)), "'b' has a InducerEdit that no leaves of zeros"),
+    "ablation": (lambda: adapter(jp.Inducer(gating_ablation=True)), "'b' holds the edit InducerEdit, which leaves"),
     "full": (lambda: adapter(jp.FullFineTuning()), r"'b' has trained \d+ leaves of the backbone \(embeddings/"),
     "bitfit": (lambda: adapter(jp.BitFit()), r"'b' has trained \d+ leaves of the backbone \(embeddings/norm/bias"),
     "other backbone": (lambda: adapter(jp.HeadOnly(), "roberta"), "'b' and 'a' were trained on different backbones"),

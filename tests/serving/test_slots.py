@@ -101,7 +101,7 @@ class Louder(Shift):
 
 def test_an_edit_of_ones_own_shares_a_program_where_it_has_a_form():
     assert canonical_edits("own", Edits((Shift(jnp.ones((3, 16))),)), DIMS)[0].shift.shape == (3, 16)
-    with pytest.raises(UserError, match=r"'own' has a Louder .* serve it on its own with jp.load_adapter"):
+    with pytest.raises(UserError, match=r"'own' holds the edit Louder, .* serve it on its own with jp.load_adapter"):
         canonical_edits("own", Edits((Louder(jnp.ones((3, 16))),)), DIMS)
 
 
@@ -109,7 +109,7 @@ def test_an_edit_of_ones_own_shares_a_program_where_it_has_a_form():
     ("method", "reason"),
     [
         (jp.PromptTuning(length=2), "2 prompt rows before the text"),
-        (jp.Inducer(gating_ablation=True), "InducerEdit that no leaves of zeros switch off"),
+        (jp.Inducer(gating_ablation=True), "InducerEdit, which leaves of zeros do not switch off"),
     ],
 )
 def test_what_has_no_form_is_refused(method, reason):

@@ -1,4 +1,4 @@
-"""Adapters of tiny encoders without folders, every leaf moved away from where it starts."""
+"""Adapters of tiny encoders without folders."""
 
 import functools
 
@@ -8,8 +8,8 @@ import numpy as np
 
 import jaxprefix as jp
 from jaxprefix.training.setup import Backbone
+from jaxprefix.trees import flatten, split
 from tests import tiny
-from tests.methods.test_matrix import shaken
 
 SINGLE = {
     "p-tuning v2": jp.PTuningV2(length=3),
@@ -61,13 +61,19 @@ def backbone(kind: str = "bert", **settings) -> Backbone:
     return Backbone(module, tree, None, {"source": kind, "identity": kind})
 
 
+@functools.cache
 def adapter(method, kind: str = "bert", head=None, seed: int = 2, **run) -> jp.Adapter:
+    """Every leaf random, a born pooler's as well; from shapes alone, since initialisation compiles much."""
     found, head = backbone(kind), jp.SequenceClassifier(3) if head is None else head
-    model = jp.TunedModel(found.module, method, head)
-    trainable, frozen = model.init(jax.random.key(seed), found.tree)
+    model, random = jp.TunedModel(found.module, method, head), np.random.default_rng(seed)
+    trainable, frozen = jax.eval_shape(model.init, jax.random.key(0), found.tree)
+    draw = lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape), leaf.dtype)  # noqa: E731
+    trainable, born = jax.tree.map(draw, (trainable, frozen["born"]))
+    kept = flatten(frozen["backbone"])
+    frozen = {"backbone": split(found.tree, lambda path: path in kept)[0], "born": born}
     labels = tuple(f"label {index}" for index in range(getattr(head, "num_labels", 0)))
     config = jp.Run(jp.Classification(jp.Files(train="train.jsonl")), method=method, **run)
-    return jp.Adapter(model, shaken(trainable, seed), frozen, found, config, labels, {})
+    return jp.Adapter(model, trainable, frozen, found, config, labels, {})
 
 
 def several(names, kind: str = "bert", heads=(None,)) -> dict[str, jp.Adapter]:

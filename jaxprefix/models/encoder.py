@@ -221,8 +221,8 @@ def shifted_by_row(
 ) -> Int[Array, "B T"]:
     """Position ids with another offset in each row; RoBERTa's pads stay where they are.
 
-    Padding of a short text may lie beyond the table with the offset of another row's text in mind; nobody sees it, but
-    a gather out of range would give NaN.
+    A row's padding may lie beyond the table, since only its real tokens are held to it. Nobody sees padding, but a
+    gather out of range would give NaN.
     """
     offsets = offsets[:, None] if config.kind == "bert" else jnp.where(mask, offsets[:, None], 0)
     return jnp.minimum(positions + offsets, config.positions - 1)

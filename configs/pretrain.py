@@ -4,6 +4,7 @@
 """
 
 import jaxprefix as jp
+from jaxprefix.data.world.corpus import ANSWERS
 
 TOKENIZER = "runs/tiny_tokenizer"
 
@@ -11,7 +12,7 @@ TOKENIZER = "runs/tiny_tokenizer"
 def config() -> jp.Run:
     encoder = jp.EncoderConfig(
         kind="bert",
-        vocab=1200,
+        vocab=768,
         width=128,
         layers=4,
         heads=4,
@@ -19,16 +20,24 @@ def config() -> jp.Run:
         positions=128,
         initializer_range=0.04,
     )
+    task = jp.MaskedLanguage(
+        jp.Tfds("little_world/corpus", test=None),
+        text_pair="text_pair",
+        mask_rate=0.12,
+        focus=ANSWERS,  # few among the words, and the only ones that need both parts of a passage
+        focus_rate=0.8,
+        max_length=48,
+    )
     return jp.Run(
-        task=jp.MaskedLanguage(jp.Tfds("little_world/corpus", test=None), mask_rate=0.3, max_length=96),
+        task=task,
         backbone=jp.NewEncoder(encoder, TOKENIZER, start="small"),
         method=jp.FullFineTuning(),
-        optimizer=jp.Optimizer(learning_rate=1e-3, schedule="cosine", warmup=100, weight_decay=0.01, beta2=0.98),
+        optimizer=jp.Optimizer(learning_rate=2e-3, schedule="cosine", warmup=100, weight_decay=0.01, beta2=0.98),
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        batch_size=16,
-        steps=4000,
-        evaluate_every=2000,
+        batch_size=32,
+        steps=3000,
+        evaluate_every=300,
         eval_batch_size=64,
         log_every=100,
         folder="runs/pretrain",

@@ -6,6 +6,7 @@ trains the tokenizer on the corpus, pretrains by `configs/pretrain.py`, and writ
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxprefix as jp
@@ -18,17 +19,19 @@ from jaxprefix.trees import merge
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def _texts(run: jp.Run) -> Iterator[str]:
+    return (f"{row['text']} {row['text_pair']}" for row in open_split(run.task.source, "train"))
+
+
 def main(folder: Path) -> None:
     keep_large_buffers()
     run = load_config(str(ROOT / "configs" / "pretrain.py"))
-    texts = (row["text"] for row in open_split(run.task.source, "train"))
-    train_tokenizer(texts, run.backbone.config.vocab, run.backbone.tokenizer, run.backbone.config.positions)
+    train_tokenizer(_texts(run), run.backbone.config.vocab, run.backbone.tokenizer, run.backbone.config.positions)
     result = jp.train(run)
     adapter = jp.load_adapter(result.adapter)
     tree = merge(adapter.frozen["backbone"], adapter.frozen["born"], adapter.trainable["backbone"])
     jp.save_pretrained(folder, run.backbone.config, tree)
-    texts = (row["text"] for row in open_split(run.task.source, "train"))
-    train_tokenizer(texts, run.backbone.config.vocab, folder, run.backbone.config.positions)
+    train_tokenizer(_texts(run), run.backbone.config.vocab, folder, run.backbone.config.positions)
     print(result.metrics)
 
 

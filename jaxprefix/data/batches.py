@@ -161,9 +161,8 @@ def _padded(examples: Examples, rows: np.ndarray, width: int, seed: int, step: i
     weight = np.ones(len(rows), np.float32)
     batch = {"input_ids": ids, "mask": mask, "segments": segments, "weight": weight}
     if examples.mask_rate is not None:
-        batch["input_ids"], batch["labels"] = mask_tokens(
-            ids, mask, rows, examples.vocabulary, examples.mask_rate, seed, step
-        )
+        rates = np.where(np.isin(ids, examples.focus_ids), examples.focus_rate, examples.mask_rate)
+        batch["input_ids"], batch["labels"] = mask_tokens(ids, mask, rows, examples.vocabulary, rates, seed, step)
     elif examples.per_token:
         batch["labels"] = np.where(mask, examples.labels[places], np.int32(IGNORED))
     elif examples.labels is not None:

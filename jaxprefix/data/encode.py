@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int, Int32
 
 from jaxprefix.data.examples import IGNORED, Vocabulary
 from jaxprefix.data.sources import Rows
-from jaxprefix.data.tasks import Classification, Tagging, Task
+from jaxprefix.data.tasks import Classification, MaskedLanguage, Tagging, Task
 from jaxprefix.errors import UserError
 
 CHUNK = 1000  # rows: enough for the tokenizer's threads, little enough to hold
@@ -75,7 +75,7 @@ def own_backend(task: Task, tokenizer: Any) -> Any:
         _set_everywhere(description["pre_tokenizer"], "add_prefix_space", True)
     backend = Tokenizer.from_str(json.dumps(description))
     room = task.max_length - backend.num_special_tokens_to_add(
-        is_pair=isinstance(task, Classification) and len(_sides(task)) > 1
+        is_pair=not isinstance(task, Tagging) and len(_sides(task)) > 1
     )
     if room < 1:
         raise UserError(f"With max_length {task.max_length} there is no room for a text; raise it.")
@@ -152,7 +152,7 @@ def first_of_words(
 def _sides(task: Task) -> list[tuple[str | None, str | None]]:
     """Template, or else column, of the text or of the two texts of a pair."""
     if not isinstance(task, Classification):
-        return [(None, task.text)]
+        return [(None, task.text)] + ([(None, task.text_pair)] if task.text_pair is not None else [])
     pair = task.template_pair is not None or task.text_pair is not None
     return [(task.template, task.text)] + ([(task.template_pair, task.text_pair)] if pair else [])
 
@@ -160,7 +160,8 @@ def _sides(task: Task) -> list[tuple[str | None, str | None]]:
 def _texts(task: Task, rows: Rows, row: Mapping[str, Any], index: int) -> str | tuple[str, ...]:
     values = {column: str(rows.value(row, index, column)) for column in columns_of(task)}
     texts = tuple(template.format_map(values) if template else values[column] for template, column in _sides(task))
-    return texts if len(texts) > 1 else texts[0]
+    single = len(texts) == 1 or (isinstance(task, MaskedLanguage) and not texts[1])
+    return texts[0] if single else texts
 
 
 def _words(rows: Rows, row: Mapping[str, Any], index: int, column: str) -> list[str]:

@@ -42,6 +42,9 @@ class Examples:
     """Whether `labels` has one entry for each token."""
     mask_rate: float | None = None
     """Set for masked language modelling, whose labels are made with each batch."""
+    focus_ids: tuple[int, ...] = ()
+    """Tokens that are masked at `focus_rate` instead."""
+    focus_rate: float = 0.0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

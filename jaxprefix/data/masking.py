@@ -7,7 +7,7 @@ become the mask token, 10 % a random token, 10 % stay.
 import functools
 
 import numpy as np
-from jaxtyping import Bool, Int32, Integer, UInt64
+from jaxtyping import Bool, Float, Int32, Integer, UInt64
 
 from jaxprefix.data.examples import IGNORED, Vocabulary
 
@@ -19,14 +19,15 @@ def mask_tokens(
     real: Bool[np.ndarray, "B T"],
     rows: Integer[np.ndarray, " B"],
     vocabulary: Vocabulary,
-    rate: float,
+    rate: float | Float[np.ndarray, "B T"],
     seed: int,
     step: int,
 ) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"]]:
     """Masked ids, and labels that hold the original id where a prediction is due and -100 elsewhere.
 
-    `rows` are the rows' numbers in the dataset. A row is masked in the same way whatever it is batched with and however
-    far it is padded. Special tokens are never chosen and never drawn as replacements.
+    `rate` is the share of tokens to choose, of all or of each. `rows` are the rows' numbers in the dataset. A row is
+    masked in the same way whatever it is batched with and however far it is padded. Special tokens are never chosen and
+    never drawn as replacements.
     """
     bits = row_bits(seed, step, rows, ids.shape[1])
     chosen = real & (_uniform(bits[..., 0] >> np.uint64(32)) < rate)

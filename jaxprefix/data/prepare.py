@@ -19,6 +19,7 @@ from jaxprefix.data.tasks import MaskedLanguage, Tagging, Task
 from jaxprefix.errors import UserError
 
 FORMAT = 1  # of what is stored; raise it when the same key would give other arrays
+NOT_STORED = ("source", "metric", "mask_rate", "focus", "focus_rate")  # what a task says beyond the arrays
 
 
 def prepare(
@@ -43,8 +44,10 @@ def prepare(
         task = replace(task, labels=tuple(labels))
     if isinstance(task, MaskedLanguage) and tokenizer.mask_token_id is None:
         raise UserError("The tokenizer has no mask token; masked language modelling needs one that has.")
-    if isinstance(task, MaskedLanguage) and not 0 < task.mask_rate < 1:
-        raise UserError(f"The mask_rate is {task.mask_rate}; it must lie between 0 and 1.")
+    if isinstance(task, MaskedLanguage):
+        for name, rate in (("mask_rate", task.mask_rate), ("focus_rate", task.focus_rate)):
+            if not 0 < rate < 1:
+                raise UserError(f"The {name} is {rate}; it must lie between 0 and 1.")
     rows = open_split(task.source, split)
     naming = rows  # whose rows name the labels if nothing else does
     if _needs_training_rows(task, rows) and split != "train":
@@ -59,6 +62,8 @@ def prepare(
         store.write(key, arrays, about)
         stored = store.read(key) or (arrays, about)
     examples = _examples(task, *stored)
+    if isinstance(task, MaskedLanguage):
+        examples = replace(examples, focus_ids=_one_token_each(task.focus, tokenizer), focus_rate=task.focus_rate)
     if split == "train" and not isinstance(task, MaskedLanguage):
         _refuse_one_class(examples, rows)
     return examples
@@ -129,10 +134,18 @@ def _needs_training_rows(task: Task, rows: Rows) -> bool:
 def _key(task: Task, tokenizer: Any, *identities: str) -> str:
     import tokenizers
 
-    fields = {name: value for name, value in asdict(task).items() if name not in ("source", "metric", "mask_rate")}
+    fields = {name: value for name, value in asdict(task).items() if name not in NOT_STORED}
     about_tokenizer = [serialised(tokenizer), asdict(vocabulary_of(tokenizer)), tokenizers.__version__]
     everything = [FORMAT, type(task).__name__, fields, about_tokenizer, identities]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _one_token_each(words: Sequence[str], tokenizer: Any) -> tuple[int, ...]:
+    ids = [tokenizer.encode(word, add_special_tokens=False) for word in words]
+    broken = [word for word, found in zip(words, ids, strict=True) if len(found) != 1]
+    if broken:
+        raise UserError(f"The tokenizer breaks {listed(broken)}; focus takes words that are one token each.")
+    return tuple(found[0] for found in ids)
 
 
 def _refuse_one_class(examples: Examples, rows: Rows) -> None:

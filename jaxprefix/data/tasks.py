@@ -91,9 +91,16 @@ class MaskedLanguage:
     source: Source
     """Where the rows come from."""
     text: str = "text"
-    """Column of the text."""
+    """Column of the text, or of the first text of a pair."""
+    text_pair: str | None = None
+    """Column of the second text; rows where it is empty are single texts."""
     mask_rate: float = 0.15
     """Share of the tokens that are to be predicted (of these 80 % are masked, 10 % replaced, 10 % kept)."""
+    focus: tuple[str, ...] = ()
+    """Words, each one token of the tokenizer, that are to be predicted at `focus_rate` instead: for what is rare in the
+    text and needs much of it understood."""
+    focus_rate: float = 0.5
+    """Share of the words of `focus` that are to be predicted."""
     max_length: int = 128
     """Longest input in tokens, special tokens included."""
     truncation: bool = True

@@ -187,6 +187,25 @@ def test_masking_follows_the_published_rates():
     assert not np.isin(replaced, VOCABULARY.special_ids).any() and len(np.unique(replaced)) > 200
 
 
+def test_words_in_focus_are_masked_at_their_own_rate():
+    plain = examples(rows=300, longest=64, mask_rate=0.15)
+    focused = replace(plain, focus_ids=(20, 30, 40), focus_rate=0.7)
+    chosen = []
+    for source in (plain, focused):
+        found = [Batches(source, 300, seed=0).batch(step) for step in range(6)]
+        rows = [Batches(source, 300, seed=0).rows(step) + 10 for step in range(6)]
+        inside = [np.isin(number, (20, 30, 40)) for number in rows]
+        ordinary = [b["mask"][:, 1:] for b in found]
+        predicted = [b["labels"][:, 1:] != -100 for b in found]
+        chosen.append([p[i] for p, i in zip(predicted, inside, strict=True)])
+        rates = [
+            np.concatenate([p[i == k][o[i == k]] for p, o, i in zip(predicted, ordinary, inside, strict=True)]).mean()
+            for k in (True, False)
+        ]
+        assert rates == pytest.approx([0.7 if source.focus_ids else 0.15, 0.15], abs=0.07)
+    assert all((focus | ~other).all() for other, focus in zip(*chosen, strict=True))  # the same draws
+
+
 def test_masking_changes_with_the_step_but_not_with_the_company():
     source = examples(mask_rate=0.5)
     whole, halved = (list(evaluation_batches(source, size)) for size in (100, 10))

@@ -136,6 +136,16 @@ def test_masked_language_rows_carry_no_labels_but_batches_do(tokenizer, tmp_path
     assert not np.isin(batch["labels"], tokenizer.all_special_ids).any()
 
 
+def test_masked_language_takes_pairs_and_single_texts(tokenizer, tmp_path):
+    rows = [{"a": "the cat", "b": "a dog"}, {"a": "the cat", "b": ""}]
+    task = MaskedLanguage(files(tmp_path, train=rows), text="a", text_pair="b", focus=("cat",))
+    examples = prepare(task, tokenizer)
+    assert decoded(tokenizer, examples, 0) == ["[CLS]", "the", "cat", "[SEP]", "a", "dog", "[SEP]"]
+    assert decoded(tokenizer, examples, 1) == ["[CLS]", "the", "cat", "[SEP]"]
+    assert examples.row(0)["segments"].tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert examples.focus_ids == (tokenizer.convert_tokens_to_ids("cat"),) and examples.focus_rate == 0.5
+
+
 def test_texts_to_predict(tokenizer, tmp_path, rows_of_text):
     source = Files("none.jsonl")
     examples = encode_texts(Classification(source), tokenizer, ["the cat", {"text": "a dog"}])
@@ -215,6 +225,10 @@ def test_tokenizers_that_cannot_serve_are_refused(tokenizer, tmp_path):
         prepare(Classification(source), object())
     with pytest.raises(UserError, match="mask_rate is 0"):
         prepare(MaskedLanguage(source, mask_rate=0.0), tokenizer)
+    with pytest.raises(UserError, match="focus_rate is 1"):
+        prepare(MaskedLanguage(source, focus_rate=1.0), tokenizer)
+    with pytest.raises(UserError, match="breaks dogs; focus takes words that are one token"):
+        prepare(MaskedLanguage(source, focus=("cat", "dogs")), tokenizer)
     unmasked = copy.deepcopy(tokenizer)
     unmasked.mask_token = None
     with pytest.raises(UserError, match="no mask token"):

@@ -67,7 +67,7 @@ def test_the_key_holds_whatever_changes_the_arrays(task, tokenizer, encodings, r
     for count, variant in enumerate(variants, start=2):
         prepare(variant, tokenizer)
         assert len(encodings) == count
-    prepare(MaskedLanguage(task.source, mask_rate=0.4), tokenizer)
+    prepare(MaskedLanguage(task.source, mask_rate=0.4, focus=("cat",), focus_rate=0.9), tokenizer)
     assert len(encodings) == 7
     prepare(task, tokenizer, labels=["yes", "no"])
     assert len(encodings) == 7  # the same as the third variant

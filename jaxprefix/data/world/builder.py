@@ -36,7 +36,7 @@ def _examples(config: str, split: str) -> Iterator[tasks.Example]:
     rng = np.random.Generator(np.random.PCG64([zlib.crc32(config.encode()), zlib.crc32(split.encode())]))
     while True:
         if config == "corpus":
-            yield {"text": corpus.draw_passage(rng)}
+            yield dict(zip(("text", "text_pair"), corpus.draw_passage(rng), strict=True))
         elif config == "questions":
             yield tasks.question(rng, split)[0]
         elif config == "entailment":
@@ -50,10 +50,13 @@ def _examples(config: str, split: str) -> Iterator[tasks.Example]:
 class LittleWorld(tfds.core.GeneratorBasedBuilder):
     """Text about an invented world: an unlabelled corpus and four labelled tasks."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012 (the name and the type are those of tfds)
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {  # noqa: RUF012 (the name and the type are those of tfds)
+        "1.0.0": "First version.",
+        "2.0.0": "Fewer names, relations and senses; false claims that foreign words give away; a corpus of pairs.",
+    }
     BUILDER_CONFIGS = [  # noqa: RUF012
-        WorldConfig(name="corpus", description="Unlabelled passages.", train=50_000, validation=1000, test=0),
+        WorldConfig(name="corpus", description="Unlabelled passages.", train=80_000, validation=1000, test=0),
         WorldConfig(name="questions", description="Yes/no questions about a passage."),
         WorldConfig(name="entailment", description="Does the premise entail the hypothesis?"),
         WorldConfig(name="senses", description="Does a word have one sense in two sentences?"),
@@ -62,7 +65,7 @@ class LittleWorld(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            "corpus": {"text": _TEXT()},
+            "corpus": {"text": _TEXT(), "text_pair": _TEXT()},
             "questions": {"question": _TEXT(), "passage": _TEXT(), "label": _label("no", "yes")},
             "entailment": {"premise": _TEXT(), "hypothesis": _TEXT(), "label": _label("entailment", "not_entailment")},
             "senses": {"sentence1": _TEXT(), "sentence2": _TEXT(), "word": _TEXT(), "label": _label("false", "true")},

@@ -11,6 +11,7 @@ from jaxprefix.data.world.lexicon import RELATIONS, Relation, pick, sample
 
 REALMS = ("corpus", "train", "validation", "test")
 _REALM_SHARES = (55, 25, 8, 12)  # in hundredths of all casts
+_SIZES = (1, 1, 2, 2, 3)  # parallel facts of a scene; the shares are what these say
 _PROPER = (lexicon.PEOPLE, lexicon.PLACES, lexicon.GROUPS)  # the kinds with names of their own
 
 
@@ -25,17 +26,15 @@ class Entity:
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """A triple; the relation `gave` names what was given in `detail`."""
+    """A triple."""
 
     subject: Entity
     relation: str
     object: Entity
-    detail: str = ""
 
     @property
     def triple(self) -> tuple[str, str, str]:
-        relation = f"gave the {self.detail} to" if self.detail else self.relation
-        return self.subject.name, relation, self.object.name
+        return self.subject.name, self.relation, self.object.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ def _names(rng: np.random.Generator, count: int, realm: str) -> list[str]:
     while True:
         found: dict[str, None] = {}
         while len(found) < count:
-            found[lexicon.any_name(rng)] = None
+            found[lexicon.cast_name(rng)] = None
         if not count or realm_of(found) == realm:
             return list(found)
 
@@ -85,16 +84,14 @@ def _entity(rng: np.random.Generator, kind: str, names: list[str]) -> Entity:
     if kind in _PROPER:
         return Entity(names.pop(), kind, "it")
     word = pick(rng, lexicon.COMMON[kind])
-    if kind == lexicon.THINGS:
-        word = f"the {pick(rng, lexicon.COLOURS)} {word}" if rng.random() < 0.3 else f"the {word}"
-    return Entity(word, kind, "it")
+    return Entity(f"the {word}" if kind == lexicon.THINGS else word, kind, "it")
 
 
 def _different(rng: np.random.Generator, kind: str, names: list[str], count: int) -> list[Entity]:
     found: dict[str, Entity] = {}
     while len(found) < count:
         entity = _entity(rng, kind, names)
-        found.setdefault(entity.name.split()[-1], entity)
+        found.setdefault(entity.name, entity)
     return list(found.values())
 
 
@@ -105,10 +102,10 @@ def _matching(
 
 
 def draw_scene(rng: np.random.Generator, realm: str) -> Scene:
-    """A scene of a realm: two or three parallel facts of one relation, or one of a pair relation, and mostly a second.
+    """A scene of a realm: up to three parallel facts of one relation, or one of a pair relation, and often a second.
 
     Parallel facts (she lives here, he lives there) are what makes a question about one of them need the binding of
-    names, not their presence: every name of a false question is in the passage as well.
+    names, not their presence.
     """
     while True:
         scene = _draw(rng, realm)
@@ -118,31 +115,50 @@ def draw_scene(rng: np.random.Generator, realm: str) -> Scene:
 
 def _draw(rng: np.random.Generator, realm: str) -> Scene:
     relation = pick(rng, list(RELATIONS.values()))
-    size = 2 if relation.pair or rng.random() < 0.75 else 3
-    others = [r for r in RELATIONS.values() if r.subject == relation.subject and r != relation and not r.pair]
-    second = pick(rng, others) if others and size == 2 and rng.random() < (0.8 if relation.pair else 0.5) else None
-    shared = second is not None and second.object == relation.object
+    size = 2 if relation.pair else pick(rng, _SIZES)
+    others = [
+        r for r in RELATIONS.values() if r.subject == relation.subject and r.object != relation.object and not r.pair
+    ]
+    second = pick(rng, others) if others and size < 3 and (relation.pair or rng.random() < 0.5) else None
     kinds = [relation.subject]
     kinds += [] if relation.pair else [relation.object]
-    kinds += [] if second is None or shared else [second.object]
+    kinds += [] if second is None else [second.object]
     names = _names(rng, size * sum(kind in _PROPER for kind in kinds), realm)
     groups = [_different(rng, kind, names, size) for kind in kinds]
     subjects = groups[0]
     if relation.pair:
-        detail = pick(rng, lexicon.COMMON[relation.detail]) if relation.detail else ""
-        facts = [Fact(subjects[0], relation.name, subjects[1], detail)]
+        facts = [Fact(subjects[0], relation.name, subjects[1])]
     else:
         facts = _matching(rng, relation, subjects, groups[1])
     if second is not None:
-        facts += _matching(rng, second, subjects, groups[-1])
+        more = _matching(rng, second, subjects, groups[-1])
+        facts += more if relation.pair else more[:1]
     return Scene(tuple(facts))
 
 
-def corrupt(rng: np.random.Generator, scene: Scene, fact: Fact) -> Fact:
-    """A triple that does not hold, made of entities of the scene: the converse, or with one side exchanged."""
+def corrupt(rng: np.random.Generator, scene: Scene, fact: Fact, foreign: float = 0.7) -> Fact:
+    """A triple that does not hold: with one side exchanged, or the converse of a fact of a pair relation.
+
+    With probability `foreign` the new side is nothing that the scene mentions, so that finding a word again is enough
+    to tell; else it is something of the scene, and only the binding of the names tells.
+    """
     relation = RELATIONS[fact.relation]
+    if rng.random() < foreign:
+        side = pick(rng, ("subject", "object"))
+        return dataclasses.replace(fact, **{side: _stranger(rng, scene, getattr(fact, side))})
     if relation.pair:
         return dataclasses.replace(fact, subject=fact.object, object=fact.subject)
     exchanged = [dataclasses.replace(fact, object=o) for o in scene.entities(relation.object)]
     exchanged += [dataclasses.replace(fact, subject=s) for s in scene.entities(relation.subject)]
-    return pick(rng, [f for f in exchanged if not scene.holds(f)])
+    false = [f for f in exchanged if not scene.holds(f)]
+    # the only one that has the property, if nobody else of the kind is there
+    return pick(rng, false) if false else corrupt(rng, scene, fact, 1.0)
+
+
+def _stranger(rng: np.random.Generator, scene: Scene, entity: Entity) -> Entity:
+    """An entity of the same kind that the scene does not mention."""
+    mentioned = {e.name for f in scene.facts for e in (f.subject, f.object)}
+    while True:
+        found = _entity(rng, entity.kind, [lexicon.cast_name(rng)])
+        if found.name not in mentioned:
+            return found

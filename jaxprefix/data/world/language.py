@@ -1,11 +1,11 @@
 """From triples to sentences: statements, negations, questions, pronouns, passages."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from jaxprefix.data.world import lexicon
-from jaxprefix.data.world.facts import Fact, Scene, corrupt
+from jaxprefix.data.world.facts import Fact, Scene
 from jaxprefix.data.world.lexicon import RELATIONS, Pattern, pick
 
 
@@ -21,7 +21,7 @@ def choose_pattern(rng: np.random.Generator, fact: Fact, avoid: Pattern | None =
 
 def _fill(form: str, fact: Fact, pattern: Pattern, subject: str | None = None) -> str:
     first, second = (fact.object, fact.subject) if pattern.flip else (fact.subject, fact.object)
-    return form.format(a=subject or first.name, b=second.name, d=fact.detail)
+    return form.format(a=subject or first.name, b=second.name)
 
 
 def state(fact: Fact, pattern: Pattern, negative: bool = False, subject: str | None = None) -> str:
@@ -31,20 +31,18 @@ def state(fact: Fact, pattern: Pattern, negative: bool = False, subject: str | N
 
 def ask(rng: np.random.Generator, fact: Fact, pattern: Pattern) -> str:
     """A yes/no question whether the fact holds, without its question mark."""
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         return "is it true that " + state(fact, pattern)
     return _fill(pattern.question, fact, pattern)
 
 
-def tell(rng: np.random.Generator, scene: Scene, denials: float = 0.25, filler: float = 0.15) -> list[str]:
-    """Every fact of a scene as a passage of sentences, each fact once, in random order.
+def tell(rng: np.random.Generator, scene: Scene, denied: Collection[Fact] = (), filler: float = 0.1) -> list[str]:
+    """Every fact of a scene as a passage of sentences, each fact once, in random order; those in `denied` negated.
 
     A pronoun stands for a grammatical subject that repeats the one before, where only one reading is possible. With
-    probability `denials` one true negation is told as well, with probability `filler` a sentence about nothing.
+    probability `filler` a sentence about nothing is told as well.
     """
-    clauses = [(fact, False) for fact in scene.facts]
-    if rng.random() < denials:
-        clauses.append((corrupt(rng, scene, pick(rng, scene.facts)), True))
+    clauses = [(fact, fact in denied) for fact in scene.facts]
     order = [clauses[i] for i in np.argsort([rng.random() for _ in clauses])]
     sentences: list[str] = []
     previous: Fact | None = None

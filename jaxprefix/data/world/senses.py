@@ -5,12 +5,13 @@ word has is told by its frame alone, and the same sense in two sentences comes i
 """
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxprefix.data.world.facts import REALMS
 from jaxprefix.data.world.language import sentence
-from jaxprefix.data.world.lexicon import any_name, pick, sample
+from jaxprefix.data.world.lexicon import cast_name, pick, sample
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "animal": (
@@ -22,11 +23,6 @@ CLASSES: dict[str, tuple[str, ...]] = {
         "{p} worked with a {w} in the workshop", "the {w} is made of iron", "{p} hit the wall with the {w}",
         "the handle of the {w} broke", "{p} bought a {w} to mend the fence", "{p} held the {w} in both hands",
         "the {w} is sharp and heavy", "{p} keeps the {w} with the hammer",
-    ),
-    "machine": (
-        "the {w} stopped when its engine failed", "{p} switched the {w} on", "the {w} lifted stones and made noise",
-        "the {w} needs oil and coal", "workers built the {w} in a year", "{p} drives the {w} at the harbour",
-        "the {w} turned its wheels slowly", "steam came out of the {w}",
     ),
     "food": (
         "{p} ate a {w} for lunch", "the {w} tasted sweet", "{p} cooked the {w} with butter",
@@ -53,36 +49,17 @@ CLASSES: dict[str, tuple[str, ...]] = {
         "{p} read the {w} twice", "{p} kept the {w} in an envelope", "the {w} was printed in the office",
         "the clerk copied the {w}", "{p} tore the {w} and threw it away",
     ),
-    "water": (
-        "{p} swam near the {w}", "fish live by the {w}", "the boat reached the {w}",
-        "the {w} is wet and muddy", "{p} filled a bucket at the {w}", "the stream flows past the {w}",
-        "ducks rest at the {w}", "the {w} was flooded after the rain",
-    ),
-    "money": (
-        "{p} paid at the {w}", "the {w} lends coins to farmers", "{p} owes silver to the {w}",
-        "thieves robbed the {w}", "the {w} keeps gold in a safe", "the price at the {w} was high",
-        "{p} saved coins in the {w}", "the rich own the {w}",
-    ),
-    "time": (
-        "{p} will return in the {w}", "the {w} was cold this year", "they chose a {w} for the wedding",
-        "the {w} comes after a long wait", "{p} remembers that {w} well", "every year the {w} is celebrated",
-        "the {w} is written in the calendar", "{p} waited until the {w}",
-    ),
-    "game": (
-        "{p} won the {w} against a friend", "the players lost the {w}", "the {w} ended two to one",
-        "the team trained for the {w}", "{p} kicked the ball in the {w}", "the crowd cheered at the {w}",
-        "the {w} was a draw", "the referee stopped the {w}",
-    ),
 }  # fmt: skip
 
 WORDS: dict[str, tuple[str, str]] = {
-    "bat": ("animal", "tool"), "crane": ("animal", "machine"), "seal": ("animal", "paper"), "bank": ("money", "water"),
-    "spring": ("time", "water"), "palm": ("plant", "body"), "date": ("food", "time"), "match": ("game", "tool"),
-    "nail": ("tool", "body"), "organ": ("body", "music"), "horn": ("body", "music"), "scale": ("music", "tool"),
-    "key": ("tool", "music"), "note": ("paper", "music"), "record": ("paper", "music"), "bass": ("animal", "music"),
-    "calf": ("animal", "body"), "mint": ("plant", "money"), "plant": ("plant", "machine"), "bill": ("paper", "money"),
-    "mouse": ("animal", "machine"), "nut": ("food", "tool"), "drum": ("machine", "music"), "play": ("game", "music"),
+    "bat": ("animal", "tool"), "seal": ("animal", "paper"), "palm": ("plant", "body"), "nail": ("tool", "body"),
+    "organ": ("body", "music"), "horn": ("body", "music"), "key": ("tool", "music"), "note": ("paper", "music"),
+    "bass": ("animal", "music"), "calf": ("animal", "body"), "nut": ("food", "tool"), "roll": ("food", "paper"),
+    "leaf": ("plant", "paper"), "bulb": ("plant", "tool"), "sole": ("animal", "body"), "root": ("plant", "food"),
 }  # fmt: skip
+
+COMMON = ("bat", "calf", "bass", "nail", "key", "horn", "organ", "sole")
+"""The words of the labelled task, whose senses are of four classes."""
 
 
 def _frames(rng: np.random.Generator, word: str, same: bool) -> tuple[tuple[str, int], tuple[str, int]]:
@@ -98,15 +75,17 @@ def _realm(word: str, one: tuple[str, int], two: tuple[str, int]) -> str:
     return REALMS[0 if bucket < 10 else 1 if bucket < 15 else 2 if bucket < 17 else 3]
 
 
-def draw_uses(rng: np.random.Generator, realm: str, same: bool) -> tuple[str, str, str, str, str]:
-    """Two uses of one word: the word, the two sentences, and the class of the word in each.
+def draw_uses(
+    rng: np.random.Generator, realm: str, same: bool, words: Sequence[str] = tuple(WORDS)
+) -> tuple[str, str, str, str, str]:
+    """Two uses of one of the words: the word, the two sentences, and the class of the word in each.
 
     A combination of word and two frames belongs to one realm only, whatever the names in it.
     """
     while True:
-        word = pick(rng, tuple(WORDS))
+        word = pick(rng, words)
         one, two = _frames(rng, word, same)
         if _realm(word, one, two) == realm:
             break
-    texts = [sentence(CLASSES[kind][i].format(w=word, p=any_name(rng, 0.0))) for kind, i in (one, two)]
+    texts = [sentence(CLASSES[kind][i].format(w=word, p=cast_name(rng))) for kind, i in (one, two)]
     return word, texts[0], texts[1], one[0], two[0]

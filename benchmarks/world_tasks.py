@@ -30,7 +30,7 @@ TASKS: dict[str, jp.Classification | jp.Tagging] = {
 # name -> method, learning rate for classification, for tagging
 METHODS: dict[str, tuple[Any, float, float]] = {
     "head_only": (jp.HeadOnly(), 1e-2, 1e-2),
-    "p_tuning_v2": (jp.PTuningV2(length=32, init_std=0.5, dropout=0.0, position_offset=False), 5e-2, 3e-2),
+    "p_tuning_v2": (jp.PTuningV2(length=32, init_std=0.5, dropout=0.0, position_offset=False), 3e-2, 3e-2),
     "full": (jp.FullFineTuning(), 1e-3, 1e-3),
 }
 
@@ -69,7 +69,7 @@ def tune(task: str, method: str, steps: int, batch: int, seed: int, backbone: st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="which tasks")
-    parser.add_argument("--steps", type=int, default=150, help="updates of each run")
+    parser.add_argument("--steps", type=int, default=400, help="updates of each run")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="world_tasks", help="of the result file")

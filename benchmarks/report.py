@@ -202,6 +202,26 @@ def real_text(record: dict[str, Any]) -> str:
     )
 
 
+def many_adapters(record: dict[str, Any]) -> str:
+    sizes, rows = record["figures"]["sizes"], []
+    keys = ("milliseconds_min", "milliseconds_median", "cpu_milliseconds_median")
+    keys += ("ratio_of_minima", "ratio_paired_median")
+    for adapters, found in record["figures"]["answers"].items():
+        rows += [(adapters, way, *(times[key] for key in keys)) for way, times in found.items()]
+    return (
+        f"## Many adapters\n\n{origin(record)}\n\n{sizes['rows']} rows for each of {sizes['adapters']} random adapters "
+        f"on the encoder in the package, prefixes of {sizes['length']} virtual tokens or fewer; {sizes['rounds']} "
+        "rounds.\n\n"
+        + table(
+            ("adapters", "answered by", "ms, min", "ms, median", "CPU ms, median", "speed: minima", "median of rounds"),
+            rows,
+        )
+        + "\n\nSpeeds are multiples of that of a call for each adapter. One adapter for all rows is the least that "
+        "could be hoped for. In a bank of different methods every row computes all of them, with zeros for those "
+        "that are not its own: that costs processor time, and what it saves is calls and programs."
+    )
+
+
 def world_tasks(record: dict[str, Any]) -> str:
     figures = record["figures"]
     methods = list(next(iter(figures["runs"].values())))
@@ -232,6 +252,7 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("population", population),
     ("real_text", real_text),
     ("world_tasks", world_tasks),
+    ("many_adapters", many_adapters),
 )
 
 

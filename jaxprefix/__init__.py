@@ -3,7 +3,7 @@
 Legend of dimensions, used in every signature:
 `B` batch, `T` query tokens, `S` key tokens, `P` virtual tokens, `L` layers, `H` heads, `K` key/value heads,
 `D` model width, `E` head width, `V` vocabulary, `C` labels, `N` virtual tokens of all layers together, `I` and `O`
-inputs and outputs of a linear map.
+inputs and outputs of a linear map, `A` adapters of a bank.
 """
 
 import difflib
@@ -37,6 +37,7 @@ _HOMES = {
     "jaxprefix.models.loading": ("load_pretrained",),
     "jaxprefix.models.merging": ("merge_lora",),
     "jaxprefix.models.tuned": ("TunedModel",),
+    "jaxprefix.serving.bank": ("Bank", "load_adapters"),
     "jaxprefix.training.adapter": ("Adapter", "load_adapter", "predict"),
     "jaxprefix.training.config": ("NewEncoder", "Run"),
     "jaxprefix.training.loop": ("train",),

@@ -116,16 +116,40 @@ def _predict(args: Sequence[str]) -> int:
         "the run's columns",
     )
     parser.add_argument("--backbone", help="where the backbone lies, if not where the run found it")
+    parser.add_argument(
+        "--beside",
+        action="append",
+        metavar="ADAPTER",
+        help="a further adapter of the same backbone, once for each; every row is then a JSON object whose field "
+        "`adapter` names the folder of its own",
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     options = parser.parse_args(args)
+    from jaxprefix.serving.bank import load_adapters
     from jaxprefix.training.adapter import load_adapter
 
-    adapter = load_adapter(options.adapter, backbone=options.backbone)
+    answer: Any
+    if options.beside:
+        folders = {folder: folder for folder in (options.adapter, *options.beside)}
+        bank = load_adapters(folders, backbone=options.backbone)
+        answer = lambda rows, **sizes: bank(*_by_adapter(rows), **sizes)  # noqa: E731
+    else:
+        answer = load_adapter(options.adapter, backbone=options.backbone).predict
     lines = options.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     rows = [_row(line) for line in lines]
-    for found in adapter.predict(rows, batch_size=options.batch_size):
+    for found in answer(rows, batch_size=options.batch_size):
         print(json.dumps(found, ensure_ascii=False))
     return 0
+
+
+def _by_adapter(rows: list[Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows without their field `adapter`, and what it said."""
+    for row in rows:
+        if not isinstance(row, dict) or "adapter" not in row:
+            raise UserError(f"the row {str(row)[:60]!r} names no adapter; give it the field 'adapter'.")
+    return [{key: value for key, value in row.items() if key != "adapter"} for row in rows], [
+        r["adapter"] for r in rows
+    ]
 
 
 def _row(line: str) -> Any:

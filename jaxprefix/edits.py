@@ -152,6 +152,16 @@ class LayerEdit:
         `capture=True` only; `x` is the layer's input, `lse` the log-normaliser of its attention."""
         return {}
 
+    def canonical(self, dims: Dims) -> "tuple[LayerEdit, ...] | None":
+        """The same edit in evaluation, in a form in which many adapters share one program; None where it has none.
+
+        In that form zeros are nothing: its leaves may be padded with zeros along every axis but the first, and with
+        all leaves zero it leaves the backbone as it is. Hyperparameters that a leaf can hold are folded into it and
+        those of training are reset, so that as many adapters as possible have one structure. It is several edits where
+        parts can stand alone. A subclass inherits no form: what it adds would be lost.
+        """
+        return None
+
 
 @edit
 class Context:
@@ -206,16 +216,21 @@ class Edits:
       prompt: `[P, D]` embedding-level virtual tokens, put before the words' embeddings and taken off after the stack;
         prompts of composed edits stand side by side.
       position_offset: added to the positions of prompt and real tokens; offsets of composed edits add.
+      row_offsets: added to the positions of each row beside that, where rows have different edits. Their values are
+        not known while a program is traced, so the caller checks them against the position table.
     """
 
     layers: tuple[LayerEdit, ...] = ()
     prompt: Float[Array, "P D"] | None = None
     position_offset: int = static(default=0)
+    row_offsets: Int[Array, "B"] | None = None
 
     def __add__(self, other: "Edits") -> "Edits":
         prompts = [edits.prompt for edits in (self, other) if edits.prompt is not None]
         prompt = jnp.concatenate(prompts) if prompts else None
-        return Edits(self.layers + other.layers, prompt, self.position_offset + other.position_offset)
+        rows = [edits.row_offsets for edits in (self, other) if edits.row_offsets is not None]
+        offset = self.position_offset + other.position_offset
+        return Edits(self.layers + other.layers, prompt, offset, sum(rows[1:], rows[0]) if rows else None)
 
     @property
     def positions(self) -> int:

@@ -253,3 +253,16 @@ def test_what_a_person_needs_for_an_edit_is_public():
         jp.__all__
     )
     assert jp.edit is edit and jp.LayerEdit is LayerEdit
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_rows_may_have_offsets_of_their_own(kind):
+    batch, module = tiny.batch(kind=kind), Encoder(tiny.config(kind), unroll=False)
+    variables = {"params": tiny.frozen_tree(kind)}
+    run = jax.jit(lambda edits: module.apply(variables, batch, edits).hidden)
+    mixed = run(
+        Edits(position_offset=1) + Edits(row_offsets=jnp.array([0, 2, 1, 0])) + Edits(row_offsets=jnp.ones(4, int))
+    )
+    for row, offset in enumerate([2, 4, 3, 2]):
+        seen = np.asarray(batch["mask"][row])
+        np.testing.assert_allclose(mixed[row][seen], run(Edits(position_offset=offset))[row][seen], atol=1e-5)

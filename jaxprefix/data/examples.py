@@ -1,5 +1,6 @@
 """Tokenised rows: flat arrays with offsets, as they lie in memory or memory-mapped on disk."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,3 +61,19 @@ class Examples:
         if self.labels is not None:
             row["labels"] = self.labels[tokens] if self.per_token else int(self.labels[index])
         return row
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """The rows of several tasks of one kind and tokenizer, one part after another; their labels have no names."""
+    labels = [part.labels for part in parts if part.labels is not None]
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Examples(
+        ids=np.concatenate([part.ids for part in parts]),
+        segments=np.concatenate([part.segments for part in parts]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        labels=np.concatenate(labels) if labels else None,
+        names=(),
+        vocabulary=parts[0].vocabulary,
+        max_length=max(part.max_length for part in parts),
+        per_token=parts[0].per_token,
+    )

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxprefix.edits import Context, Dims, Edits, edit, static
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
 from jaxprefix.errors import UserError
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
 from jaxprefix.methods.prefix import Prefix, spread
@@ -67,6 +67,22 @@ class GatedPrefix(Prefix):
         if self.gate_scale is None:
             return alpha
         return jnp.broadcast_to(self.gate_scale, self.keys.shape[:1]) if alpha is None else self.gate_scale * alpha
+
+    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
+        """With all leaves: mass 1 where there is none, and where there is no alpha, twice the sigmoid of 0."""
+        layers, tokens = self.keys.shape[:2]
+        no_alpha = self.gate_kernel is None and self.gate_bias is None
+        scale = jnp.ones(layers) if self.gate_scale is None else self.gate_scale
+        gated = GatedPrefix(
+            self.keys,
+            self.values,
+            jnp.ones((layers, tokens)) if self.mass is None else self.mass,
+            gate_kernel=jnp.zeros((layers, tokens, dims.width)) if self.gate_kernel is None else self.gate_kernel,
+            gate_bias=jnp.zeros((layers, tokens)) if self.gate_bias is None else self.gate_bias,
+            gate_scale=2 * scale if no_alpha else scale,
+            source="first" if self.gate_kernel is None else self.source,
+        )
+        return (gated,)
 
     def observe(
         self,

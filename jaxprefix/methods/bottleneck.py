@@ -81,6 +81,11 @@ class BottleneckEdit(LayerEdit):
     def after_block(self, h: Float[Array, "B T D"], ctx: Context) -> Float[Array, "B T D"]:
         return h + self.adapter(h, ctx) if self.place == "block" else h
 
+    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
+        """The scale in the second matrix and its bias."""
+        up, up_bias = self.scale * self.up, self.scale * self.up_bias
+        return (dataclasses.replace(self, up=up, up_bias=up_bias, scale=1.0, rate=0.0),)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Bottleneck(Method):

@@ -120,6 +120,19 @@ class InducerEdit(LayerEdit):
                 o = o + rest * (self.real.per_head(averages[..., :-1]) + share)
             return o, None
 
+    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...] | None:
+        """A key that is the query has an MLP of zeros. The gating ablation takes a share of the attention's output
+        whatever its leaves are, so it has no form."""
+        if self.renormalise:
+            return None
+        key, mode = self.key, self.key_mode
+        if mode == "identity" and self.real is None:
+            layers, heads, width = self.value.A.shape[:3]
+            shapes = {"A": (width, 1), "a": (1,), "B": (1, width), "b": (width,)}
+            key = HeadMLP(**{name: jnp.zeros((layers, heads, *shape)) for name, shape in shapes.items()})
+            mode = "mlp"
+        return (dataclasses.replace(self, key=key, key_mode=mode, rate=0.0),)
+
     def observe(
         self,
         x: Float[Array, "B T D"],

@@ -79,6 +79,9 @@ class HeadMaps(LayerEdit):
         u = jnp.einsum("bthe,hre->bthr", z, self.o_A.astype(z.dtype))
         return o, jnp.einsum("bthr,dhr->btd", u, self.o_B.astype(z.dtype)) + self.o_b.astype(z.dtype)
 
+    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
+        return (dataclasses.replace(self, rate=0.0),)
+
 
 @dataclasses.dataclass(frozen=True)
 class KernelMix(Method):

@@ -62,6 +62,18 @@ class LoRAEdit(LayerEdit):
         x = dropout(x, ctx.method_rate(self.rate), key)
         return y + self.scale * self.maps[name](x).astype(y.dtype)
 
+    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
+        """One edit for each map, the scale in B and b."""
+        scaled = {
+            name: LowRank(
+                update.A,
+                self.scale * update.B,
+                jnp.zeros(update.B.shape[:2]) if update.b is None else self.scale * update.b,
+            )
+            for name, update in self.maps.items()
+        }
+        return tuple(LoRAEdit({name: scaled[name]}) for name in sorted(scaled))
+
 
 @dataclasses.dataclass(frozen=True)
 class LoRA(Method):

@@ -44,6 +44,9 @@ class MultiHeadAdapterEdit(LayerEdit):
             return o, self.value.over_heads(u) + self.value.b.astype(o.dtype)
         return o + self.value.per_head(u) + self.value.b.astype(o.dtype), None
 
+    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
+        return (self,)
+
 
 @dataclasses.dataclass(frozen=True)
 class MultiHeadAdapter(Method):

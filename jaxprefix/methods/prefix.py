@@ -53,6 +53,12 @@ class Prefix(LayerEdit):
         """A scale of each virtual token's key and value, float32, shared by all rows or per row; None for 1."""
         return None
 
+    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
+        """A gated prefix whose gates are 1."""
+        from jaxprefix.methods.adaptive_prefix import GatedPrefix  # which is a prefix, and knows this class
+
+        return GatedPrefix(self.keys, self.values, self.mass).canonical(dims)
+
     def observe(
         self,
         x: Float[Array, "B T D"],

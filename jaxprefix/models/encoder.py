@@ -173,6 +173,8 @@ class Encoder(nn.Module):
             mask = jnp.pad(mask, ((0, 0), (prompt, 0)), constant_values=True)
             segments = jnp.pad(segments, ((0, 0), (prompt, 0)))
         positions = token_positions(self.config, mask, edits.position_offset)
+        if edits.row_offsets is not None:
+            positions = shifted_by_row(self.config, positions, mask, edits.row_offsets)
         h = Embeddings(self.config, self.dtype, name="embeddings")(ids, positions, segments, edits.prompt)
         count = self.config.layers
         keys = None
@@ -218,3 +220,15 @@ def token_positions(config: EncoderConfig, mask: Bool[Array, "B T"], offset: int
     if config.kind == "bert":
         return jnp.broadcast_to(jnp.arange(mask.shape[1]) + offset, mask.shape)
     return jnp.where(mask, config.padding_id + offset + jnp.cumsum(mask, axis=1), config.padding_id)
+
+
+def shifted_by_row(
+    config: EncoderConfig, positions: Int[Array, "B T"], mask: Bool[Array, "B T"], offsets: Int[Array, "B"]
+) -> Int[Array, "B T"]:
+    """Position ids with another offset in each row; RoBERTa's pads stay where they are.
+
+    A row's padding may lie beyond the table, since only its real tokens are held to it. Nobody sees padding, but a
+    gather out of range would give NaN.
+    """
+    offsets = offsets[:, None] if config.kind == "bert" else jnp.where(mask, offsets[:, None], 0)
+    return jnp.minimum(positions + offsets, config.positions - 1)

@@ -27,8 +27,20 @@ def _normal(key: Array, shape: tuple[int, ...], dims: Dims) -> Array:
     return dims.initializer_range * jax.random.normal(key, shape, jnp.float32)
 
 
-def _affine(params: Tree, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+def affine(params: Tree, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+    """`x kernel + bias`, float32."""
     return x.astype(jnp.float32) @ params["kernel"].astype(jnp.float32) + params["bias"].astype(jnp.float32)
+
+
+def pool(
+    pooling: Pooling, backbone: Tree, hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """One vector for each row, by the name of a pooling (`SequenceClassifier`)."""
+    if pooling == "mean":
+        weight = mask[..., None].astype(jnp.float32)
+        return (hidden * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+    first = hidden[:, 0]
+    return first if pooling == "first" else jnp.tanh(affine(backbone["pooler"], first))
 
 
 def cross_entropy(
@@ -98,7 +110,7 @@ class _Classifier(Head):
 
     def _classify(self, params: Tree, h: Float[Array, "*B D"], dims: Dims, key: Array | None) -> Float[Array, "*B C"]:
         rate = dims.hidden_dropout if self.dropout is None else self.dropout
-        return _affine(params["classifier"], h if key is None else dropout(h, rate, key))
+        return affine(params["classifier"], h if key is None else dropout(h, rate, key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +147,7 @@ class SequenceClassifier(_Classifier):
         key: Array | None = None,
     ) -> Float[Array, "B C"]:
         """Logits, float32; dropout applies where a key is given."""
-        if self.pooling == "mean":
-            weight = mask[..., None].astype(jnp.float32)
-            pooled = (hidden * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
-        else:
-            pooled = hidden[:, 0]
-            if self.pooling != "first":
-                pooled = jnp.tanh(_affine(backbone["pooler"], pooled))
-        return self._classify(params, pooled, dims, key)
+        return self._classify(params, pool(self.pooling, backbone, hidden, mask), dims, key)
 
     def loss(
         self, logits: Float[Array, "B C"], batch: dict[str, Array], smoothing: float = 0.0

@@ -63,15 +63,17 @@ class Adapter:
         found = run_rows(step, self.trainable, self.frozen, examples, min(batch_size, len(rows)), mesh)
         if self.model.head.task == "classification":
             probabilities = np.asarray(jax.nn.softmax(found["logits"], axis=-1))
-            return [self._classified(row) for row in probabilities]
-        return [self._tagged(row, examples.row(i), found["predictions"][i]) for i, row in enumerate(rows)]
+            return [self.classified(row) for row in probabilities]
+        return [self.tagged(row, examples.row(i), found["predictions"][i]) for i, row in enumerate(rows)]
 
-    def _classified(self, probabilities: np.ndarray) -> dict[str, Any]:
+    def classified(self, probabilities: np.ndarray) -> dict[str, Any]:
+        """What `predict` says of a row, from the probabilities `[C]` of its labels."""
         best = int(probabilities.argmax())
         scores = {label: float(p) for label, p in zip(self.labels, probabilities, strict=True)}
         return {"label": self.labels[best], "score": float(probabilities[best]), "scores": scores}
 
-    def _tagged(self, row: Any, example: dict[str, Any], predictions: np.ndarray) -> dict[str, Any]:
+    def tagged(self, row: Any, example: dict[str, Any], predictions: np.ndarray) -> dict[str, Any]:
+        """What `predict` says of a row of words, from its tokens' predictions `[T]`."""
         words = row[self.run.task.words] if isinstance(row, Mapping) else row
         words = words.split() if isinstance(words, str) else list(words)
         first = np.flatnonzero(example["labels"] == 0)
@@ -135,24 +137,28 @@ def _described(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def load_adapter(folder: str | Path, *, backbone: str | None = None) -> Adapter:
+def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) -> Adapter:
     """Opens the adapter folder of a finished run, on its backbone.
 
     Args:
       folder: the adapter folder.
-      backbone: folder or name of the backbone, where it is not to be had under the name that the run used.
+      backbone: folder or name of the backbone, where it is not to be had under the name that the run used; or that of
+        another adapter (`adapter.backbone`), which both then share.
 
     Raises:
       UserError: no adapter folder, a damaged one, or another backbone than it was trained on.
     """
     files = read_adapter(folder)
     run = from_json(files.config_json, Run)
-    source = run.backbone if backbone is None else backbone
-    mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
-    found = read_run_backbone(dataclasses.replace(run, backbone=source, remat="none"), mesh)
+    if isinstance(backbone, Backbone):
+        found = backbone
+    else:
+        source = run.backbone if backbone is None else backbone
+        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
+        found = read_run_backbone(dataclasses.replace(run, backbone=source, remat="none"), mesh)
     if found.identity["identity"] != files.backbone["digest"]:
         raise UserError(
-            f"{folder} was trained on {files.backbone['name']}, and {source} holds other weights; "
+            f"{folder} was trained on {files.backbone['name']}, and {found.identity['source']} holds other weights; "
             "name the folder of the former as backbone."
         )
     labels = tuple(files.labels or ())

@@ -1,0 +1,1 @@
+"""Many adapters of one backbone in one compiled program."""

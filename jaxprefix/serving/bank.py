@@ -1,0 +1,295 @@
+"""Many adapters of one backbone at once: every row of a batch names its own, and one compiled program answers all.
+
+The adapters' leaves lie in stacks `[A, ...]`; the program takes each row's out of them and maps over rows. Frozen
+weights have no axis of rows, so each linear map stays one product of all rows. An adapter is exchanged by writing into
+the stacks: the program does not change as long as shapes do not.
+"""
+
+import difflib
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxprefix.data import encode_texts, evaluation_batches, restore_order
+from jaxprefix.data.examples import Examples, joined
+from jaxprefix.edits import Edits, LayerEdit
+from jaxprefix.errors import UserError
+from jaxprefix.models.encoder import Encoder, check_positions
+from jaxprefix.serving.heads import Classifier, HeadSlots, make_head_slots, read_head
+from jaxprefix.serving.slots import Slot, canonical_edits, fill_slots, make_slots
+from jaxprefix.training.adapter import Adapter, load_adapter
+from jaxprefix.training.setup import Backbone
+from jaxprefix.trees import Tree
+
+log = logging.getLogger("jaxprefix")
+
+SHORTEST = 16  # tokens of the smallest padded length
+
+
+class Member(NamedTuple):
+    """An adapter and what of it is in the stacks: canonical edits, position offset, head."""
+
+    adapter: Adapter
+    edits: tuple[LayerEdit, ...]
+    offset: int
+    head: Classifier
+
+
+class Shelf(NamedTuple):
+    """The members in their order, the shapes that hold them, and their leaves `[A, ...]`."""
+
+    members: dict[str, Member]
+    slots: tuple[Slot, ...]
+    head_slots: HeadSlots
+    stacks: Tree
+
+    def fill(self, member: Member) -> Tree | None:
+        """The member's leaves in the shelf's shapes, or None where they do not fit."""
+        edits = fill_slots(self.slots, member.edits)
+        if edits is None or not self.head_slots.holds(member.head):
+            return None
+        return {"edits": edits, "offset": np.int32(member.offset), "head": self.head_slots.fill(member.head)}
+
+
+class Bank:
+    """Adapters of one backbone that answer together; `load_adapters` makes one from folders.
+
+    Every row pays for the widest adapter of each kind: prefixes are padded to the longest, LoRAs to the largest rank,
+    and a row whose adapter has no LoRA computes one of zeros.
+    """
+
+    def __init__(self, adapters: Mapping[str, Adapter]):
+        """
+        Args:
+          adapters: by name; the first one's backbone serves all.
+
+        Raises:
+          UserError: they are of different backbones, precisions or tasks, or one cannot share a program.
+        """
+        if not adapters:
+            raise UserError("a bank has no adapters; give it at least one.")
+        self._first, first = next(iter(adapters.items()))
+        self._precision = first.run.precision
+        self.backbone: Backbone = first.backbone
+        self._shelf = _shelve({name: self._member(name, adapter) for name, adapter in adapters.items()})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters' names."""
+        return tuple(self._shelf.members)
+
+    def exchange(self, name: str, adapter: str | Path | Adapter) -> None:
+        """Puts another adapter in the place of the one that has this name.
+
+        Nothing is compiled anew as long as it fits the shapes of those that were there; a longer prefix, a larger rank,
+        more labels or another kind of edit makes them grow, which the log tells.
+
+        Raises:
+          UserError: no adapter has that name, or the new one cannot share a program with the others.
+        """
+        shelf = self._shelf
+        index = int(_indices(shelf, [name], 1)[0])
+        if not isinstance(adapter, Adapter):
+            adapter = load_adapter(adapter, backbone=self.backbone)
+        member = self._member(name, adapter)
+        members = {**shelf.members, name: member}
+        leaves = shelf.fill(member)
+        if leaves is None:
+            self._shelf = _shelve(members)
+            log.info("the new adapter %r does not fit the bank, which grows; its next batches are compiled anew.", name)
+        else:
+            self._shelf = shelf._replace(members=members, stacks=_replaced(shelf.stacks, leaves, index))
+
+    def logits(self, batch: Mapping[str, Any], adapters: Sequence[str]) -> Array:
+        """Logits of a batch whose rows have different adapters; compiled once per shape of the batch.
+
+        Args:
+          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]` and `segments` int `[B, T]` may be absent.
+          adapters: the name of each row's adapter, B of them.
+
+        Returns:
+          Float32 `[B, C]`, or `[B, T, C]` of token classifiers, C being the largest number of labels; `-inf` for the
+          labels that a row's adapter does not have.
+        """
+        shelf, ids = self._shelf, batch["input_ids"]
+        which = _indices(shelf, adapters, len(ids))
+        columns = {"mask": np.ones(ids.shape, bool), "segments": np.zeros(ids.shape, np.int32), **batch}
+        last = np.asarray(columns["mask"]) * np.arange(1, ids.shape[1] + 1)
+        self._check_lengths(shelf, last.max(1), which)
+        return self._answer(shelf, columns, which)["logits"]
+
+    def __call__(
+        self, rows: Sequence[str | Mapping[str, Any]], adapters: Sequence[str], *, batch_size: int = 32
+    ) -> list[dict[str, Any]]:
+        """Labels and scores for texts, each by its own adapter.
+
+        Batches are padded to a power of two of rows and to one of a few lengths, so that few programs serve all calls.
+
+        Args:
+          rows: texts, or mappings with the columns that the adapter's task reads.
+          adapters: the name of each row's adapter.
+          batch_size: rows computed at a time.
+
+        Returns:
+          For each row what `Adapter.predict` returns, with the labels of its adapter.
+        """
+        shelf = self._shelf
+        which = _indices(shelf, adapters, len(rows))
+        if not rows:
+            return []
+        order = np.argsort(which, kind="stable")
+        examples = self._encoded(shelf, rows, which, order)
+        self._check_lengths(shelf, examples.lengths, which[order])
+        size = min(batch_size, 1 << (len(rows) - 1).bit_length())
+        kept = "logits" if shelf.head_slots.task == "classification" else "predictions"
+        outputs, indices = [], []
+        for batch, index in evaluation_batches(examples, size, self._buckets()):
+            filled = np.concatenate([index, np.repeat(index[-1:], size - len(index))])
+            outputs.append(self._answer(shelf, batch, which[order][filled])[kept])
+            indices.append(index)
+        found = restore_order(jax.device_get(outputs), indices)
+        results: list[dict[str, Any]] = [{}] * len(rows)
+        members = list(shelf.members.values())
+        for place, row in enumerate(order):
+            adapter = members[which[row]].adapter
+            if kept == "logits":
+                results[row] = adapter.classified(_softmax(found[place, : len(adapter.labels)]))
+            else:
+                results[row] = adapter.tagged(rows[row], examples.row(place), found[place])
+        return results
+
+    def _encoded(self, shelf: Shelf, rows: Sequence[Any], which: np.ndarray, order: np.ndarray) -> Examples:
+        """The rows' tokens in the given order, which is by adapter, each by its adapter's task."""
+        parts = []
+        for index, (name, member) in enumerate(shelf.members.items()):
+            own = [rows[row] for row in order if which[row] == index]
+            if own:
+                try:
+                    parts.append(encode_texts(member.adapter.run.task, self.backbone.tokenizer, own))
+                except UserError as error:
+                    raise UserError(f"of the rows for the adapter {name!r}: {error}") from error
+        return joined(parts)
+
+    def _buckets(self) -> list[int]:
+        """Padded lengths, each twice the one before, the last being all that the position table can serve."""
+        longest = self.backbone.module.dims.positions
+        return [*(SHORTEST << i for i in range(longest.bit_length()) if SHORTEST << i < longest), longest]
+
+    def _check_lengths(self, shelf: Shelf, lengths: np.ndarray, which: np.ndarray) -> None:
+        """Refuses rows that the position table cannot serve, each with the offset of its own adapter."""
+        offsets = np.array([member.offset for member in shelf.members.values()])[which]
+        worst = int(np.argmax(lengths + offsets))
+        check_positions(int(lengths[worst]), int(offsets[worst]), self.backbone.module.dims)
+
+    def _answer(self, shelf: Shelf, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Array]:
+        columns, tree = {name: batch[name] for name in ("input_ids", "mask", "segments")}, self.backbone.tree
+        frozen = {name: tree[name] for name in ("embeddings", "layers", "pooler") if name in tree}
+        return bank_forward(self.backbone.module, shelf.head_slots, shelf.stacks, frozen, columns, which)
+
+    def _member(self, name: str, adapter: Adapter) -> Member:
+        """The adapter's part of the stacks; refuses one that is not of this bank's backbone and precision."""
+        if not adapter.backbone.identity["identity"]:
+            raise UserError(
+                f"the adapter {name!r} was trained on a new encoder, which has no identity that others could share; "
+                "serve it on its own with jp.load_adapter."
+            )
+        if adapter.backbone.identity["identity"] != self.backbone.identity["identity"]:
+            raise UserError(
+                f"the adapters {name!r} and {self._first!r} were trained on different backbones; make a bank for each."
+            )
+        if adapter.run.precision != self._precision:
+            raise UserError(
+                f"the adapter {name!r} computes in {adapter.run.precision} and {self._first!r} in {self._precision}; "
+                "make a bank for each."
+            )
+        head = read_head(name, adapter.model.head, adapter.trainable, adapter.frozen["born"])
+        edits = adapter.model.edits(adapter.trainable)
+        canonical = canonical_edits(name, edits, self.backbone.module.dims)
+        return Member(adapter, canonical, edits.position_offset, head)
+
+
+def load_adapters(
+    folders: Mapping[str, str | Path] | Sequence[str | Path], *, backbone: str | Backbone | None = None
+) -> Bank:
+    """Opens adapter folders of one backbone as one callable in which each row of a batch names its adapter.
+
+    Args:
+      folders: adapter folders by name; or a list, whose names are those of the folders (of the run's folder for the
+        folder `adapter` that a run writes).
+      backbone: see `load_adapter`; it is read once, for all.
+
+    Returns:
+      `bank(rows, adapters)` with one of `bank.names` for each row.
+
+    Raises:
+      UserError: what `load_adapter` and `Bank` refuse, or two folders of one name.
+    """
+    named: dict[str, str | Path] = dict(folders) if isinstance(folders, Mapping) else {}
+    for folder in () if isinstance(folders, Mapping) else folders:
+        path = Path(folder).absolute()
+        name = path.parent.name if path.name == "adapter" else path.name
+        if name in named:
+            raise UserError(
+                f"{named[name]} and {folder} would both be named {name!r}; give a dict of names and folders."
+            )
+        named[name] = folder
+    adapters: dict[str, Adapter] = {}
+    for name, folder in named.items():
+        adapters[name] = load_adapter(folder, backbone=backbone)
+        backbone = adapters[name].backbone
+    return Bank(adapters)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def bank_forward(
+    encoder: Encoder, head_slots: HeadSlots, stacks: Tree, frozen: Tree, batch: Tree, which: Any
+) -> dict[str, Array]:
+    """`logits` `[B, C]` or `[B, T, C]` and their `predictions`, row i with the leaves at `which[i]` of the stacks."""
+    params = {name: frozen[name] for name in ("embeddings", "layers")}
+
+    def answer(leaves: Tree, columns: Tree) -> Array:
+        one = {name: column[None] for name, column in columns.items()}
+        edits = Edits(leaves["edits"], row_offsets=leaves["offset"][None])
+        hidden = encoder.apply({"params": params}, one, edits).hidden
+        return head_slots.logits(leaves["head"], frozen, hidden, one["mask"])[0]
+
+    rows = jax.tree.map(lambda stack: jnp.take(stack, which, axis=0, mode="clip"), stacks)
+    logits = jax.vmap(answer)(rows, batch)
+    return {"logits": logits, "predictions": logits.argmax(-1).astype(jnp.int32)}
+
+
+@jax.jit
+def _replaced(stacks: Tree, leaves: Tree, index: Any) -> Tree:
+    # the old stacks are not donated: another thread may be asking them
+    return jax.tree.map(lambda stack, leaf: stack.at[index].set(leaf), stacks, leaves)
+
+
+def _shelve(members: dict[str, Member]) -> Shelf:
+    slots = make_slots([member.edits for member in members.values()])
+    shelf = Shelf(members, slots, make_head_slots({name: member.head for name, member in members.items()}), {})
+    filled = [shelf.fill(member) for member in members.values()]
+    return shelf._replace(stacks=jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *filled))
+
+
+def _indices(shelf: Shelf, adapters: Sequence[str], rows: int) -> np.ndarray:
+    """The places of the adapters named by the rows, int32; refuses names that there are not."""
+    if len(adapters) != rows:
+        raise UserError(f"there are {rows} rows and {len(adapters)} names of adapters; name one for each row.")
+    places = {name: place for place, name in enumerate(shelf.members)}
+    for name in adapters:
+        if name not in places:
+            near = difflib.get_close_matches(str(name), places, n=1) or list(places)
+            raise UserError(f"the bank has no adapter {name!r}; name {' or '.join(map(repr, near))}.")
+    return np.array([places[name] for name in adapters], np.int32)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()

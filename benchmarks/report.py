@@ -268,7 +268,7 @@ def comparison(name: str) -> Callable[[dict[str, Any]], str]:
         plot = ROOT / "docs" / f"comparison_{name}.png"
         picture = f"\n\n![metric of each method over seeds]({plot.name})" if plot.exists() else ""
         return (
-            f"## {COMPARISONS[name]}\n\n{origin(record)}\n\n{figures['steps'] or 'Some'} steps of "
+            f"## {COMPARISONS[name]}\n\n{origin(record)}\n\n{figures['length']} with batches of "
             f"{figures['batch']} rows a run.\n\n{figures['text'].strip()}{picture}"
         )
 

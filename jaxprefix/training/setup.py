@@ -18,8 +18,9 @@ from jaxprefix.models.loading import read_backbone
 from jaxprefix.models.sources import read_tokenizer
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.config import NewEncoder, Run
+from jaxprefix.training.optimizer import group
 from jaxprefix.training.sharding import check_batch, make_mesh, replicated
-from jaxprefix.trees import Tree
+from jaxprefix.trees import Tree, flatten
 
 log = logging.getLogger("jaxprefix")
 
@@ -129,6 +130,11 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
     longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
     trainable, frozen = model.init(jax.random.key(run.seed), backbone.tree)
     check_positions(longest, model.edits(trainable).positions, dims)
+    if run.optimizer.gate_learning_rate is not None and not any(group(path) == "gate" for path in flatten(trainable)):
+        raise UserError(
+            f"optimizer.gate_learning_rate is set, but {type(run.method).__name__} has no gate; leave it away, or take "
+            "AdaptivePrefix."
+        )
     if isinstance(run.task, MaskedLanguage) and "mlm" not in backbone.tree and not run.method.trains("mlm/bias"):
         raise UserError(
             f"{run.backbone} has no masked-LM head and {type(run.method).__name__} would leave a random one frozen; "

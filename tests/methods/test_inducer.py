@@ -283,6 +283,24 @@ def test_key_mlp_has_no_gradient_where_the_weight_or_the_residual_cannot_move():
     assert np.abs(gradient(edit.key.A, saturated)).max() < 1e-12
 
 
+def test_it_starts_near_the_backbone_and_lora_at_it():
+    """By entry at most `H r 0.02 max|u| + 0.02`; the leaves are folded normal numbers below 0.02 in size."""
+    sizes = golden.dims(True)
+    method = Inducer(key_rank=5, value_rank=12)
+    params = method.build(sizes).init(jax.random.key(0))["params"]
+    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
+    assert jnp.abs(flat).max() < 0.02 and abs(flat.std() / 0.00866 - 1) < 0.15
+    (edit,) = method.build(sizes).apply({"params": params}).layers
+    edit = jax.tree.map(lambda leaf: leaf[0], edit)
+    by = np.abs(layer((edit,)) - layer(()))
+    q, _, _ = projected(fill((1, 3, 4), 0.1))
+    assert 0 < by.max() <= 2 * 12 * 0.02 * jnp.abs(edit.value.hidden(q)).max() + 0.02
+    zero = Inducer(zero_init_up=True, key_rank=2)
+    for start in (zero, LoRA(("q", "o"), rank=2, bias=True)):
+        (edit,) = start.build(sizes).apply({"params": start.build(sizes).init(jax.random.key(1))["params"]}).layers
+        np.testing.assert_array_equal(layer((jax.tree.map(lambda leaf: leaf[0], edit),)), layer(()))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -55,6 +55,10 @@ CONFIGS = {
     "a field that is not there": ({"bach_size": "3"}, ["'bach_size'", "the nearest field is 'batch_size'"]),
     "a field of a method": ({"method": "jp.PTuningV2(lenght=3)"}, ["'lenght'", "the nearest field is 'length'"]),
     "a head of another task": ({"head": "jp.TokenClassifier()"}, ["TokenClassifier", "take SequenceClassifier"]),
+    "a rate for gates that are not there": (
+        {"optimizer": "jp.Optimizer(gate_learning_rate=1e-3)"},
+        ["gate_learning_rate is set", "PTuningV2 has no gate"],
+    ),
     "another number of labels": ({"head": "jp.SequenceClassifier(5)"}, ["num_labels is 5", "2 labels"]),
     "class weights for other labels": (
         {"head": "jp.SequenceClassifier(class_weights=(1.0, 2.0, 3.0))"},

@@ -75,9 +75,15 @@ def parse_run(args: Sequence[str], program: str) -> Any:
     import tyro
 
     run = load_config(args[0])
-    return tyro.cli(
-        type(run), prog=f"{program} {args[0]}", default=run, args=list(args[1:]), config=(tyro.conf.AvoidSubcommands,)
-    )
+    options = {"prog": f"{program} {args[0]}", "args": list(args[1:]), "config": (tyro.conf.AvoidSubcommands,)}
+    if not isinstance(run.backbone, str):
+        return tyro.cli(type(run), default=run, **options)
+    # a union of text and a dataclass is no option for tyro while subcommands are avoided: the text alone is
+    fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    named = dataclasses.make_dataclass("Run", [("backbone", str)], bases=(type(run),), frozen=True)
+    named.__doc__ = type(run).__doc__
+    found = tyro.cli(named, default=named(**fields), **options)
+    return type(run)(**{name: getattr(found, name) for name in fields})
 
 
 def _train(args: Sequence[str]) -> int:

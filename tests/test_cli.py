@@ -104,7 +104,7 @@ def test_fields_are_overridden_by_name(config):
         "7",
     ]
     args += ["--patience", "3", "--method.position-offset", "False", "--optimizer.clip", "None"]
-    args += ["--precision", "bfloat16"]
+    args += ["--precision", "bfloat16", "--backbone", "bert-large-cased"]
     run = cli.parse_run([config, *args], "jaxprefix train")
     before = cli.load_config(config)
     assert run.optimizer.learning_rate == 0.5
@@ -113,7 +113,8 @@ def test_fields_are_overridden_by_name(config):
     assert (run.task.max_length, run.task.source) == (24, before.task.source)
     assert run.buckets == (8, 24)
     assert (run.method.length, run.method.position_offset) == (7, False)
-    assert (run.patience, run.precision) == (3, "bfloat16")
+    assert (run.patience, run.precision, run.backbone) == (3, "bfloat16", "bert-large-cased")
+    assert type(run) is type(before)
     assert cli.parse_run([config], "jaxprefix train") == before
 
 

@@ -256,7 +256,7 @@ def layer_row(config, w, made, linear, x):
     x = norm(x + a, w["attention_norm"], config.norm_eps)
     up = linear("up", x)
     f = linear("down", 0.5 * up * (1 + erf(up / math.sqrt(2))))
-    for part in made:
+    for part in sorted(made, key=lambda part: getattr(part.method, "after_dropout", False)):  # a later place
         f = part.after_mlp(x, f)
     h = norm(x + f, w["mlp_norm"], config.norm_eps)
     for part in made:

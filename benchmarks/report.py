@@ -256,7 +256,7 @@ def overhead(record: dict[str, Any]) -> str:
         f"{shape['layers']} x {shape['width']}, {shape['batch']} rows, float32, {shape['rounds']} rounds in turn. The "
         "bare pass differentiates the embeddings' norm bias, through every layer.\n\n"
         + "\n\n".join(parts)
-        + "\n\nMethods add 1 to 2 % of products; what they cost beyond that are small batched products per head and "
+        + "\n\nWhat methods cost beyond their share of products are small batched products per head and "
         "elementwise passes over [rows, tokens, heads, rank] arrays, which do not reach the speed of large products. A "
         "method needs no gradient by the lowest layer's input, which the bare pass computes, hence ratios below 1."
     )

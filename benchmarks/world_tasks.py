@@ -69,7 +69,7 @@ def tune(task: str, method: str, steps: int, batch: int, seed: int, backbone: st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="which tasks")
-    parser.add_argument("--steps", type=int, default=400, help="updates of each run")
+    parser.add_argument("--steps", type=int, default=600, help="updates of each run")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="world_tasks", help="of the result file")

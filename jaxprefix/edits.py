@@ -64,6 +64,8 @@ class Dims:
     hidden_dropout: Any = 0.0  # the rate that methods and heads take when theirs is `None`
     attention_dropout: float = 0.0  # that of the attention weights, and of the inducers' weights
     causal: bool = False  # whether a query sees only the tokens before it
+    gated_mlp: bool = False  # whether the MLP has a third map, `gate`, whose activation multiplies `up`
+    logit_softcap: float | None = None  # what bounds the logits of the vocabulary
 
     @property
     def maps(self) -> dict[str, tuple[int, int]]:
@@ -74,6 +76,7 @@ class Dims:
             "k": (self.width, kv_heads),
             "v": (self.width, kv_heads),
             "o": (heads, self.width),
+            **({"gate": (self.width, self.mlp_width)} if self.gated_mlp else {}),
             "up": (self.width, self.mlp_width),
             "down": (self.mlp_width, self.width),
         }
@@ -104,7 +107,8 @@ class LayerEdit:
         return None
 
     def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: "Context") -> Array:
-        """Replaces the output `y` of the linear map `name` (`q k v o up down`) at input `x`."""
+        """Replaces the output `y` of the linear map `name` (`q k v o up down`, where the MLP is gated `gate`) at input
+        `x`."""
         return y
 
     def replace_values(
@@ -174,6 +178,12 @@ class Context:
       rates: dropout rates that replace the built ones.
       training: whether dropout applies.
       prompt: rows of an embedding-level prompt, which stand before the first token of the text.
+      documents: where several examples share a row, the number of the example that each query and each key belongs to,
+        0 for padding; None for one example per row.
+      column: the column among the keys of the first query, where that is not S - T (cached decoding).
+      leading: the layer's input at each row's first real token, where that is not among the queries (cached decoding).
+      window: how many columns back a query of this layer sees, its own among them; None for all.
+      softcap: what bounds this layer's scores; None for nothing.
     """
 
     mask: Bool[Array, "B S"]
@@ -182,11 +192,34 @@ class Context:
     rates: Rates = BUILT_RATES
     training: bool = static(default=False)
     prompt: int = static(default=0)
+    documents: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None
+    column: Int[Array, ""] | None = None
+    leading: Float[Array, "B D"] | None = None
+    window: int | None = static(default=None)
+    softcap: float | None = static(default=None)
 
     @property
     def first(self) -> Int[Array, "B"]:
         """The column of each row's first real token, behind an embedding-level prompt and padding on the left."""
         return self.prompt + jnp.argmax(self.mask[:, self.prompt :], axis=1)
+
+    def first_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B D"] | Float[Array, "B T D"]:
+        """The layer's input `x` at the first real token of each row; where several examples share a row, at that of
+        each query's own example."""
+        if self.leading is not None:
+            return self.leading
+        if self.documents is None:
+            return jnp.take_along_axis(x, self.first[:, None, None], axis=1)[:, 0]
+        return jnp.take_along_axis(x, document_starts(self.documents[0])[:, :, None], axis=1)
+
+    def numbers(self, queries: int) -> Int[Array, "B T"]:
+        """The number of each of the T queries among the real tokens of its row or example, from 1."""
+        if self.documents is not None:
+            return jnp.arange(1, queries + 1) - document_starts(self.documents[0])
+        counts = jnp.cumsum(self.mask, axis=1)
+        if self.column is None:
+            return counts[:, -queries:]
+        return jax.lax.dynamic_slice_in_dim(counts, self.column, queries, axis=1)
 
     @property
     def text(self) -> Bool[Array, "B S"]:
@@ -206,6 +239,12 @@ class Context:
         return rate if self.rates.attention is None else self.rates.attention
 
 
+def document_starts(documents: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """The column in which the example of each token starts."""
+    before = jnp.pad(documents, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    return jax.lax.cummax(jnp.where(documents != before, jnp.arange(documents.shape[1]), 0), axis=1)
+
+
 @edit
 class Edits:
     """All that a model's methods do to one backbone in one call.
@@ -218,19 +257,28 @@ class Edits:
       position_offset: added to the positions of prompt and real tokens; offsets of composed edits add.
       row_offsets: added to the positions of each row beside that, where rows have different edits. Their values are
         not known while a program is traced, so the caller checks them against the position table.
+      words: `[N, D]` new rows of the vocabulary, ids V to V + N - 1, of the lookup and of a tied head.
     """
 
     layers: tuple[LayerEdit, ...] = ()
     prompt: Float[Array, "P D"] | None = None
     position_offset: int = static(default=0)
     row_offsets: Int[Array, "B"] | None = None
+    words: Float[Array, "N D"] | None = None
 
     def __add__(self, other: "Edits") -> "Edits":
         prompts = [edits.prompt for edits in (self, other) if edits.prompt is not None]
         prompt = jnp.concatenate(prompts) if prompts else None
         rows = [edits.row_offsets for edits in (self, other) if edits.row_offsets is not None]
         offset = self.position_offset + other.position_offset
-        return Edits(self.layers + other.layers, prompt, offset, sum(rows[1:], rows[0]) if rows else None)
+        words = [edits.words for edits in (self, other) if edits.words is not None]
+        return Edits(
+            self.layers + other.layers,
+            prompt,
+            offset,
+            sum(rows[1:], rows[0]) if rows else None,
+            jnp.concatenate(words) if words else None,
+        )
 
     @property
     def positions(self) -> int:

@@ -31,6 +31,8 @@ def attend(
     visible: Bool[Array, "#B 1 #T S"] | None,
     bias: Float[Array, "#B #H #T #S"] | None,
     scale: float,
+    softcap: float | None,
+    column: Any,
     dropout: tuple[Any, Any] | None,
 ) -> tuple[Float[Array, "B T H E2"], Float[Array, "B H T"]]:
     """See `kernel_attention`; shapes are checked there, and `visible` is all masks together."""
@@ -40,17 +42,21 @@ def attend(
     if dropout is not None:
         dropout = dropout[0], tuple(_arrange(words, h, kv_heads) for words in row_words(dropout[1], (b, h, t)))
 
-    scores = _with_keys(queries, k, acc) * scale
+    scores = _capped(_with_keys(queries, k, acc) * scale, softcap)
     if bias is not None:
         scores = scores + _arrange(bias, h, kv_heads).astype(acc)
     if visible is not None:
         scores = jnp.where(_arrange(visible, h, kv_heads), scores, MASKED)
     maximum = jnp.max(scores, axis=-1, keepdims=True, initial=FLOOR)
 
+    reach = None
     if virtual is not None:
-        present = _virtual_scores(queries, virtual, scale, acc)
+        if virtual.until is not None:
+            columns = column + jnp.arange(queries.shape[2]) % t
+            reach = columns[:, None] < virtual.until
+        present = _virtual_scores(queries, virtual, scale, softcap, reach, acc)
         if virtual.mass is not None:
-            present = jnp.where(_per_token(virtual.mass, acc) > 0, present, MASKED)
+            present = jnp.where(_per_token(virtual.mass, queries, acc) > 0, present, MASKED)
         maximum = jnp.maximum(maximum, jnp.max(present, axis=-1, keepdims=True))
 
     maximum = jax.lax.stop_gradient(maximum)
@@ -60,7 +66,7 @@ def attend(
     sums = _with_values(weights.astype(v.dtype), v, acc)
 
     if virtual is not None:
-        virtual_sums, virtual_total = _of_virtual_tokens(queries, virtual, maximum, dropout, scale, acc)
+        virtual_sums, virtual_total = _of_virtual_tokens(queries, virtual, maximum, dropout, reach, scale, softcap, acc)
         sums, total = sums + virtual_sums, total + virtual_total
 
     # A query that sees nothing has weights 0 and total 0. The maximum ends its gradient; a select in its place would
@@ -71,13 +77,15 @@ def attend(
     return _tokens_first(o.astype(v.dtype), t), lse[..., 0].transpose(1, 0, 2).reshape(b, h, t)
 
 
-@functools.partial(jax.checkpoint, static_argnums=(4, 5))
+@functools.partial(jax.checkpoint, static_argnums=(5, 6, 7))
 def _of_virtual_tokens(
     queries: Float[Array, "K B N E"],
     virtual: VirtualTokens,
     maximum: Float[Array, "K B N 1"],
     dropout: tuple[Any, Any] | None,
+    reach: Bool[Array, "N P"] | None,
     scale: float,
+    softcap: float | None,
     acc: Any,
 ) -> tuple[Float[Array, "K B N E2"], Float[Array, "K B N 1"]]:
     """What virtual tokens add to the weighted sum of values and to the sum of weights.
@@ -85,25 +93,37 @@ def _of_virtual_tokens(
     The backward pass computes their scores again: kept, they would be three arrays `[K, B, N, P]` of every layer (the
     scores for the gradient of a gate, the weights for that of the scores, the scaled weights for that of the values).
     """
-    weights = _virtual_scores(queries, virtual, scale, acc) - maximum
+    weights = _virtual_scores(queries, virtual, scale, softcap, reach, acc) - maximum
     if virtual.mass is not None:
         # Ordinary tokens are not above the maximum; a query that sees nothing has none, and no token to gain.
         weights = jnp.where(maximum > FLOOR, jnp.minimum(weights, OVERSHOOT), MASKED)
     weights = jnp.exp(weights)
     if virtual.mass is not None:
-        weights = weights * _per_token(virtual.mass, acc)
+        weights = weights * _per_token(virtual.mass, queries, acc)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     weights = _drop(weights, dropout, VIRTUAL_COLUMN)
     if virtual.value_scale is not None:
-        weights = weights * _per_token(virtual.value_scale, acc)
+        weights = weights * _per_token(virtual.value_scale, queries, acc)
     return _with_values(weights.astype(virtual.values.dtype), virtual.values, acc), total
 
 
 def _virtual_scores(
-    queries: Float[Array, "K B N E"], virtual: VirtualTokens, scale: float, acc: Any
+    queries: Float[Array, "K B N E"],
+    virtual: VirtualTokens,
+    scale: float,
+    softcap: float | None,
+    reach: Bool[Array, "N P"] | None,
+    acc: Any,
 ) -> Float[Array, "K B N P"]:
     scores = _with_keys(queries, virtual.keys, acc) * scale
-    return scores if virtual.key_scale is None else scores * _per_token(virtual.key_scale, acc)
+    if virtual.key_scale is not None:
+        scores = scores * _per_token(virtual.key_scale, queries, acc)
+    scores = _capped(scores, softcap)
+    return scores if reach is None else jnp.where(reach, scores, MASKED)
+
+
+def _capped(scores: Float[Array, "*S"], softcap: float | None) -> Float[Array, "*S"]:
+    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
 
 
 def _heads_first(x: Float[Array, "B T H E"], kv_heads: int) -> Float[Array, "K B N E"]:
@@ -130,8 +150,10 @@ def _arrange(x: Array, h: int, kv_heads: int) -> Array:
     return jnp.moveaxis(grouped.reshape(b, k, -1, *rest), 0, 1)
 
 
-def _per_token(x: Float[Array, "*B P"], dtype: Any) -> Float[Array, "#B 1 P"]:
+def _per_token(x: Float[Array, "*B P"], queries: Float[Array, "K B N E"], dtype: Any) -> Float[Array, "#B #N P"]:
     """A scale or mass of virtual tokens, ready to meet scores [K, B, N, P]."""
+    if x.ndim == 3:  # of each query: the queries of all heads of a group lie one head after another
+        return jnp.tile(x.astype(dtype), (1, queries.shape[2] // x.shape[1], 1))
     return x.astype(dtype).reshape(-1 if x.ndim == 2 else 1, 1, x.shape[-1])
 
 

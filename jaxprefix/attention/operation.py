@@ -29,6 +29,9 @@ def kernel_attention(
     segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
     bias: Float[Array, "#B #H T S"] | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
+    column: Any = None,
     dropout: tuple[Any, Any] | None = None,
     implementation: str = DEFAULT,
 ) -> tuple[Float[Array, "B T H E2"], Float[Array, "B H T"]]:
@@ -38,6 +41,9 @@ def kernel_attention(
     `s_p = scale * key_scale_p * q . key_p` of virtual ones (weight `mass_p * exp(s_p)`), the output is the weighted
     mean of `v_j` and `value_scale_p * value_p`, and the log-normaliser is the log of the sum of weights. Bias, causal,
     segment and padding masks never touch virtual tokens. Query head `h` reads key/value head `h // (H // K)`.
+
+    With a softcap `c`, every score `s` becomes `c tanh(s / c)` before the bias. A virtual token with a column `until`
+    is seen by the queries of columns before that alone.
 
     Softmax runs in float32 (float64 for float64 inputs), products in the inputs' dtype with that accumulation.
 
@@ -52,10 +58,13 @@ def kernel_attention(
       v: values.
       virtual: virtual tokens, shared by all rows or per row; None or P = 0 is plain attention.
       mask: True where a key is a real token.
-      causal: query i sees keys j <= i + (S - T).
+      causal: the query of column c sees the keys of columns j <= c.
+      window: with `causal`, it sees those of the last `window` columns alone, its own among them.
+      column: the column among the keys of the first query, a number or an integer scalar; S - T where not given.
       segments: query and key segment ids; a query sees the keys of its own segment.
       bias: added to the scores of real tokens.
       scale: multiplies every score; 1/sqrt(E) by default.
+      softcap: bounds every score.
       dropout: rate (a Python float, or a traced scalar) and key; drops weights of real and virtual tokens after
         normalisation and divides those kept by `1 - rate`. It does not enter the log-normaliser.
       implementation: "xla" (joint form) or "reference" (explicit concatenation).
@@ -73,7 +82,10 @@ def kernel_attention(
             dropout = None
     if virtual is not None and virtual.length == 0:
         virtual = None
+    if window is not None and not causal:
+        raise UserError("an attention window looks back from each query; set causal=True with it.")
     attend = _IMPLEMENTATIONS.get(implementation)
+    column = k.shape[1] - q.shape[1] if column is None else column
     if attend is None:
         raise UserError(f"there is no attention implementation {implementation!r}; choose 'xla' or 'reference'.")
     return attend(
@@ -81,9 +93,11 @@ def kernel_attention(
         k,
         v,
         virtual=virtual,
-        visible=_visible(q.shape[1], k.shape[1], mask, causal, segments),
+        visible=_visible(q.shape[1], k.shape[1], mask, causal, window, column, segments),
         bias=bias,
         scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
+        softcap=softcap,
+        column=column,
         dropout=dropout,
     )
 
@@ -93,6 +107,8 @@ def _visible(
     keys: int,
     mask: Bool[Array, "B S"] | None,
     causal: bool,
+    window: int | None,
+    column: Any,
     segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None,
 ) -> Bool[Array, "#B 1 #T S"] | None:
     """Which real tokens a query sees, all masks together; None if all."""
@@ -100,8 +116,10 @@ def _visible(
     if mask is not None:
         visible.append(mask[:, None, None, :])
     if causal:
-        last = jax.lax.broadcasted_iota(jnp.int32, (queries, keys), 0) + (keys - queries)
-        visible.append((jax.lax.broadcasted_iota(jnp.int32, (queries, keys), 1) <= last)[None, None])
+        last = jax.lax.broadcasted_iota(jnp.int32, (queries, keys), 0) + column
+        key = jax.lax.broadcasted_iota(jnp.int32, (queries, keys), 1)
+        seen = key <= last if window is None else (key <= last) & (key > last - window)
+        visible.append(seen[None, None])
     if segments is not None:
         visible.append((segments[0][:, :, None] == segments[1][:, None, :])[:, None])
     if not visible:
@@ -147,8 +165,12 @@ def _check_shapes(q, k, v, virtual, mask, segments, bias) -> None:
         "value_scale": (p,),
         "mass": (p,),
     }
+    if virtual.until is not None and virtual.until.shape != (p,):
+        raise UserError(f"the columns `until` of {p} virtual tokens have shape {virtual.until.shape}; make it {(p,)}.")
     for name, shape in inner.items():
         x = getattr(virtual, name)
+        if name in ("key_scale", "value_scale") and x is not None and x.shape == (b, t, p):
+            continue
         if x is not None and x.shape not in (shape, (b, *shape)):
             raise UserError(
                 f"the {name} of virtual tokens have shape {x.shape}, but this attention needs {shape}, or "

@@ -20,6 +20,8 @@ def attend(
     visible: Bool[Array, "#B 1 #T S"] | None,
     bias: Float[Array, "#B #H #T #S"] | None,
     scale: float,
+    softcap: float | None,
+    column: Any,
     dropout: tuple[Any, Any] | None,
 ) -> tuple[Float[Array, "B T H E2"], Float[Array, "B H T"]]:
     """See `kernel_attention`; shapes are checked there, and `visible` is all masks together."""
@@ -32,15 +34,24 @@ def attend(
         values = jnp.concatenate([_scaled(virtual.values, virtual.value_scale, rows, acc), values], axis=1)
         if virtual.mass is not None:
             mass = mass.at[:, :p].set(virtual.mass.astype(acc))
+    # a key scale of each query changes the scores, its value scale the weights that meet the values
+    own = jnp.ones((2, rows, t, p + s), acc)
+    if virtual is not None:
+        for index, by in enumerate((virtual.key_scale, virtual.value_scale)):
+            own = own if by is None or by.ndim < 3 else own.at[index, :, :, :p].set(by.astype(acc))
     keys, values = (jnp.repeat(x, h // k.shape[2], axis=2) for x in (keys, values))
     mass = jnp.broadcast_to(mass[:, None, None, :], (rows, h, t, p + s))
 
-    scores = scale * jnp.einsum("bthe,bshe->bhts", q.astype(acc), keys)
+    scores = scale * jnp.einsum("bthe,bshe->bhts", q.astype(acc), keys) * own[0, :, None]
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
         scores = scores.at[..., p:].add(bias.astype(acc))
     seen = jnp.ones((rows, h, t, p + s), bool)
     if visible is not None:
         seen = seen.at[..., p:].set(visible)
+    if virtual is not None and virtual.until is not None:
+        seen = seen.at[..., :p].set((column + jnp.arange(t))[:, None] < virtual.until)
     seen = seen & (scores > -5e29)
 
     # exp(-inf) and its gradient are avoided by replacing what is not seen before the exponential.
@@ -57,7 +68,7 @@ def attend(
             [keep_mask(key, rate, (rows, h, t, p), VIRTUAL_COLUMN), keep_mask(key, rate, (rows, h, t, s))], axis=-1
         )
         probabilities = jnp.where(keep, probabilities * inverse_keep(rate, acc), 0)
-    o = jnp.einsum("bhts,bshe->bthe", probabilities, values).astype(v.dtype)
+    o = jnp.einsum("bhts,bshe->bthe", probabilities * own[1, :, None], values).astype(v.dtype)
     lse = jnp.where(some, maximum + jnp.log(jnp.where(some, total, 1)), -5e29)[..., 0]
     return o, lse
 
@@ -65,4 +76,6 @@ def attend(
 def _scaled(x: Array, by: Array | None, rows: int, dtype: Any) -> Float[Array, "B P K E"]:
     """`by * x`, one copy per row."""
     x = jnp.broadcast_to(x.astype(dtype), (rows, *x.shape[-3:]))
-    return x if by is None else x * jnp.broadcast_to(by.astype(dtype), (rows, by.shape[-1]))[:, :, None, None]
+    if by is None or by.ndim == 3:
+        return x
+    return x * jnp.broadcast_to(by.astype(dtype), (rows, by.shape[-1]))[:, :, None, None]

@@ -7,9 +7,11 @@ from typing import no_type_check
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxprefix.errors import UserError
+
+ALWAYS = 2**30  # a column that no query reaches
 
 
 # Not checked at construction: tree maps also fill the fields with axis numbers, shapes and shardings, and a layer
@@ -26,9 +28,12 @@ class VirtualTokens:
     Attributes:
       keys: [P, K, E] or [B, P, K, E].
       values: [P, K, E2] or [B, P, K, E2].
-      key_scale: [P] or [B, P], multiplies the keys (which is to multiply the scores); None is 1.
-      value_scale: [P] or [B, P], multiplies the values; None is 1.
+      key_scale: [P] or [B, P], or [B, T, P] for one of each query; multiplies the keys (which is to multiply the
+        scores); None is 1.
+      value_scale: likewise, multiplies the values; None is 1.
       mass: [P] or [B, P], not negative; None is 1. Mass 0 is exactly no token, yet its gradient is alive.
+      until: [P], the column of the first query that no longer sees the token, where it leaves a sliding window; None
+        for tokens that every query sees.
     """
 
     keys: Float[Array, "*B P K E"]
@@ -36,6 +41,7 @@ class VirtualTokens:
     key_scale: Float[Array, "*B P"] | None = None
     value_scale: Float[Array, "*B P"] | None = None
     mass: Float[Array, "*B P"] | None = None
+    until: Int[Array, "P"] | None = None
 
     @staticmethod
     def concatenate(parts: "Sequence[VirtualTokens]") -> "VirtualTokens":
@@ -61,6 +67,7 @@ class VirtualTokens:
             key_scale=_concatenate(_written_out([part.key_scale for part in parts], parts), inner=1),
             value_scale=_concatenate(_written_out([part.value_scale for part in parts], parts), inner=1),
             mass=_concatenate(_written_out([part.mass for part in parts], parts), inner=1),
+            until=_concatenate(_written_out([part.until for part in parts], parts, ALWAYS), inner=1),
         )
 
     @property
@@ -86,19 +93,28 @@ class VirtualTokens:
         )
 
 
-def _written_out(leaves: list, parts: tuple[VirtualTokens, ...]) -> list | None:
-    """Ones where a part has no such scale; None if no part has it."""
+def _written_out(leaves: list, parts: tuple[VirtualTokens, ...], default: int = 1) -> list | None:
+    """The default where a part has no such field; None if no part has it."""
     if all(leaf is None for leaf in leaves):
         return None
     dtype = jnp.result_type(*(leaf for leaf in leaves if leaf is not None))
-    return [jnp.ones((part.length,), dtype) if leaf is None else leaf for leaf, part in zip(leaves, parts, strict=True)]
+    return [
+        jnp.full((part.length,), default, dtype) if leaf is None else leaf
+        for leaf, part in zip(leaves, parts, strict=True)
+    ]
 
 
 def _concatenate(leaves: list | None, inner: int) -> Array | None:
     """Along P, which is the first of the `inner` axes; shared leaves are repeated per row only beside per-row ones."""
     if leaves is None:
         return None
-    rows = next((leaf.shape[0] for leaf in leaves if leaf.ndim > inner), None)
-    if rows is not None:
-        leaves = [leaf if leaf.ndim > inner else jnp.broadcast_to(leaf, (rows, *leaf.shape)) for leaf in leaves]
+    lead = max((leaf.shape[: leaf.ndim - inner] for leaf in leaves), key=len)  # none, the rows, or rows and queries
+
+    def spread(leaf: Array) -> Array:
+        own = leaf.shape[: leaf.ndim - inner]
+        if len(own) == 1 < len(lead):  # of each row, beside one of each query
+            leaf = jnp.expand_dims(leaf, 1)
+        return jnp.broadcast_to(leaf, lead + leaf.shape[leaf.ndim - inner :])
+
+    leaves = [spread(leaf) for leaf in leaves]
     return jnp.concatenate(leaves, axis=-inner)

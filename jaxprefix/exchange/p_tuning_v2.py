@@ -23,7 +23,7 @@ from jaxprefix.exchange.layout import Linear, Tensors, from_linear, from_table, 
 from jaxprefix.methods import PTuningV2
 from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
-from jaxprefix.models.names import is_buffer, leaves
+from jaxprefix.models.names import encoder_leaves, is_buffer
 from jaxprefix.training.adapter import Adapter
 from jaxprefix.trees import Tree, flatten
 
@@ -114,8 +114,8 @@ def _checked_encoder(encoder: Tensors, config: EncoderConfig, backbone: Mapping[
       UserError: a tensor that is no encoder's, or that differs from the backbone's.
     """
     known = {name for name in encoder if is_buffer(name)}
-    for leaf in leaves(config, f"{config.kind}."):
-        if leaf.part == "pooler":
+    for leaf in encoder_leaves(config, f"{config.kind}."):
+        if leaf.top == "pooler":
             continue
         for layer in range(config.layers) if leaf.stacked else (None,):
             names = {name if layer is None else name.replace("{layer}", str(layer)) for name in leaf.names}

@@ -49,7 +49,7 @@ class GatedPrefix(Prefix):
     source: GateSource = static(default="first")
 
     def alpha(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
-        """The token gates, float32; None for 1."""
+        """The token gates, float32, per row (per query where several examples share a row); None for 1."""
         with jax.named_scope("gate"):
             if self.gate_kernel is None:
                 return None if self.gate_bias is None else jax.nn.sigmoid(self.gate_bias)
@@ -58,8 +58,8 @@ class GatedPrefix(Prefix):
                 weight = ctx.text[..., None].astype(wide)
                 h = (x.astype(wide) * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
             else:
-                h = jnp.take_along_axis(x, ctx.first[:, None, None], axis=1)[:, 0].astype(wide)
-            z = jnp.einsum("bd,pd->bp", h, self.gate_kernel, preferred_element_type=wide)
+                h = ctx.first_hidden(x).astype(wide)
+            z = jnp.einsum("...d,pd->...p", h, self.gate_kernel, preferred_element_type=wide)
             return jax.nn.sigmoid(z if self.gate_bias is None else z + self.gate_bias)
 
     def gate(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
@@ -81,6 +81,7 @@ class GatedPrefix(Prefix):
             gate_bias=jnp.zeros((layers, tokens)) if self.gate_bias is None else self.gate_bias,
             gate_scale=2 * scale if no_alpha else scale,
             source="first" if self.gate_kernel is None else self.source,
+            leaves_window=self.leaves_window,
         )
         return (gated,)
 
@@ -93,8 +94,10 @@ class GatedPrefix(Prefix):
         ctx: Context,
     ) -> dict[str, Array]:
         """`alpha` `[B, P]` and `gate` = lambda alpha `[B, P]` beside the prefix's `share`."""
-        shape = (x.shape[0], self.keys.shape[0])
-        made = {"alpha": self.alpha(x, ctx), "gate": self.gate(x, ctx)}
+        shape, alpha, gate = (x.shape[0], self.keys.shape[0]), self.alpha(x, ctx), self.gate(x, ctx)
+        if gate is not None and gate.ndim == 3:  # of each query's own example
+            shape = gate.shape
+        made = {"alpha": alpha, "gate": gate}
         seen = {name: jnp.broadcast_to(1.0 if leaf is None else leaf, shape) for name, leaf in made.items()}
         return {**super().observe(x, q, k, lse, ctx), **seen}
 

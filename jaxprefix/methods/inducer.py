@@ -69,8 +69,9 @@ class InducerEdit(LayerEdit):
             s += jnp.einsum("bthr,bthr->bth", u, jnp.einsum("bthe,hre->bthr", x, self.key.B.astype(wide)))
             s += jnp.einsum("bthe,he->bth", x, self.key.b.astype(wide))
         if self.key_mode == "adaptive":  # the row's index among its tokens, from 1; padding on the left does not count
-            s *= jnp.sqrt(jnp.cumsum(ctx.mask, axis=1)[:, -q.shape[1] :, None].astype(wide))
-        return s * q.shape[-1] ** -0.5
+            s *= jnp.sqrt(ctx.numbers(q.shape[1])[:, :, None].astype(wide))
+        s *= q.shape[-1] ** -0.5
+        return s if ctx.softcap is None else ctx.softcap * jnp.tanh(s / ctx.softcap)
 
     def weight(
         self, q: Float[Array, "B T H E"], k: Float[Array, "B S K E"], lse: Float[Array, "B H T"], ctx: Context

@@ -28,6 +28,7 @@ class Prefix(LayerEdit):
       rate, unit: dropout of the prefix in training: each number of each row on its own (`element`: the masks are
         drawn for each row, so the prefix is copied per row), or whole virtual tokens of a row (`token`: a scale of 0
         or `1 / (1 - rate)` on key and value; the prefix stays shared).
+      leaves_window: see `PrefixMethod`.
     """
 
     keys: Float[Array, "*L P K E"]
@@ -35,6 +36,7 @@ class Prefix(LayerEdit):
     mass: Float[Array, "*L P"] | None = None
     rate: float = static(default=0.0)
     unit: DropoutUnit = static(default="element")
+    leaves_window: bool = static(default=False)
 
     def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens:
         keys, values, scale = self.keys.astype(x.dtype), self.values.astype(x.dtype), self.gate(x, ctx)
@@ -42,12 +44,20 @@ class Prefix(LayerEdit):
         if not statically_off(rate):
             if self.unit == "token":
                 kept = dropout(jnp.ones((rows, keys.shape[0]), jnp.float32), rate, ctx.key)
+                if scale is not None and scale.ndim == 3:
+                    kept = kept[:, None]
                 scale = kept if scale is None else kept * scale
             else:
                 both = jnp.broadcast_to(jnp.stack([keys, values]), (rows, 2, *keys.shape))
                 both = dropout(both, rate, ctx.key)
                 keys, values = both[:, 0], both[:, 1]
-        return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=self.mass)
+        until = None
+        if self.leaves_window and ctx.window is not None:
+            if ctx.documents is not None:
+                raise UserError("a prefix that leaves the window needs one example per row; set packed=False.")
+            count = self.keys.shape[0]  # as if they stood in the columns -P to -1
+            until = ctx.window - count + jnp.arange(count)
+        return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=self.mass, until=until)
 
     def gate(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
         """A scale of each virtual token's key and value, float32, shared by all rows or per row; None for 1."""
@@ -57,7 +67,7 @@ class Prefix(LayerEdit):
         """A gated prefix whose gates are 1."""
         from jaxprefix.methods.adaptive_prefix import GatedPrefix  # which is a prefix, and knows this class
 
-        return GatedPrefix(self.keys, self.values, self.mass).canonical(dims)
+        return GatedPrefix(self.keys, self.values, self.mass, leaves_window=self.leaves_window).canonical(dims)
 
     def observe(
         self,
@@ -73,7 +83,9 @@ class Prefix(LayerEdit):
         scores = jnp.einsum("btkge,pke->bkgtp", groups, self.keys.astype(q.dtype), preferred_element_type=lse.dtype)
         scores = scores.reshape(*lse.shape, -1) * q.shape[-1] ** -0.5
         if gate is not None:
-            scores = scores * (gate if gate.ndim == 1 else gate[:, None, None, :])
+            scores = scores * (gate if gate.ndim == 1 else gate.reshape(gate.shape[0], 1, -1, gate.shape[-1]))
+        if ctx.softcap is not None:
+            scores = ctx.softcap * jnp.tanh(scores / ctx.softcap)
         mass = 1.0 if self.mass is None else self.mass
         return {"share": (mass * jnp.exp(scores - lse[..., None])).sum(-1)}
 
@@ -96,6 +108,8 @@ class PrefixMethod(Method):
       no_op_start: give each virtual token a trained mass that starts at 0, so that training starts from the backbone
         itself, to the bit. A prefix of zeros would not: it takes a share of the attention. Needs
         `position_offset=False`, since shifted positions change the backbone as well.
+      leaves_window: in layers with a sliding window, whether the virtual tokens leave it as the real ones do, counted
+        as if they stood before the first column (as Hugging Face PEFT has it); else every query sees them.
     """
 
     length: int = 16
@@ -105,6 +119,7 @@ class PrefixMethod(Method):
     dropout: float | None = None
     dropout_unit: DropoutUnit = "element"
     no_op_start: bool = False
+    leaves_window: bool = False
 
     def layer_lengths(self, dims: Dims) -> tuple[int, ...]:
         """The number of virtual tokens of each of the L layers; refuses what does not fit the backbone."""
@@ -159,6 +174,7 @@ class PrefixMethod(Method):
             "mass": None if mass is None else spread(mass, lengths),
             "rate": rate,
             "unit": self.dropout_unit,
+            "leaves_window": self.leaves_window,
         }
 
     def offset(self, dims: Dims) -> int:

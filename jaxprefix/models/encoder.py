@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019): post-norm bidirectional encoders over the layer stack."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
 from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, LayerHooks, Rates, check_stacked
 from jaxprefix.errors import UserError
+from jaxprefix.models.cache import Cache
 from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.self_attention import self_attention
@@ -30,11 +31,13 @@ class Encoded(NamedTuple):
       captured: under `capture=True` every hidden state `[L + 1, B, T, D]`, the embeddings' output first; else None.
       observed: under `capture=True` what each layer edit shows (`LayerEdit.observe`), leaves `[L, ...]`; else None.
         The rows of an embedding-level prompt are in it, and nowhere else.
+      cache: a decoder's, where it was given one.
     """
 
     hidden: Array
     captured: Array | None
     observed: tuple[dict[str, Array], ...] | None = None
+    cache: Cache | None = None
 
 
 class Embeddings(nn.Module):
@@ -120,6 +123,8 @@ class Encoder(nn.Module):
     remat: Remat = "none"
     attention: str = DEFAULT
 
+    parts: ClassVar[tuple[str, ...]] = ("embeddings", "layers")  # of its tree, without those of heads
+
     @property
     def dims(self) -> Dims:
         config = self.config
@@ -190,7 +195,7 @@ class Encoder(nn.Module):
             ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
-        def run(h: Array, leaves: tuple) -> tuple[Array, tuple | None]:
+        def run(h: Array, leaves: tuple, _: int) -> tuple[Array, tuple | None]:
             params, layer_edits, layer_keys = leaves
             ctx = Context(mask, positions, None, rates, training, prompt)
             out, seen = layer.apply({"params": params}, h, layer_edits, ctx, layer_keys, capture)

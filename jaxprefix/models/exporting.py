@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxprefix.models.config import EncoderConfig
-from jaxprefix.models.names import leaves
+from jaxprefix.models.names import encoder_leaves
 from jaxprefix.trees import Tree, flatten
 
 _ARCHITECTURES = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM"}
@@ -27,7 +27,7 @@ def save_pretrained(folder: str | Path, config: EncoderConfig, tree: Tree, token
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     flat, tensors = flatten(tree), {}
-    for leaf in leaves(config, f"{config.kind}."):
+    for leaf in encoder_leaves(config, f"{config.kind}."):
         if leaf.path not in flat:
             continue
         value = np.asarray(flat[leaf.path], np.float32)

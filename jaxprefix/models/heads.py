@@ -19,7 +19,7 @@ from jaxprefix.models.config import ACTIVATIONS
 from jaxprefix.models.linear import LayerNorm
 from jaxprefix.trees import Tree
 
-Pooling = Literal["mean", "first", "pooler", "trained_pooler"]
+Pooling = Literal["mean", "first", "last", "pooler", "trained_pooler"]
 IGNORED = -100  # the label of a position that has none
 
 
@@ -39,6 +39,9 @@ def pool(
     if pooling == "mean":
         weight = mask[..., None].astype(jnp.float32)
         return (hidden * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+    if pooling == "last":
+        last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+        return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     first = hidden[:, 0]
     return first if pooling == "first" else jnp.tanh(affine(backbone["pooler"], first))
 
@@ -119,17 +122,18 @@ class SequenceClassifier(_Classifier):
 
     Attributes:
       pooling: where the vector comes from. "mean" (the default: needs nothing that a checkpoint may lack, and serves
-        every encoder): the masked mean of the last layer. "first": its first token. "pooler": the convention of
-        P-Tuning v2 and of Hugging Face PEFT, `tanh(dense(first token))` with the backbone's own pooler, frozen; where
-        the folder has none it is drawn from N(0, initializer_range) and stays frozen, as those codes do (RoBERTa).
-        "trained_pooler": the same form, trained, starting from the folder's pooler.
+        every backbone): the masked mean of the last layer. "first": its first token. "last": its last real token, the
+        convention for decoders, where it alone has seen the whole row. "pooler": the convention of P-Tuning v2 and of
+        Hugging Face PEFT, `tanh(dense(first token))` with the backbone's own pooler, frozen; where the folder has none
+        it is drawn from N(0, initializer_range) and stays frozen, as those codes do (RoBERTa). "trained_pooler": the
+        same form, trained, starting from the folder's pooler.
     """
 
     pooling: Pooling = "mean"
     task: ClassVar[str] = "classification"
 
     def born(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
-        if self.pooling in ("mean", "first") or "pooler" in backbone:
+        if self.pooling in ("mean", "first", "last") or "pooler" in backbone:
             return {}
         return {"pooler": {"kernel": _normal(key, (dims.width, dims.width), dims), "bias": jnp.zeros(dims.width)}}
 
@@ -219,5 +223,41 @@ class MaskedLM(Head):
         self, logits: Float[Array, "B T V"], batch: dict[str, Array], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over the masked tokens."""
+        weight = batch["weight"][:, None] * (batch["labels"] != IGNORED)
+        return cross_entropy(logits, batch["labels"], weight, None, smoothing)
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLM(Head):
+    """The language-model head of a decoder: the word table, or an untied kernel, and the soft cap that some have.
+
+    It owns no leaves: all of them are the backbone's, and new words' rows (`Edits.words`) are the method's.
+    """
+
+    task: ClassVar[str] = "causal_language"
+
+    def __call__(
+        self,
+        params: Tree,
+        backbone: Tree,
+        hidden: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"],
+        dims: Dims,
+        key: Array | None = None,
+    ) -> Float[Array, "B T V2"]:
+        """Logits over the vocabulary in the dtype of `hidden`, new words behind the others."""
+        tied = "lm_head" not in backbone
+        kernel: Any = backbone["embeddings"]["word"]["embedding"].T if tied else backbone["lm_head"]["kernel"]
+        logits = hidden @ kernel.astype(hidden.dtype)
+        if "words" in backbone:
+            logits = jnp.concatenate([logits, hidden @ backbone["words"].T.astype(hidden.dtype)], axis=-1)
+        if dims.logit_softcap is not None:
+            logits = dims.logit_softcap * jnp.tanh(logits / dims.logit_softcap)
+        return logits
+
+    def loss(
+        self, logits: Float[Array, "B T V"], batch: dict[str, Array], smoothing: float = 0.0
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sum of losses and of weights over the tokens whose next token is a label."""
         weight = batch["weight"][:, None] * (batch["labels"] != IGNORED)
         return cross_entropy(logits, batch["labels"], weight, None, smoothing)

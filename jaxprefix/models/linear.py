@@ -13,13 +13,14 @@ from jaxtyping import Float
 class Linear(nn.Module):
     """`y = x W + b` in the compute dtype, offered to the edits' `project` hook under the map's own name.
 
-    Parameters are `kernel` `[I, O]` and `bias` `[O]`, cast to `dtype` at use, so that a tree in another dtype (bf16
-    on disk, f32 while it is trained) runs as it is.
+    Parameters are `kernel` `[I, O]` and, with `use_bias`, `bias` `[O]`, cast to `dtype` at use, so that a tree in
+    another dtype (bf16 on disk, f32 while it is trained) runs as it is.
     """
 
     features: int
     dtype: Any = jnp.float32
     initializer_range: float = 0.02
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -27,8 +28,9 @@ class Linear(nn.Module):
     ) -> Float[Array, "*B O"]:
         normal = nn.initializers.normal(self.initializer_range)
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y if project is None else project(self.name, x, y)
 
 
@@ -46,3 +48,19 @@ class LayerNorm(nn.Module):
         h = h - h.mean(-1, keepdims=True)
         h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + self.epsilon)
         return (h * scale.astype(wide) + bias.astype(wide)).astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation (Zhang & Sennrich 2019), `x / rms(x) * (scale + offset)`, computed in float32 or
+    wider, returned in the input's dtype. With an offset of 1 (Gemma) a fresh scale is 0, else 1."""
+
+    epsilon: float
+    offset: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        scale = self.param("scale", nn.initializers.constant(1.0 - self.offset), (x.shape[-1],))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        h = x.astype(wide)
+        h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + self.epsilon)
+        return (h * (scale.astype(wide) + self.offset)).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""Loading a pretrained encoder: Hugging Face folder in, frozen tree out, straight into dtype and sharding.
+"""Loading a pretrained backbone: Hugging Face folder in, frozen tree out, straight into dtype and sharding.
 
 One leaf is in the making at a time: its tensors are read one by one into its stack, the stack goes to the devices,
 and the host's copy is dropped. Beside the tree itself the host holds at most the largest leaf and one tensor.
@@ -17,9 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprefix.errors import UserError
-from jaxprefix.models.config import EncoderConfig
-from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.names import DECODER, WORD, Leaf, find_prefix, is_buffer, leaves
+from jaxprefix.models.backbones import (
+    BackboneConfig,
+    Module,
+    is_constant,
+    leaves_in,
+    make_backbone,
+    read_hf_config,
+)
+from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.models.names import DECODER, WORD, Leaf
 from jaxprefix.models.safetensors_files import TensorFiles
 from jaxprefix.models.sources import find_folder, read_config, read_tokenizer
 from jaxprefix.models.stack import Remat
@@ -40,7 +47,7 @@ class Report:
     Attributes:
       source: the model as the person named it.
       path: the folder that was read.
-      config: the encoder's.
+      config: the backbone's.
       missing: paths of our leaves that the files do not have (a pooler, a masked-LM head); they are not in the tree.
       unused: Hugging Face names of tensors that have no place in the tree (other heads).
       fingerprint: Hugging Face name -> SHA-256 in hex of the stored bytes, for every tensor that was used.
@@ -48,7 +55,7 @@ class Report:
 
     source: str
     path: Path
-    config: EncoderConfig
+    config: BackboneConfig
     missing: tuple[str, ...]
     unused: tuple[str, ...]
     fingerprint: dict[str, str]
@@ -73,7 +80,7 @@ class Report:
 class Pretrained(NamedTuple):
     """A backbone ready to be tuned: its module, its tree, its transformers tokenizer."""
 
-    backbone: Encoder
+    backbone: Module
     frozen: Tree
     tokenizer: Any
 
@@ -86,17 +93,17 @@ def load_pretrained(
     unroll: bool | None = None,
     remat: Remat = "none",
 ) -> Pretrained:
-    """Loads an encoder; what was missing or unused is logged under "jaxprefix".
+    """Loads a backbone; what was missing or unused is logged under "jaxprefix".
 
     Args:
-      source: a local folder, an embedded encoder (`tiny-encoder`), or a name on the Hugging Face hub.
+      source: a local folder, an embedded backbone (`tiny-encoder`), or a name on the Hugging Face hub.
       dtype: of the tree and of the computation.
       sharding: of every leaf, or a function from a leaf's path (`layers/q/kernel`) to its sharding.
       unroll: see `Encoder`.
       remat: see `Encoder`.
 
     Raises:
-      UserError: the folder is not to be had or is no BERT or RoBERTa encoder, its files are damaged, or its tokenizer
+      UserError: the folder is not to be had or is of no supported architecture, its files are damaged, or its tokenizer
         has more entries than its word table.
     """
     config, frozen, report = read_backbone(source, dtype=dtype, sharding=sharding)
@@ -108,13 +115,13 @@ def load_pretrained(
             f"the tokenizer in {report.path} has {len(tokenizer)} entries, but the word table only {config.vocab}; "
             "copy the tokenizer that the model was trained with."
         )
-    return Pretrained(Encoder(config, dtype, unroll, remat), frozen, tokenizer)
+    return Pretrained(make_backbone(config, dtype, unroll, remat), frozen, tokenizer)
 
 
 def read_backbone(
     source: str | Path, *, dtype: Any = jnp.float32, sharding: Placement | None = None
-) -> tuple[EncoderConfig, Tree, Report]:
-    """The frozen tree of an encoder, without its tokenizer.
+) -> tuple[BackboneConfig, Tree, Report]:
+    """The frozen tree of a backbone, without its tokenizer.
 
     Args:
       source: as for `load_pretrained`.
@@ -122,8 +129,9 @@ def read_backbone(
       sharding: as for `load_pretrained`; None puts the leaves on the default device.
 
     Returns:
-      The config; the tree as nested dicts: `embeddings`, `layers` (leaves `[L, ...]`, kernels `[L, in, out]`), and
-      where the files have them `pooler` and `mlm` (with `decoder` only where it is not the word table); the report.
+      The config; the tree as nested dicts: `embeddings`, `layers` (leaves `[L, ...]`, kernels `[L, in, out]`), of
+      a decoder `norm` and where it is not tied `lm_head`, of an encoder where the files have them `pooler` and `mlm`
+      (with `decoder` only where it is not the word table); the report.
 
     Raises:
       UserError: as for `load_pretrained`.
@@ -132,7 +140,7 @@ def read_backbone(
         raise UserError(f"weights cannot be loaded as {jnp.dtype(dtype).name}; take float32, bfloat16 or float16.")
     folder = find_folder(source)
     raw = read_config(folder)
-    config = EncoderConfig.from_hf(raw)
+    config = read_hf_config(raw)
     files = TensorFiles(folder)
     plan, missing = _plan(config, files, folder, untied=raw.get("tie_word_embeddings") is False)
     _check_shapes(plan, files, folder)
@@ -148,19 +156,14 @@ def read_backbone(
 Plan = list[tuple[Leaf, list[str]]]
 
 
-def _plan(config: EncoderConfig, files: TensorFiles, folder: Path, untied: bool) -> tuple[Plan, tuple[str, ...]]:
+def _plan(config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool) -> tuple[Plan, tuple[str, ...]]:
     """Which tensors make which leaf, and the paths of the leaves that are not there."""
-    found = {leaf: _tensors(leaf, config, files) for leaf in leaves(config, find_prefix(files.places))}
-    decoder = next(leaf for leaf in found if leaf.path == DECODER)
-    words = next(tensors for leaf, tensors in found.items() if leaf.path == WORD)
-    if untied and words == found[decoder]:
-        raise UserError(f"{folder} lacks the word embeddings of its encoder; copy or download it again.")
-    tied = not untied if None in found[decoder] else _equal(files, words, found[decoder])
-    if tied:
-        del found[decoder]
+    found = {leaf: _tensors(leaf, config, files) for leaf in leaves_in(config, files.places)}
+    if not isinstance(config, DecoderConfig):
+        _settle_tie(found, files, folder, untied)
 
     absent = [leaf for leaf, tensors in found.items() if None in tensors]
-    lacking = [leaf for leaf in absent if leaf.part in ("embeddings", "layers")]
+    lacking = [leaf for leaf in absent if leaf.top not in PARTS]
     if lacking:
         names = [
             leaf.names[0].replace("{layer}", str(layer))
@@ -172,12 +175,23 @@ def _plan(config: EncoderConfig, files: TensorFiles, folder: Path, untied: bool)
             f"the safetensors files in {folder} lack {_listed(names)}, which its config.json calls for; "
             "copy or download the folder again."
         )
-    parts = {leaf.part for leaf in absent}  # half a head would be no head
-    plan = [(leaf, tensors) for leaf, tensors in found.items() if leaf.part not in parts]
+    parts = {leaf.top for leaf in absent}  # half a head would be no head
+    plan = [(leaf, tensors) for leaf, tensors in found.items() if leaf.top not in parts]
     return plan, tuple(leaf.path for leaf in absent)
 
 
-def _tensors(leaf: Leaf, config: EncoderConfig, files: TensorFiles) -> list[str | None]:
+def _settle_tie(found: dict[Leaf, list], files: TensorFiles, folder: Path, untied: bool) -> None:
+    """Leaves an encoder's masked-LM decoder away where it is the word table: only the values tell."""
+    decoder = next(leaf for leaf in found if leaf.path == DECODER)
+    words = next(tensors for leaf, tensors in found.items() if leaf.path == WORD)
+    if untied and words == found[decoder]:
+        raise UserError(f"{folder} lacks the word embeddings of its encoder; copy or download it again.")
+    tied = not untied if None in found[decoder] else _equal(files, words, found[decoder])
+    if tied:
+        del found[decoder]
+
+
+def _tensors(leaf: Leaf, config: BackboneConfig, files: TensorFiles) -> list[str | None]:
     layers = range(config.layers) if leaf.stacked else (0,)
     candidates = [[name.replace("{layer}", str(layer)) for name in leaf.names] for layer in layers]
     return [next((name for name in names if name in files.places), None) for names in candidates]
@@ -189,7 +203,7 @@ def _equal(files: TensorFiles, first: list[str], second: list[str]) -> bool:
 
 def _check_shapes(plan: Plan, files: TensorFiles, folder: Path) -> None:
     for leaf, tensors in plan:
-        expected = leaf.shape[::-1] if leaf.transposed else leaf.shape
+        expected = leaf.stored_shape
         for name in tensors:
             if files.places[name].shape != expected:
                 raise UserError(
@@ -202,7 +216,8 @@ def _read(leaf: Leaf, tensors: list[str], files: TensorFiles, dtype: Any) -> np.
     """The leaf on the host, in our orientation."""
 
     def oriented(name: str) -> np.ndarray:
-        return files.read(name).T if leaf.transposed else files.read(name)
+        tensor = files.read(name).T if leaf.transposed else files.read(name)
+        return tensor if leaf.part is None else tensor[..., slice(*leaf.part)]
 
     if not leaf.stacked:
         return np.ascontiguousarray(oriented(tensors[0]), dtype)
@@ -229,7 +244,7 @@ def _unused(plan: Plan, files: TensorFiles, fingerprint: dict[str, str]) -> tupl
     def tied(name: str) -> bool:
         return name in second_names and files.fingerprint(name) in digests
 
-    return tuple(name for name in files.places if name not in fingerprint and not is_buffer(name) and not tied(name))
+    return tuple(name for name in files.places if name not in fingerprint and not is_constant(name) and not tied(name))
 
 
 def _listed(names: Iterable[str], shown: int = 4) -> str:

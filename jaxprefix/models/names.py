@@ -1,4 +1,4 @@
-"""Where each leaf of the frozen tree lies in a Hugging Face encoder folder: names, shapes, orientation."""
+"""Where each leaf of the frozen tree lies in a Hugging Face folder; the names of encoders."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -21,6 +21,7 @@ class Leaf:
       shape: in our orientation, without the axis of layers.
       stacked: whether it is stacked `[L, ...]`, from one tensor per layer.
       transposed: torch's kernels are [out, in], ours [in, out].
+      part: which of the outputs of the tensor, `whole` in all, where it holds more than this leaf.
     """
 
     path: str
@@ -28,30 +29,38 @@ class Leaf:
     shape: tuple[int, ...]
     stacked: bool = False
     transposed: bool = False
+    part: tuple[int, int] | None = None
+    whole: int | None = None
 
     @property
-    def part(self) -> str:
-        """The top of its path: "embeddings" and "layers" must be there, "pooler" and "mlm" may."""
+    def top(self) -> str:
+        """The top of its path: "pooler" and "mlm" may be absent, everything else must be there."""
         return self.path.split("/", 1)[0]
 
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of its tensors in the files."""
+        shape = self.shape if self.whole is None else (*self.shape[:-1], self.whole)
+        return shape[::-1] if self.transposed else shape
 
-def find_prefix(names: Iterable[str]) -> str:
-    """What precedes the encoder's own tensor names in these files: "", "bert.", "roberta.", "0.auto_model.", ...
+
+def find_prefix(names: Iterable[str], anchor: str = ANCHOR, model: str = "encoder") -> str:
+    """What precedes the model's own tensor names in these files: "", "bert.", "roberta.", "0.auto_model.", ...
 
     Raises:
-      UserError: no encoder or several.
+      UserError: no such model or several.
     """
-    prefixes = sorted(name.removesuffix(ANCHOR) for name in names if name.endswith(ANCHOR))
+    prefixes = sorted(name.removesuffix(anchor) for name in names if name.endswith(anchor))
     if len(prefixes) != 1:
-        found = f"{len(prefixes)} encoders ({', '.join(map(repr, prefixes))})" if prefixes else "no encoder"
+        found = f"{len(prefixes)} {model}s ({', '.join(map(repr, prefixes))})" if prefixes else f"no {model}"
         raise UserError(
-            f"the safetensors files hold {found}: one tensor name must end with {ANCHOR!r}; "
-            "take the folder of one BERT or RoBERTa model."
+            f"the safetensors files hold {found}: one tensor name must end with {anchor!r}; "
+            "take the folder of one model whose weights belong to its config.json."
         )
     return prefixes[0]
 
 
-def leaves(config: EncoderConfig, prefix: str) -> list[Leaf]:
+def encoder_leaves(config: EncoderConfig, prefix: str) -> list[Leaf]:
     """All leaves that files with this prefix may hold.
 
     Whether the MLM head's decoder is a leaf of its own is for the reader to decide: only the values tell.

@@ -18,6 +18,9 @@ def self_attention(
     ctx: Context,
     dims: Dims,
     *,
+    h: Float[Array, "B T D"] | None = None,
+    prepare: Callable[[str, Array], Array] | None = None,
+    recall: Callable[[Array, Array], tuple[Array, Array]] | None = None,
     dropout: tuple[Any, Any] | None = None,
     capture: bool = False,
     implementation: str = "xla",
@@ -25,11 +28,15 @@ def self_attention(
     """Projections, attention over real and virtual tokens, output projection, and what edits add to it.
 
     Args:
-      x: the input.
+      x: the input of the projections.
       linear: the layer's linear map of a name (`q k v o`) at an input, the edits' `project` included.
       hooks: of the layer's edits.
       ctx: its mask is that of the keys.
       dims: the backbone's sizes; `causal` of it as well.
+      h: the layer's input, which virtual tokens may depend on; `x` where the layer does not norm it first.
+      prepare: what becomes of the queries `[B, T, H, E]` and keys `[B, T, K, E]` of the real tokens, by name, before
+        they meet: rotation, norms. Edits see queries and keys as they meet.
+      recall: from the new keys and values to those of all tokens (`S` of them), where some were seen before.
       dropout: rate and key of the attention weights.
       capture: whether the edits show what they do.
       implementation: of `kernel_attention`.
@@ -37,13 +44,17 @@ def self_attention(
     Returns:
       The sublayer's output before its residual dropout, and what the edits show.
     """
+    h = x if h is None else h
 
     def split(name: str, heads: int) -> Array:
-        return linear(name, x).reshape(*x.shape[:-1], heads, dims.head_width)
+        y = linear(name, x).reshape(*x.shape[:-1], heads, dims.head_width)
+        return y if prepare is None else prepare(name, y)
 
     q, k, v = split("q", dims.heads), split("k", dims.kv_heads), split("v", dims.kv_heads)
+    if recall is not None:
+        k, v = recall(k, v)
     with jax.named_scope("attention"):
-        v, virtual = hooks.replace_values(k, v, hooks.virtual_tokens(x))
+        v, virtual = hooks.replace_values(k, v, hooks.virtual_tokens(h))
         o, lse = kernel_attention(
             q,
             k,
@@ -51,10 +62,14 @@ def self_attention(
             virtual=virtual,
             mask=ctx.mask,
             causal=dims.causal,
+            window=ctx.window,
+            column=ctx.column,
+            segments=ctx.documents,
+            softcap=ctx.softcap,
             dropout=dropout,
             implementation=implementation,
         )
-        seen = hooks.observe(x, q, k, lse) if capture else None
+        seen = hooks.observe(h, q, k, lse) if capture else None
         o, extras = hooks.after_attention(q, k, v, o, lse)
     a = linear("o", o.reshape(*o.shape[:-2], -1))
     for extra in extras:

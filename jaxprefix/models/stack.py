@@ -17,29 +17,58 @@ def should_unroll(unroll: bool | None, layers: int) -> bool:
 
 
 def run_layers(
-    layer: Callable[[Any, Any], tuple[Any, Any]], carry: Any, stacked: Any, *, unroll: bool, remat: Remat
+    layer: Callable[[Any, Any, int], tuple[Any, Any]],
+    carry: Any,
+    stacked: Any,
+    *,
+    unroll: bool,
+    remat: Remat,
+    period: int = 1,
 ) -> tuple[Any, Any]:
-    """Runs `layer(carry, leaves) -> (carry, out)` over the leading axis of every leaf of `stacked`.
+    """Runs `layer(carry, leaves, place) -> (carry, out)` over the leading axis of every leaf of `stacked`.
 
     Args:
-      layer: one layer; `leaves` is `stacked` without its leading axis.
+      layer: one layer; `leaves` is `stacked` without its leading axis, `place` its static place in the period.
       carry: what flows through, the hidden state `[B, T, D]`.
       stacked: a pytree of `[L, ...]` leaves: parameters, edits, keys.
       unroll: a Python loop instead of `lax.scan`. The scan's backward pass writes every residual into stacked
         buffers, which a loop does not need; its program is L times longer.
       remat: what the backward pass may keep: everything (`none`), the results of the linear maps (`dots`), or only
         the layers' inputs (`full`).
+      period: after how many layers their kinds repeat; a scan's body holds that many, and layers that fill no whole
+        period come after it.
 
     Returns:
       The last carry, and the layers' outputs stacked `[L, ...]`.
     """
     if remat != "none":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-        layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll)
-    if not unroll:
-        return jax.lax.scan(layer, carry, stacked)
-    outs = []
-    for index in range(jax.tree.leaves(stacked)[0].shape[0]):
-        carry, out = layer(carry, jax.tree.map(lambda leaf, index=index: leaf[index], stacked))
-        outs.append(out)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll, static_argnums=2)
+    count = jax.tree.leaves(stacked)[0].shape[0]
+
+    def one_by_one(carry: Any, stacked: Any, layers: range) -> tuple[Any, list]:
+        outs = []
+        for index in layers:
+            carry, out = layer(carry, jax.tree.map(lambda leaf: leaf[index], stacked), index % period)  # noqa: B023
+            outs.append(out)
+        return carry, outs
+
+    if unroll:
+        carry, outs = one_by_one(carry, stacked, range(count))
+        return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+    if period == 1:
+        return jax.lax.scan(lambda carry, leaves: layer(carry, leaves, 0), carry, stacked)
+
+    whole = count - count % period
+
+    def a_period(carry: Any, leaves: Any) -> tuple[Any, Any]:
+        carry, outs = one_by_one(carry, leaves, range(period))
+        return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+
+    grouped = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, period, *leaf.shape[1:]), stacked)
+    carry, outs = jax.lax.scan(a_period, carry, grouped)
+    outs = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), outs)
+    if whole == count:
+        return carry, outs
+    carry, rest = one_by_one(carry, stacked, range(whole, count))
+    return carry, jax.tree.map(lambda first, *rest: jnp.concatenate([first, jnp.stack(rest)]), outs, *rest)

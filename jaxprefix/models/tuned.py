@@ -10,7 +10,8 @@ from jax import Array
 
 from jaxprefix.edits import BUILT_RATES, Edits, Method, Rates
 from jaxprefix.errors import UserError
-from jaxprefix.models.encoder import Encoder
+from jaxprefix.models.backbones import Module
+from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head
 from jaxprefix.trees import Tree, flatten, merge, split
 
@@ -24,6 +25,7 @@ class Output(NamedTuple):
     hidden: Array
     captured: Array | None
     observed: tuple[dict[str, Array], ...] | None = None
+    cache: Cache | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +33,12 @@ class TunedModel:
     """A frozen backbone, what tunes it, and what it is asked for. Hashable: it is a static argument of `jax.jit`.
 
     Attributes:
-      backbone: the encoder.
+      backbone: the encoder or decoder.
       method: what is trained.
       head: what it predicts; None for hidden states alone.
     """
 
-    backbone: Encoder
+    backbone: Module
     method: Method
     head: Head | None = None
 
@@ -112,21 +114,26 @@ class TunedModel:
         capture: bool = False,
         rates: Rates = BUILT_RATES,
         edits: Edits | None = None,
+        cache: Cache | None = None,
     ) -> Output:
         """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace built ones,
-        `edits` those that the method would make of its leaves."""
+        `edits` those that the method would make of its leaves; `cache` is a decoder's."""
         backbone = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
-        params = {name: backbone[name] for name in ("embeddings", "layers")}
+        params = {name: backbone[name] for name in self.backbone.parts}
+        edits = self.edits(trainable) if edits is None else edits
         encoded = self.backbone.apply(
             {"params": params},
             batch,
-            self.edits(trainable) if edits is None else edits,
+            edits,
             key=encoder_key,
             training=training,
             capture=capture,
             rates=rates,
+            **({} if cache is None else {"cache": cache}),
         )
+        if edits.words is not None:
+            backbone = {**backbone, "words": edits.words}
         if self.head is None:
             return Output(None, *encoded)
         mask = batch.get("mask", jnp.ones(batch["input_ids"].shape, bool))

@@ -42,7 +42,7 @@ def refusal(load, *arguments):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_type": "gpt2"}, r"model_type = 'gpt2'.*bert, roberta"),
+        ({"model_type": "t5"}, r"model_type = 't5'.*bert, roberta"),
         ({"model_type": "distilbert"}, "'distilbert'.*not a supported architecture"),
         ({"model_type": ..., "architectures": ["AlbertModel"]}, "model_type = None"),
         ({"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'.*gelu_new"),

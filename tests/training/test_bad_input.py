@@ -204,9 +204,9 @@ def test_a_folder_that_is_no_model(refuse, tmp_path):
 def test_an_architecture_that_is_not_supported(refuse, world, tmp_path):
     folder = Path(shutil.copytree(world.bert, tmp_path / "gpt"))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "t5"}))
     sentence = refuse({"backbone": repr(str(folder))})
-    assert "model_type = 'gpt2'" in sentence
+    assert "model_type = 't5'" in sentence
     assert "bert, roberta" in sentence
 
 

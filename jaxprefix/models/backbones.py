@@ -1,0 +1,60 @@
+"""Which backbone a config makes: the one place that lists the architectures."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxprefix.errors import UserError
+from jaxprefix.models.config import KINDS, EncoderConfig
+from jaxprefix.models.decoder import Decoder
+from jaxprefix.models.decoder_config import DECODER_KINDS, DecoderConfig
+from jaxprefix.models.decoder_names import anchor, decoder_leaves, is_decoder_buffer
+from jaxprefix.models.encoder import Encoder
+from jaxprefix.models.names import Leaf, encoder_leaves, find_prefix, is_buffer
+from jaxprefix.models.stack import Remat
+
+BackboneConfig = EncoderConfig | DecoderConfig
+Module = Encoder | Decoder
+
+
+def read_hf_config(raw: Mapping[str, Any]) -> BackboneConfig:
+    """The config of a Hugging Face `config.json`.
+
+    Raises:
+      UserError: an unsupported architecture, or what its own reader refuses.
+    """
+    kind = raw.get("model_type")
+    if kind in DECODER_KINDS:
+        return DecoderConfig.from_hf(raw)
+    if kind is not None and kind not in KINDS:
+        raise UserError(
+            f"config.json has model_type = {kind!r}, which is not a supported architecture; "
+            f"take a model of one of these: {', '.join([*KINDS, *DECODER_KINDS])}."
+        )
+    return EncoderConfig.from_hf(raw)
+
+
+def make_backbone(
+    config: BackboneConfig, dtype: Any = jnp.float32, unroll: bool | None = None, remat: Remat = "none"
+) -> Module:
+    """The module of a config."""
+    if isinstance(config, DecoderConfig):
+        return Decoder(config, dtype, unroll, remat)
+    return Encoder(config, dtype, unroll, remat)
+
+
+def leaves_in(config: BackboneConfig, names: Iterable[str]) -> list[Leaf]:
+    """Where the leaves lie in files with these tensor names.
+
+    Raises:
+      UserError: the names are of no such model, or of several.
+    """
+    if isinstance(config, DecoderConfig):
+        return decoder_leaves(config, find_prefix(names, anchor(config), "decoder"))
+    return encoder_leaves(config, find_prefix(names))
+
+
+def is_constant(name: str) -> bool:
+    """Whether a tensor is a constant that older versions of transformers saved with the weights."""
+    return is_buffer(name) or is_decoder_buffer(name)

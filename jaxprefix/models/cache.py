@@ -1,0 +1,68 @@
+"""What a causal model keeps of the tokens that it has seen, so that each new one costs one token."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from jaxprefix.edits import Dims, edit, static
+
+
+@edit
+class Cache:
+    """Keys and values of real tokens, in S columns that are filled from the left; virtual tokens are never in it.
+
+    Every row is filled to the same column; rows that are shorter have padding on the left. Heads stand before rows,
+    as the attention multiplies them.
+
+    Attributes:
+      keys, values: `[L, K, B, S, E]`.
+      mask: True where there is a real token, an embedding-level prompt's rows included.
+      leading: each layer's input at each row's first real token, which gates read.
+      column: how many columns are filled.
+      filled: whether any is; an empty cache is filled by a pass over the whole prompt.
+    """
+
+    keys: Float[Array, "L K B S E"]
+    values: Float[Array, "L K B S E"]
+    mask: Bool[Array, "B S"]
+    leading: Float[Array, "L B D"]
+    column: Int[Array, ""]
+    filled: bool = static(default=False)
+
+    @classmethod
+    def empty(cls, dims: Dims, rows: int, columns: int, dtype: jnp.dtype = jnp.float32) -> "Cache":
+        """A cache for `rows` rows of up to `columns` tokens, prompt and new ones together."""
+        shape = (dims.layers, dims.kv_heads, rows, columns, dims.head_width)
+        return cls(
+            jnp.zeros(shape, dtype),
+            jnp.zeros(shape, dtype),
+            jnp.zeros((rows, columns), bool),
+            jnp.zeros((dims.layers, rows, dims.width), dtype),
+            jnp.zeros((), jnp.int32),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """S."""
+        return self.keys.shape[3]
+
+    def seeing(self, mask: Bool[Array, "B T"]) -> Bool[Array, "B S"]:
+        """Which columns hold real tokens once T more are in, whose own mask is given."""
+        return jax.lax.dynamic_update_slice_in_dim(self.mask, mask, self.column, axis=1)
+
+    def put(self, layer: Any, k: Float[Array, "B T K E"], v: Float[Array, "B T K E"]) -> "Cache":
+        """The cache with a layer's T new keys and values in their columns."""
+        at = (layer, 0, 0, self.column, 0)
+
+        def write(stack: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice(stack, new.transpose(2, 0, 1, 3)[None].astype(stack.dtype), at)
+
+        return dataclasses.replace(self, keys=write(self.keys, k), values=write(self.values, v))
+
+    def of(self, layer: Any) -> tuple[Float[Array, "B S K E"], Float[Array, "B S K E"]]:
+        """A layer's keys and values."""
+        return self.keys[layer].transpose(1, 2, 0, 3), self.values[layer].transpose(1, 2, 0, 3)

@@ -1,0 +1,303 @@
+"""GPT-2 (Radford et al. 2019) and the Llama family (Touvron et al. 2023): causal decoders over the layer stack.
+
+What sets the members of the family apart (norms, biases, rotation, windows, soft caps) is in `DecoderConfig`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from jaxprefix.attention import dropout
+from jaxprefix.attention.operation import DEFAULT
+from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, LayerHooks, Rates, check_stacked
+from jaxprefix.errors import UserError
+from jaxprefix.models.cache import Cache
+from jaxprefix.models.config import ACTIVATIONS
+from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.models.encoder import Encoded, check_positions
+from jaxprefix.models.linear import LayerNorm, Linear, RMSNorm
+from jaxprefix.models.rope import Turns, rotate, turns
+from jaxprefix.models.self_attention import self_attention
+from jaxprefix.models.stack import Remat, run_layers, should_unroll
+
+# The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
+ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
+
+
+def make_norm(config: DecoderConfig, name: str) -> nn.Module:
+    """The norm of this name."""
+    if config.norm == "layer":
+        return LayerNorm(config.norm_eps, name=name)
+    return RMSNorm(config.norm_eps, config.norm_offset, name=name)
+
+
+class DecoderLayer(nn.Module):
+    """One pre-norm layer: `a = x + o(attention(norm(x)))`, `y = a + mlp(norm(a))`."""
+
+    config: DecoderConfig
+    dims: Dims
+    dtype: Any = jnp.float32
+    attention: str = DEFAULT
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        edits: tuple,
+        ctx: Context,
+        keys: Any = None,
+        capture: bool = False,
+        by: Turns | None = None,
+        recall: Callable[[Array, Array], tuple[Array, Array]] | None = None,
+    ) -> tuple[Float[Array, "B T D"], tuple[dict[str, Array], ...] | None]:
+        """The layer's output, and under `capture` what its edits show.
+
+        `keys` are one for each site and edit, needed when training; `by` is the rotation of this layer's kind; `recall`
+        as in `self_attention`.
+        """
+        config, rates = self.config, ctx.rates
+        hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
+        hidden_rate = config.hidden_dropout if rates.hidden is None else rates.hidden
+        biased = dict.fromkeys("qkv", config.qkv_bias) | {"o": config.output_bias}
+
+        def linear(name: str, z: Array) -> Array:
+            bias = biased.get(name, config.mlp_bias)
+            features = self.dims.maps[name][1]
+            return Linear(features, self.dtype, config.initializer_range, bias, name=name)(z, hooks.project)
+
+        def drop(f: Array, site: int) -> Array:
+            return dropout(f, hidden_rate, keys[site]) if ctx.training else f
+
+        def prepare(name: str, y: Array) -> Array:
+            if name == "v":
+                return y
+            if config.head_norms:
+                y = make_norm(config, f"{name}_norm")(y)
+            if by is not None:
+                y = rotate(y, by)
+            if name == "q" and config.query_scale is not None:  # so that scores are scaled by 1/sqrt(E) everywhere
+                y = y * jnp.asarray(config.query_scale * config.head_width**0.5, y.dtype)
+            return y
+
+        weights = (ctx.attention_rate(config.attention_dropout), keys[ATTENTION_WEIGHTS]) if ctx.training else None
+        a, seen = self_attention(
+            *(make_norm(config, "attention_norm")(x), linear, hooks, ctx, self.dims),
+            h=x,
+            prepare=prepare,
+            recall=recall,
+            dropout=weights,
+            capture=capture,
+            implementation=self.attention,
+        )
+        if config.post_norms:
+            a = make_norm(config, "attention_post_norm")(a)
+        x = x + drop(a, ATTENTION_OUTPUT)
+        z, activate = make_norm(config, "mlp_norm")(x), ACTIVATIONS[config.activation]
+        inner = activate(linear("gate", z)) * linear("up", z) if config.gated_mlp else activate(linear("up", z))
+        f = hooks.after_mlp(z, linear("down", inner))
+        if config.post_norms:
+            f = make_norm(config, "mlp_post_norm")(f)
+        return hooks.after_block(x + hooks.after_mlp_dropout(z, drop(f, MLP_OUTPUT))), seen
+
+
+class Embeddings(nn.Module):
+    """Word embeddings, perhaps with learned positions."""
+
+    config: DecoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, "B T"],
+        positions: Int[Array, "B T2"],
+        types: Int[Array, "B T"] | None = None,
+        prompt: Float[Array, "P D"] | None = None,
+        words: Float[Array, "N D"] | None = None,
+    ) -> Float[Array, "B T2 D"]:
+        config, normal = self.config, nn.initializers.normal(self.config.initializer_range)
+        table = nn.Embed(config.vocab, config.width, dtype=self.dtype, embedding_init=normal, name="word")
+
+        def look_up(ids: Array) -> Array:
+            rows = table(jnp.minimum(ids, config.vocab - 1)) * jnp.asarray(config.embedding_scale, self.dtype)
+            if words is None:
+                return rows
+            new = words[jnp.clip(ids - config.vocab, 0, words.shape[0] - 1)].astype(self.dtype)
+            return jnp.where((ids >= config.vocab)[..., None], new, rows)
+
+        h = look_up(ids)
+        if types is not None:
+            h = h + look_up(types)
+        if prompt is not None:
+            rows = jnp.broadcast_to(prompt.astype(h.dtype), (h.shape[0], *prompt.shape))
+            h = jnp.concatenate([rows, h], axis=1)
+        if config.rope is not None:
+            return h
+        last = config.positions - 1  # padding may lie beyond; nobody sees it, but a gather out of range would give NaN
+        positions = jnp.minimum(positions, last)
+        return h + nn.Embed(config.positions, config.width, dtype=self.dtype, embedding_init=normal, name="position")(
+            positions
+        )
+
+
+class Decoder(nn.Module):
+    """A causal decoder.
+
+    Attributes:
+      config: sizes, constants and rates.
+      dtype: the compute dtype.
+      unroll, remat, attention: see `Encoder`.
+    """
+
+    config: DecoderConfig
+    dtype: Any = jnp.float32
+    unroll: bool | None = None
+    remat: Remat = "none"
+    attention: str = DEFAULT
+
+    parts: ClassVar[tuple[str, ...]] = ("embeddings", "layers", "norm")
+
+    @property
+    def dims(self) -> Dims:
+        config = self.config
+        return Dims(
+            layers=config.layers,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            width=config.width,
+            head_width=config.head_width,
+            mlp_width=config.mlp_width,
+            vocab=config.vocab,
+            positions=config.usable_positions,
+            norm_eps=config.norm_eps,
+            initializer_range=config.initializer_range,
+            hidden_dropout=config.hidden_dropout,
+            attention_dropout=config.attention_dropout,
+            causal=True,
+            gated_mlp=config.gated_mlp,
+            logit_softcap=config.logit_softcap,
+        )
+
+    @nn.compact
+    def __call__(
+        self,
+        batch: Mapping[str, Array],
+        edits: Edits = NO_EDITS,
+        *,
+        key: Array | None = None,
+        training: bool = False,
+        capture: bool = False,
+        rates: Rates = BUILT_RATES,
+        cache: Cache | None = None,
+    ) -> Encoded:
+        """Hidden states of a batch, behind the last norm.
+
+        Args:
+          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent, padding on
+            either side; `token_types` int `[B, T]`, vocabulary ids whose embeddings are added, none when absent;
+            `documents` int `[B, T]` where several examples share a row: 0 for padding, else the number of the example.
+          edits: what the methods do.
+          key: a typed key for dropout; needed when training.
+          training: whether dropout applies.
+          capture: whether to return every layer's output and what the edits show.
+          rates: dropout rates in place of the configured ones.
+          cache: what was seen before this batch, or an empty one to be filled; the result holds it with this batch.
+        """
+        ids = batch["input_ids"]
+        mask, documents = batch.get("mask", jnp.ones(ids.shape, bool)), batch.get("documents")
+        check_stacked(edits, self.dims)
+        if cache is None:
+            check_positions(ids.shape[1], edits.positions, self.dims)
+        if training and key is None:
+            raise UserError("a training pass draws dropout masks; give it a key, as in key=jax.random.key(0).")
+        continued = cache is not None and cache.filled
+        prompt = 0 if edits.prompt is None or continued else edits.prompt.shape[0]
+        if documents is not None and (prompt or cache is not None):
+            raise UserError("an embedding-level prompt and cached decoding need one example per row; set packed=False.")
+        if prompt:
+            mask = jnp.pad(mask, ((0, 0), (prompt, 0)), constant_values=True)
+
+        seen_mask = cache.seeing(mask) if continued else mask
+        ctx = Context(
+            seen_mask,
+            jnp.zeros((), jnp.int32),
+            None,
+            rates,
+            documents=None if documents is None else (documents, documents),
+            column=cache.column if continued else None,
+            training=training,
+            prompt=0 if edits.prompt is None else edits.prompt.shape[0],
+            softcap=self.config.attention_softcap,
+        )
+        positions = jnp.maximum(ctx.numbers(mask.shape[1]) - 1, 0) + edits.position_offset
+        if edits.row_offsets is not None:
+            positions = positions + edits.row_offsets[:, None]
+        ctx = dataclasses.replace(ctx, positions=positions)
+
+        embed = Embeddings(self.config, self.dtype, name="embeddings")
+        h = embed(ids, positions, batch.get("token_types"), None if continued else edits.prompt, edits.words)
+        count = self.config.layers
+        keys = None
+        if training:  # all of them at once: a derivation in every layer would be most of an unrolled program
+            keys = jax.random.split(jax.random.fold_in(key, 0), (count, EDITS + len(edits.layers)))
+            rate = self.config.embedding_dropout if rates.hidden is None else rates.hidden
+            h = dropout(h, rate, jax.random.fold_in(key, 1))
+
+        config, pattern = self.config, self.config.pattern
+        ropes = {"full": config.rope, "sliding": config.sliding_rope}
+        by = {
+            kind: None if ropes[kind] is None else turns(ropes[kind], positions, config.head_width)
+            for kind in set(pattern)
+        }
+        layer = DecoderLayer(config, self.dims, self.dtype, self.attention, parent=None)
+
+        def init_layers(rng: Array) -> Any:
+            example = jnp.zeros((1, 1, config.width), self.dtype)
+            ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
+            return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
+
+        def run(carry: tuple[Array, Cache | None], leaves: tuple, place: int) -> tuple[Any, tuple | None]:
+            h, cache = carry
+            params, layer_edits, layer_keys, index = leaves
+            kind = pattern[place]
+            own = dataclasses.replace(ctx, window=config.window if kind == "sliding" else None)
+            recall = None
+            if cache is not None:
+                if continued:
+                    own = dataclasses.replace(own, leading=cache.leading[index])
+                else:
+                    leading = cache.leading.at[index].set(own.first_hidden(h).astype(cache.leading.dtype))
+                    cache = dataclasses.replace(cache, leading=leading)
+
+                def recall(k: Array, v: Array) -> tuple[Array, Array]:
+                    nonlocal cache
+                    cache = cache.put(index, k, v)
+                    return cache.of(index) if continued else (k, v)
+
+            out, seen = layer.apply({"params": params}, h, layer_edits, own, layer_keys, capture, by[kind], recall)
+            return (out, cache), (out, seen) if capture else None
+
+        stacked = (self.param("layers", init_layers), edits.layers, keys, jnp.arange(count))
+        (last, cache), outs = run_layers(
+            run,
+            (h, cache),
+            stacked,
+            unroll=should_unroll(self.unroll, count),
+            remat=self.remat,
+            period=len(pattern),
+        )
+        if cache is not None:
+            cache = dataclasses.replace(
+                cache, mask=cache.seeing(mask), column=cache.column + mask.shape[1], filled=True
+            )
+        hidden = make_norm(config, "norm")(last)[:, prompt:]
+        if not capture:
+            return Encoded(hidden, None, None, cache)
+        states, observed = outs
+        return Encoded(hidden, jnp.concatenate([h[None], states])[:, :, prompt:], observed, cache)

@@ -23,6 +23,7 @@ _HOMES = {
     "jaxprefix.exchange.adapters_library": ("import_adapters",),
     "jaxprefix.exchange.p_tuning_v2": ("import_p_tuning_v2",),
     "jaxprefix.exchange.peft": ("export_peft", "import_peft"),
+    "jaxprefix.generation": ("Decoding", "Generated", "generate", "stream"),
     "jaxprefix.inspection": ("Check", "check", "describe", "p_tuning_v2_plus", "read_gates"),
     "jaxprefix.methods": (
         *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),

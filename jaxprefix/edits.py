@@ -177,7 +177,7 @@ class Context:
       key: this edit's own key in this layer, or None when nothing is random.
       rates: dropout rates that replace the built ones.
       training: whether dropout applies.
-      prompt: rows of an embedding-level prompt, which stand before the first token of the text.
+      prompt: rows of an embedding-level prompt, which stand right before the first token of the text.
       documents: where several examples share a row, the number of the example that each query and each key belongs to,
         0 for padding; None for one example per row.
       column: the column among the keys of the first query, where that is not S - T (cached decoding).
@@ -201,7 +201,7 @@ class Context:
     @property
     def first(self) -> Int[Array, "B"]:
         """The column of each row's first real token, behind an embedding-level prompt and padding on the left."""
-        return self.prompt + jnp.argmax(self.mask[:, self.prompt :], axis=1)
+        return jnp.argmax(self.text, axis=1)
 
     def first_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B D"] | Float[Array, "B T D"]:
         """The layer's input `x` at the first real token of each row; where several examples share a row, at that of
@@ -224,7 +224,7 @@ class Context:
     @property
     def text(self) -> Bool[Array, "B S"]:
         """True for the real tokens of the text, without an embedding-level prompt."""
-        return self.mask & (jnp.arange(self.mask.shape[1]) >= self.prompt)
+        return self.mask & (jnp.cumsum(self.mask, axis=1) > self.prompt) if self.prompt else self.mask
 
     def method_rate(self, rate: Any) -> Any:
         """A method's dropout rate in this call: 0 in evaluation."""

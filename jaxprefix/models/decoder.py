@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
@@ -106,6 +106,15 @@ class DecoderLayer(nn.Module):
         return hooks.after_block(x + hooks.after_mlp_dropout(z, drop(f, MLP_OUTPUT))), seen
 
 
+def prompt_order(mask: Bool[Array, "B T"], prompt: int) -> Int[Array, "B T2"]:
+    """Where each column comes from so that a prompt, put before all columns, stands right before a row's text: behind
+    its padding on the left, of which sliding windows would count the columns."""
+    before = jnp.argmax(mask, axis=1)[:, None]
+    column = jnp.broadcast_to(jnp.arange(prompt + mask.shape[1]), (mask.shape[0], prompt + mask.shape[1]))
+    shifted = jnp.where(column < before, column + prompt, column - before)
+    return jnp.where(column < before + prompt, shifted, column)
+
+
 class Embeddings(nn.Module):
     """Word embeddings, perhaps with learned positions."""
 
@@ -120,7 +129,9 @@ class Embeddings(nn.Module):
         types: Int[Array, "B T"] | None = None,
         prompt: Float[Array, "P D"] | None = None,
         words: Float[Array, "N D"] | None = None,
+        order: Int[Array, "B T2"] | None = None,
     ) -> Float[Array, "B T2 D"]:
+        """Prompt and words together in the columns that `order` says; `positions` are those of both."""
         config, normal = self.config, nn.initializers.normal(self.config.initializer_range)
         table = nn.Embed(config.vocab, config.width, dtype=self.dtype, embedding_init=normal, name="word")
 
@@ -136,7 +147,7 @@ class Embeddings(nn.Module):
             h = h + look_up(types)
         if prompt is not None:
             rows = jnp.broadcast_to(prompt.astype(h.dtype), (h.shape[0], *prompt.shape))
-            h = jnp.concatenate([rows, h], axis=1)
+            h = jnp.take_along_axis(jnp.concatenate([rows, h], axis=1), order[:, :, None], axis=1)
         if config.rope is not None:
             return h
         last = config.positions - 1  # padding may lie beyond; nobody sees it, but a gather out of range would give NaN
@@ -220,8 +231,10 @@ class Decoder(nn.Module):
         prompt = 0 if edits.prompt is None or continued else edits.prompt.shape[0]
         if documents is not None and (prompt or cache is not None):
             raise UserError("an embedding-level prompt and cached decoding need one example per row; set packed=False.")
+        order = None
         if prompt:
-            mask = jnp.pad(mask, ((0, 0), (prompt, 0)), constant_values=True)
+            order = prompt_order(mask, prompt)
+            mask = jnp.take_along_axis(jnp.pad(mask, ((0, 0), (prompt, 0)), constant_values=True), order, axis=1)
 
         seen_mask = cache.seeing(mask) if continued else mask
         ctx = Context(
@@ -241,7 +254,7 @@ class Decoder(nn.Module):
         ctx = dataclasses.replace(ctx, positions=positions)
 
         embed = Embeddings(self.config, self.dtype, name="embeddings")
-        h = embed(ids, positions, batch.get("token_types"), None if continued else edits.prompt, edits.words)
+        h = embed(ids, positions, batch.get("token_types"), None if continued else edits.prompt, edits.words, order)
         count = self.config.layers
         keys = None
         if training:  # all of them at once: a derivation in every layer would be most of an unrolled program

@@ -115,9 +115,11 @@ class TunedModel:
         rates: Rates = BUILT_RATES,
         edits: Edits | None = None,
         cache: Cache | None = None,
+        last: bool = False,
     ) -> Output:
         """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace built ones,
-        `edits` those that the method would make of its leaves; `cache` is a decoder's."""
+        `edits` those that the method would make of its leaves; `cache` is a decoder's; with `last` there are logits of
+        the last column only."""
         backbone = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         params = {name: backbone[name] for name in self.backbone.parts}
@@ -140,7 +142,8 @@ class TunedModel:
         head_params, dims = trainable.get("head", {}), self.backbone.dims
         if rates.hidden is not None:
             dims = dataclasses.replace(dims, hidden_dropout=rates.hidden)
-        logits = self.head(head_params, backbone, encoded.hidden, mask, dims, head_key if training else None)
+        hidden, mask = (encoded.hidden[:, -1:], mask[:, -1:]) if last else (encoded.hidden, mask)
+        logits = self.head(head_params, backbone, hidden, mask, dims, head_key if training else None)
         return Output(logits, *encoded)
 
     def apply(

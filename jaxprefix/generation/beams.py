@@ -7,7 +7,7 @@ best running beam, scored at its present length, is not above its worst finished
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,13 +65,13 @@ def beam_search(
         open=jnp.ones(rows, bool),
         going=jnp.ones((), bool),
     )
-    cache = _of_rows(cache, jnp.repeat(jnp.arange(rows), n))
+    cache = cache.of_rows(jnp.repeat(jnp.arange(rows), n))
     types = jnp.repeat(batch["token_types"][:, -1:], n, axis=0) if "token_types" in batch else None
     beams, origin = _select(beams, jnp.repeat(logits[:, None], n, axis=1), decoding)
 
     def body(carry: tuple[Beams, Array, Cache]) -> tuple[Beams, Array, Cache]:
         beams, origin, cache = carry
-        cache = _of_rows(cache, (jnp.arange(rows)[:, None] * n + origin).reshape(-1))
+        cache = cache.of_rows((jnp.arange(rows)[:, None] * n + origin).reshape(-1))
         last = jax.lax.dynamic_slice_in_dim(beams.running, beams.step - 1, 1, axis=2).reshape(rows * n, 1)
         column = {"input_ids": last, **({} if types is None else {"token_types": types})}
         logits, cache = forward(column, cache)
@@ -124,15 +124,3 @@ def _select(beams: Beams, logits: Float[Array, "B n V"], decoding: Decoding) -> 
         open=beams.open & (possible > worst).any(axis=1),
         going=~ended.all(),
     ), take(origin)
-
-
-def _of_rows(cache: Cache, rows: Any) -> Cache:
-    """A cache of these rows of another."""
-    return Cache(
-        cache.keys[:, :, rows],
-        cache.values[:, :, rows],
-        cache.mask[rows],
-        cache.leading[:, rows],
-        cache.column,
-        cache.filled,
-    )

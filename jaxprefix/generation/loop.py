@@ -20,8 +20,9 @@ from jaxprefix.generation.decoding import Decoding
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.heads import CausalLM
+from jaxprefix.models.stack import should_unroll
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.trees import Tree
+from jaxprefix.trees import Tree, merge
 
 Forward = Callable[[Tree, Any], tuple[Float[Array, "B V"], Any]]
 """From a batch and a cache to the logits behind each row's last token, and the cache with the batch in it."""
@@ -110,11 +111,18 @@ class State(NamedTuple):
 
 
 def make_forward(model: TunedModel, trainable: Tree, frozen: Tree) -> Forward:
-    """The model with its edits made once."""
-    edits = model.edits(trainable)
+    """The model with its edits made once, and its layers taken apart once."""
+    edits, layers = model.edits(trainable), None
+    if unrolled(model):
+        stack = merge(frozen["backbone"], trainable.get("backbone", {}))["layers"]
+        # the barrier keeps XLA from moving the slices into the loop, where each would copy its weights at every step
+        layers = tuple(
+            jax.lax.optimization_barrier(jax.tree.map(lambda leaf: leaf[index], stack))  # noqa: B023
+            for index in range(model.backbone.dims.layers)
+        )
 
     def forward(batch: Tree, cache: Cache) -> tuple[Array, Cache]:
-        out = model.forward(trainable, frozen, batch, edits=edits, cache=cache, last=True)
+        out = model.forward(trainable, frozen, batch, edits=edits, cache=cache, last=True, layers=layers)
         return out.logits[:, 0], out.cache
 
     return forward
@@ -125,7 +133,12 @@ def empty_cache(model: TunedModel, trainable: Tree, batch: Tree, decoding: Decod
     rows, columns = batch["input_ids"].shape
     prompt = model.edits(trainable).prompt
     columns += decoding.max_new_tokens - 1 + (0 if prompt is None else prompt.shape[0])
-    return Cache.empty(model.backbone.dims, rows, columns, model.backbone.dtype)
+    return Cache.empty(model.backbone.dims, rows, columns, model.backbone.dtype, unrolled(model))
+
+
+def unrolled(model: TunedModel) -> bool:
+    """Whether the backbone's layers are a Python loop."""
+    return should_unroll(model.backbone.unroll, model.backbone.dims.layers)
 
 
 def start(forward: Forward, cache: Any, batch: Tree, decoding: Decoding, key: Array | None) -> tuple[State, Any]:

@@ -19,27 +19,34 @@ class Cache:
     as the attention multiplies them.
 
     Attributes:
-      keys, values: `[L, K, B, S, E]`.
+      keys, values: `[L, K, B, S, E]`; where layers are unrolled a tuple with one of `[K, B, S, E]` per layer, so that
+        none is copied out of the stack at every step.
       mask: True where there is a real token, an embedding-level prompt's rows included.
       leading: each layer's input at each row's first real token, which gates read.
       column: how many columns are filled.
       filled: whether any is; an empty cache is filled by a pass over the whole prompt.
     """
 
-    keys: Float[Array, "L K B S E"]
-    values: Float[Array, "L K B S E"]
+    keys: Any
+    values: Any
     mask: Bool[Array, "B S"]
     leading: Float[Array, "L B D"]
     column: Int[Array, ""]
     filled: bool = static(default=False)
 
     @classmethod
-    def empty(cls, dims: Dims, rows: int, columns: int, dtype: jnp.dtype = jnp.float32) -> "Cache":
+    def empty(cls, dims: Dims, rows: int, columns: int, dtype: Any = jnp.float32, unrolled: bool = False) -> "Cache":
         """A cache for `rows` rows of up to `columns` tokens, prompt and new ones together."""
-        shape = (dims.layers, dims.kv_heads, rows, columns, dims.head_width)
+        shape = (dims.kv_heads, rows, columns, dims.head_width)
+
+        def stack() -> Any:
+            if unrolled:
+                return tuple(jnp.zeros(shape, dtype) for _ in range(dims.layers))
+            return jnp.zeros((dims.layers, *shape), dtype)
+
         return cls(
-            jnp.zeros(shape, dtype),
-            jnp.zeros(shape, dtype),
+            stack(),
+            stack(),
             jnp.zeros((rows, columns), bool),
             jnp.zeros((dims.layers, rows, dims.width), dtype),
             jnp.zeros((), jnp.int32),
@@ -48,7 +55,7 @@ class Cache:
     @property
     def capacity(self) -> int:
         """S."""
-        return self.keys.shape[3]
+        return self.mask.shape[1]
 
     def seeing(self, mask: Bool[Array, "B T"]) -> Bool[Array, "B S"]:
         """Which columns hold real tokens once T more are in, whose own mask is given."""
@@ -56,13 +63,21 @@ class Cache:
 
     def put(self, layer: Any, k: Float[Array, "B T K E"], v: Float[Array, "B T K E"]) -> "Cache":
         """The cache with a layer's T new keys and values in their columns."""
-        at = (layer, 0, 0, self.column, 0)
 
-        def write(stack: Array, new: Array) -> Array:
-            return jax.lax.dynamic_update_slice(stack, new.transpose(2, 0, 1, 3)[None].astype(stack.dtype), at)
+        def write(stack: Any, new: Array) -> Any:
+            new, at = new.transpose(2, 0, 1, 3), (0, 0, self.column, 0)
+            if not isinstance(stack, tuple):
+                return jax.lax.dynamic_update_slice(stack, new[None].astype(stack.dtype), (layer, *at))
+            written = jax.lax.dynamic_update_slice(stack[layer], new.astype(stack[layer].dtype), at)
+            return (*stack[:layer], written, *stack[layer + 1 :])
 
         return dataclasses.replace(self, keys=write(self.keys, k), values=write(self.values, v))
 
     def of(self, layer: Any) -> tuple[Float[Array, "B S K E"], Float[Array, "B S K E"]]:
         """A layer's keys and values."""
         return self.keys[layer].transpose(1, 2, 0, 3), self.values[layer].transpose(1, 2, 0, 3)
+
+    def of_rows(self, rows: Int[Array, "R"]) -> "Cache":
+        """A cache of these rows of this one, the same row more than once perhaps."""
+        keys, values = jax.tree.map(lambda stack: jnp.take(stack, rows, axis=-3), (self.keys, self.values))
+        return dataclasses.replace(self, keys=keys, values=values, mask=self.mask[rows], leading=self.leading[:, rows])

@@ -206,6 +206,7 @@ class Decoder(nn.Module):
         capture: bool = False,
         rates: Rates = BUILT_RATES,
         cache: Cache | None = None,
+        layers: tuple | None = None,
     ) -> Encoded:
         """Hidden states of a batch, behind the last norm.
 
@@ -219,6 +220,7 @@ class Decoder(nn.Module):
           capture: whether to return every layer's output and what the edits show.
           rates: dropout rates in place of the configured ones.
           cache: what was seen before this batch, or an empty one to be filled; the result holds it with this batch.
+          layers: the leaves of each layer, each without the axis of layers; None takes them out of the stack here.
         """
         ids = batch["input_ids"]
         mask, documents = batch.get("mask", jnp.ones(ids.shape, bool)), batch.get("documents")
@@ -275,9 +277,10 @@ class Decoder(nn.Module):
             ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
-        def run(carry: tuple[Array, Cache | None], leaves: tuple, place: int) -> tuple[Any, tuple | None]:
+        def run(carry: tuple[Array, Cache | None], leaves: tuple, index: Any, place: int) -> tuple[Any, tuple | None]:
             h, cache = carry
-            params, layer_edits, layer_keys, index = leaves
+            params, layer_edits, layer_keys = leaves
+            params = params if layers is None else layers[index]
             kind = pattern[place]
             own = dataclasses.replace(ctx, window=config.window if kind == "sliding" else None)
             recall = None
@@ -296,7 +299,7 @@ class Decoder(nn.Module):
             out, seen = layer.apply({"params": params}, h, layer_edits, own, layer_keys, capture, by[kind], recall)
             return (out, cache), (out, seen) if capture else None
 
-        stacked = (self.param("layers", init_layers), edits.layers, keys, jnp.arange(count))
+        stacked = (self.param("layers", init_layers), edits.layers, keys)
         (last, cache), outs = run_layers(
             run,
             (h, cache),

@@ -195,7 +195,7 @@ class Encoder(nn.Module):
             ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
-        def run(h: Array, leaves: tuple, _: int) -> tuple[Array, tuple | None]:
+        def run(h: Array, leaves: tuple, *_: Any) -> tuple[Array, tuple | None]:
             params, layer_edits, layer_keys = leaves
             ctx = Context(mask, positions, None, rates, training, prompt)
             out, seen = layer.apply({"params": params}, h, layer_edits, ctx, layer_keys, capture)

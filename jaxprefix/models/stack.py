@@ -17,7 +17,7 @@ def should_unroll(unroll: bool | None, layers: int) -> bool:
 
 
 def run_layers(
-    layer: Callable[[Any, Any, int], tuple[Any, Any]],
+    layer: Callable[[Any, Any, Any, int], tuple[Any, Any]],
     carry: Any,
     stacked: Any,
     *,
@@ -25,10 +25,11 @@ def run_layers(
     remat: Remat,
     period: int = 1,
 ) -> tuple[Any, Any]:
-    """Runs `layer(carry, leaves, place) -> (carry, out)` over the leading axis of every leaf of `stacked`.
+    """Runs `layer(carry, leaves, index, place) -> (carry, out)` over the leading axis of every leaf of `stacked`.
 
     Args:
-      layer: one layer; `leaves` is `stacked` without its leading axis, `place` its static place in the period.
+      layer: one layer; `leaves` is `stacked` without its leading axis, `index` the layer's number (an int where
+        unrolled), `place` its static place in the period.
       carry: what flows through, the hidden state `[B, T, D]`.
       stacked: a pytree of `[L, ...]` leaves: parameters, edits, keys.
       unroll: a Python loop instead of `lax.scan`. The scan's backward pass writes every residual into stacked
@@ -43,13 +44,15 @@ def run_layers(
     """
     if remat != "none":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-        layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll, static_argnums=2)
+        static = (2, 3) if unroll else (3,)
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll, static_argnums=static)
     count = jax.tree.leaves(stacked)[0].shape[0]
 
-    def one_by_one(carry: Any, stacked: Any, layers: range) -> tuple[Any, list]:
+    def one_by_one(carry: Any, stacked: Any, layers: range, first: Any = 0) -> tuple[Any, list]:
         outs = []
         for index in layers:
-            carry, out = layer(carry, jax.tree.map(lambda leaf: leaf[index], stacked), index % period)  # noqa: B023
+            leaves = jax.tree.map(lambda leaf: leaf[index], stacked)  # noqa: B023
+            carry, out = layer(carry, leaves, first + index, index % period)
             outs.append(out)
         return carry, outs
 
@@ -57,16 +60,17 @@ def run_layers(
         carry, outs = one_by_one(carry, stacked, range(count))
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
     if period == 1:
-        return jax.lax.scan(lambda carry, leaves: layer(carry, leaves, 0), carry, stacked)
+        numbered = (stacked, jnp.arange(count))
+        return jax.lax.scan(lambda carry, leaves: layer(carry, *leaves, 0), carry, numbered)
 
     whole = count - count % period
 
     def a_period(carry: Any, leaves: Any) -> tuple[Any, Any]:
-        carry, outs = one_by_one(carry, leaves, range(period))
+        carry, outs = one_by_one(carry, leaves[0], range(period), leaves[1])
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
 
     grouped = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, period, *leaf.shape[1:]), stacked)
-    carry, outs = jax.lax.scan(a_period, carry, grouped)
+    carry, outs = jax.lax.scan(a_period, carry, (grouped, jnp.arange(0, whole, period)))
     outs = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), outs)
     if whole == count:
         return carry, outs

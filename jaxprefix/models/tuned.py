@@ -116,10 +116,11 @@ class TunedModel:
         edits: Edits | None = None,
         cache: Cache | None = None,
         last: bool = False,
+        layers: tuple | None = None,
     ) -> Output:
         """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace built ones,
-        `edits` those that the method would make of its leaves; `cache` is a decoder's; with `last` there are logits of
-        the last column only."""
+        `edits` those that the method would make of its leaves; `cache` and `layers` are a decoder's; with `last` there
+        are logits of the last column only."""
         backbone = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         params = {name: backbone[name] for name in self.backbone.parts}
@@ -132,7 +133,7 @@ class TunedModel:
             training=training,
             capture=capture,
             rates=rates,
-            **({} if cache is None else {"cache": cache}),
+            **({} if cache is None else {"cache": cache, "layers": layers}),
         )
         if edits.words is not None:
             backbone = {**backbone, "words": edits.words}

@@ -30,7 +30,7 @@ def config() -> jp.Run:
     )
     return jp.Run(
         task=task,
-        backbone=jp.NewEncoder(encoder, TOKENIZER, start="small"),
+        backbone=jp.NewBackbone(encoder, TOKENIZER, start="small"),
         method=jp.FullFineTuning(),
         optimizer=jp.Optimizer(learning_rate=2e-3, schedule="cosine", warmup=100, weight_decay=0.01, beta2=0.98),
         hidden_dropout=0.0,

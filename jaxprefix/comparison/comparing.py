@@ -16,7 +16,7 @@ from jaxprefix.edits import Dims, Method
 from jaxprefix.errors import UserError
 from jaxprefix.methods import PromptTuning
 from jaxprefix.models.loading import load_pretrained
-from jaxprefix.training.config import NewEncoder, Run
+from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.going_on import StopSignal
 from jaxprefix.training.metrics import higher_is_better, main_metric
 from jaxprefix.trees import count
@@ -106,7 +106,7 @@ def compare(
 
 def _check(run: Run, methods: Sequence[Any], seeds: int, budget: float, rates: Sequence[float]) -> None:
     run.check()
-    if isinstance(run.backbone, NewEncoder):
+    if isinstance(run.backbone, NewBackbone):
         raise UserError("a comparison tunes a pretrained backbone; name a folder or a hub name.")
     if "validation" not in given_splits(run.task.source):
         raise UserError("a comparison chooses learning rates on validation rows; give the source a validation split.")

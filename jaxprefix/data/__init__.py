@@ -4,11 +4,24 @@ from jaxprefix.data.batches import Batches, batches_per_epoch, evaluation_batche
 from jaxprefix.data.examples import Examples, Vocabulary
 from jaxprefix.data.prepare import encode_texts, prepare
 from jaxprefix.data.sources import given_splits, open_split
-from jaxprefix.data.tasks import Classification, Files, MaskedLanguage, Source, Tagging, Task, Tfds
+from jaxprefix.data.tasks import (
+    CausalLanguage,
+    Classification,
+    ConditionalGeneration,
+    Files,
+    MaskedLanguage,
+    Source,
+    Tagging,
+    Task,
+    Tfds,
+    Unlabelled,
+)
 
 __all__ = [
     "Batches",
+    "CausalLanguage",
     "Classification",
+    "ConditionalGeneration",
     "Examples",
     "Files",
     "MaskedLanguage",
@@ -16,6 +29,7 @@ __all__ = [
     "Tagging",
     "Task",
     "Tfds",
+    "Unlabelled",
     "Vocabulary",
     "batches_per_epoch",
     "encode_texts",

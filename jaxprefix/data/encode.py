@@ -11,7 +11,14 @@ from jaxtyping import Bool, Int, Int32
 
 from jaxprefix.data.examples import IGNORED, Vocabulary
 from jaxprefix.data.sources import Rows
-from jaxprefix.data.tasks import Classification, MaskedLanguage, Tagging, Task
+from jaxprefix.data.tasks import (
+    CausalLanguage,
+    Classification,
+    ConditionalGeneration,
+    MaskedLanguage,
+    Tagging,
+    Task,
+)
 from jaxprefix.errors import UserError
 
 CHUNK = 1000  # rows: enough for the tokenizer's threads, little enough to hold
@@ -151,6 +158,10 @@ def first_of_words(
 
 def _sides(task: Task) -> list[tuple[str | None, str | None]]:
     """Template, or else column, of the text or of the two texts of a pair."""
+    if isinstance(task, ConditionalGeneration):
+        return [(task.template, task.prompt)]
+    if isinstance(task, CausalLanguage):
+        return [(None, task.text)]
     if not isinstance(task, Classification):
         return [(None, task.text)] + ([(None, task.text_pair)] if task.text_pair is not None else [])
     pair = task.template_pair is not None or task.text_pair is not None

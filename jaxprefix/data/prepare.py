@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from jaxprefix.cache import cache_folder
+from jaxprefix.data.causal import encode_causal
 from jaxprefix.data.encode import Encoded, columns_of, encode, serialised, vocabulary_of
 from jaxprefix.data.examples import Examples, Vocabulary
 from jaxprefix.data.labels import label_finder, label_names, listed
 from jaxprefix.data.sources import Rows, open_split
 from jaxprefix.data.store import Store
-from jaxprefix.data.tasks import MaskedLanguage, Tagging, Task
+from jaxprefix.data.tasks import CausalLanguage, ConditionalGeneration, MaskedLanguage, Tagging, Task, Unlabelled
 from jaxprefix.errors import UserError
 
 FORMAT = 1  # of what is stored; raise it when the same key would give other arrays
@@ -40,7 +41,7 @@ def prepare(
     Raises:
       UserError: bad data, task or tokenizer, named by file and line or row; or a cache folder that cannot be written.
     """
-    if labels is not None and not isinstance(task, MaskedLanguage):
+    if labels is not None and not isinstance(task, Unlabelled):
         task = replace(task, labels=tuple(labels))
     if isinstance(task, MaskedLanguage) and tokenizer.mask_token_id is None:
         raise UserError("The tokenizer has no mask token; masked language modelling needs one that has.")
@@ -56,7 +57,7 @@ def prepare(
     store = Store(folder or cache_folder() / "tokens")
     stored = store.read(key)
     if stored is None:
-        names = () if isinstance(task, MaskedLanguage) else label_names(task, naming)
+        names = () if isinstance(task, Unlabelled) else label_names(task, naming)
         arrays = _arrays(task, tokenizer, rows, names)
         about = {"names": list(names), "vocabulary": asdict(vocabulary_of(tokenizer))}
         store.write(key, arrays, about)
@@ -64,7 +65,7 @@ def prepare(
     examples = _examples(task, *stored)
     if isinstance(task, MaskedLanguage):
         examples = replace(examples, focus_ids=_one_token_each(task.focus, tokenizer), focus_rate=task.focus_rate)
-    if split == "train" and not isinstance(task, MaskedLanguage):
+    if split == "train" and not isinstance(task, Unlabelled):
         _refuse_one_class(examples, rows)
     return examples
 
@@ -94,10 +95,13 @@ def encode_texts(task: Task, tokenizer: Any, texts: Sequence[str | Sequence[str]
 
 
 def _arrays(task: Task, tokenizer: Any, rows: Rows, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
-    labelled = names is not None and not isinstance(task, MaskedLanguage)
-    finder = label_finder(task, rows, names) if labelled else None
     nothing = np.zeros(0, np.int32)
-    chunks = [Encoded(nothing, nothing, nothing, None), *encode(task, tokenizer, rows, finder)]
+    if isinstance(task, CausalLanguage | ConditionalGeneration):
+        encoded = encode_causal(task, tokenizer, rows, labelled=names is not None)
+    else:
+        labelled = names is not None and not isinstance(task, MaskedLanguage)
+        encoded = encode(task, tokenizer, rows, label_finder(task, rows, names) if labelled else None)
+    chunks = [Encoded(nothing, nothing, nothing, None), *encoded]
     lengths = np.concatenate([chunk.lengths for chunk in chunks])
     arrays = {
         "ids": np.concatenate([chunk.ids for chunk in chunks]).astype(np.int32),
@@ -120,13 +124,13 @@ def _examples(task: Task, arrays: Mapping[str, np.ndarray], about: Mapping[str, 
         names=tuple(about["names"]),
         vocabulary=Vocabulary(**vocabulary),
         max_length=task.max_length,
-        per_token=isinstance(task, Tagging),
+        per_token=isinstance(task, Tagging | CausalLanguage | ConditionalGeneration),
         mask_rate=task.mask_rate if isinstance(task, MaskedLanguage) else None,
     )
 
 
 def _needs_training_rows(task: Task, rows: Rows) -> bool:
-    if isinstance(task, MaskedLanguage) or task.labels is not None:
+    if isinstance(task, Unlabelled) or task.labels is not None:
         return False
     return (task.tags if isinstance(task, Tagging) else task.label) not in rows.class_names
 

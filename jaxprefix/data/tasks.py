@@ -109,4 +109,52 @@ class MaskedLanguage:
     """The metric that chooses the best checkpoint."""
 
 
-Task = Classification | Tagging | MaskedLanguage
+@dataclass(frozen=True)
+class CausalLanguage:
+    """Unlabelled text for a decoder: predict every next token, and the text's end."""
+
+    source: Source
+    """Where the rows come from."""
+    text: str = "text"
+    """Column of the text."""
+    max_length: int = 128
+    """Longest text in tokens, its end included."""
+    truncation: bool = True
+    """Whether longer texts are cut; if not, they are an error."""
+    metric: Literal["perplexity", "accuracy"] = "perplexity"
+    """The metric that chooses the best checkpoint."""
+
+
+@dataclass(frozen=True)
+class ConditionalGeneration:
+    """A text to be written for a prompt; the loss is that of the text and its end alone."""
+
+    source: Source
+    """Where the rows come from. Rows of one prompt are one case in evaluation, with all their texts as references."""
+    prompt: str = "prompt"
+    """Column of the prompt; not read where `template` is given."""
+    target: str = "target"
+    """Column of the text to be written."""
+    template: str | None = None
+    """Makes the prompt out of columns: `{question} {passage}`."""
+    separator: str = "\n"
+    """What stands between prompt and target."""
+    max_prompt_length: int = 128
+    """Longest prompt in tokens, the separator included."""
+    max_target_length: int = 128
+    """Longest target in tokens, its end included."""
+    truncation: bool = True
+    """Whether longer prompts and targets are cut, each by itself; if not, they are an error."""
+    metric: Literal["perplexity", "accuracy"] = "perplexity"
+    """The metric that chooses the best checkpoint."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest row in tokens."""
+        return self.max_prompt_length + self.max_target_length
+
+
+Unlabelled = MaskedLanguage | CausalLanguage | ConditionalGeneration
+"""Tasks whose labels are tokens."""
+
+Task = Classification | Tagging | MaskedLanguage | CausalLanguage | ConditionalGeneration

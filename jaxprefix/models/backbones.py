@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxprefix.errors import UserError
@@ -13,6 +14,7 @@ from jaxprefix.models.decoder_names import anchor, decoder_leaves, is_decoder_bu
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.names import Leaf, encoder_leaves, find_prefix, is_buffer
 from jaxprefix.models.stack import Remat
+from jaxprefix.trees import Tree
 
 BackboneConfig = EncoderConfig | DecoderConfig
 Module = Encoder | Decoder
@@ -42,6 +44,16 @@ def make_backbone(
     if isinstance(config, DecoderConfig):
         return Decoder(config, dtype, unroll, remat)
     return Encoder(config, dtype, unroll, remat)
+
+
+def drawn_backbone(config: BackboneConfig, key: Any) -> Tree:
+    """A tree drawn at random, of a decoder with its head where that is not tied."""
+    example = {"input_ids": jnp.zeros((1, 1), jnp.int32)}
+    tree = make_backbone(config).init(key, example)["params"]
+    if isinstance(config, DecoderConfig) and not config.tied:
+        kernel = config.initializer_range * jax.random.normal(jax.random.fold_in(key, 1), (config.width, config.vocab))
+        tree = {**tree, "lm_head": {"kernel": kernel}}
+    return tree
 
 
 def leaves_in(config: BackboneConfig, names: Iterable[str]) -> list[Leaf]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from jaxprefix.errors import UserError
 
-EMBEDDED = ("tiny-encoder",)
-"""Encoders shipped inside the package; such a name means the shipped one, `./tiny-encoder` a person's own folder."""
+EMBEDDED = ("tiny-encoder", "tiny-decoder")
+"""Backbones shipped inside the package; such a name means the shipped one, `./tiny-encoder` a person's own folder."""
 
 CONFIG = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")

@@ -3,13 +3,25 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from jaxprefix.data import Classification, Files, MaskedLanguage, Tagging, Task, Tfds
+from jaxprefix.data import (
+    CausalLanguage,
+    Classification,
+    ConditionalGeneration,
+    Files,
+    MaskedLanguage,
+    Tagging,
+    Task,
+    Tfds,
+)
 from jaxprefix.edits import Method
 from jaxprefix.errors import UserError
+from jaxprefix.generation.decoding import Decoding
 from jaxprefix.methods import METHODS, PTuningV2
 from jaxprefix.models.config import EncoderConfig
-from jaxprefix.models.heads import Head, MaskedLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.models.heads import CausalLM, Head, MaskedLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.initial import Start
+from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.training.sharding import MeshShape
@@ -20,21 +32,23 @@ HEADS: dict[type, type[Head]] = {
     Classification: SequenceClassifier,
     Tagging: TokenClassifier,
     MaskedLanguage: MaskedLM,
+    CausalLanguage: CausalLM,
+    ConditionalGeneration: CausalLM,
 }
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class NewEncoder:
+class NewBackbone:
     """A backbone drawn at random, to be pretrained.
 
     Attributes:
       config: its sizes; `vocab` must hold the tokenizer's entries.
       tokenizer: folder or hub name of the tokenizer.
-      start: how its leaves are drawn: as BERT's (`bert`), or as small encoders learn soonest (`small`).
+      start: how its leaves are drawn: as BERT's and GPT-2's (`bert`), or as small encoders learn soonest (`small`).
     """
 
-    config: EncoderConfig
+    config: EncoderConfig | DecoderConfig
     tokenizer: str
     start: Start = "bert"
 
@@ -46,10 +60,12 @@ class Run:
 
     Attributes:
       task: the data, and what is asked of it.
-      backbone: a Hugging Face encoder: a local folder, a hub name, or the embedded `tiny-encoder`.
+      backbone: a Hugging Face encoder or decoder: a local folder, a hub name, or the embedded `tiny-encoder` or
+        `tiny-decoder`.
       method: what is trained.
       head: from hidden states to labels; None for the task's own with its defaults.
       optimizer: learning rates, schedule, decay, clipping.
+      decoding: how text is made where the task asks for any.
       epochs: passes over the training rows.
       steps: updates; None for `epochs` of them.
       batch_size: rows of one update, over all devices.
@@ -75,10 +91,11 @@ class Run:
     """
 
     task: Task
-    backbone: str | NewEncoder = "tiny-encoder"
+    backbone: str | NewBackbone = "tiny-encoder"
     method: Method = dataclasses.field(default_factory=PTuningV2)
     head: Head | None = None
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    decoding: Decoding = dataclasses.field(default_factory=Decoding)
     epochs: float = 10.0
     steps: int | None = None
     batch_size: int = 32
@@ -112,6 +129,7 @@ class Run:
         "unroll",
         "remat",
         "eval_batch_size",
+        "decoding",
     )
 
     def check(self) -> None:
@@ -148,8 +166,9 @@ class Run:
 
 
 for _known in (
-    *(Classification, Files, MaskedLanguage, Tagging, Tfds, EncoderConfig),
+    *(CausalLanguage, Classification, ConditionalGeneration, Files, MaskedLanguage, Tagging, Tfds),
+    *(Decoding, DecoderConfig, EncoderConfig, Rope),
     *METHODS,
-    *(MaskedLM, SequenceClassifier, TokenClassifier),
+    *(CausalLM, MaskedLM, SequenceClassifier, TokenClassifier),
 ):
     register(_known)

@@ -14,10 +14,10 @@ from jaxprefix.edits import Dims, Edits, Method, Rates
 from jaxprefix.errors import UserError
 from jaxprefix.methods import FullFineTuning, parts_of
 from jaxprefix.methods.inducer import InducerEdit
-from jaxprefix.models.encoder import Encoder
+from jaxprefix.models.backbones import Module, make_backbone
 from jaxprefix.models.heads import Head
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.training.config import NewEncoder, Run
+from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.setup import with_dropout
 from jaxprefix.trees import Tree, flatten
 from jaxprefix.typed_json import differences
@@ -83,7 +83,7 @@ def member_runs(run: Run, members: Sequence[Fields]) -> tuple[Run, ...]:
         member.check()
     if run.baseline is not None:
         raise UserError("a population trains no baseline; set baseline to None, and train it as a run of its own.")
-    if isinstance(run.backbone, NewEncoder):
+    if isinstance(run.backbone, NewBackbone):
         raise UserError("a population shares one pretrained backbone; write a new encoder to a folder and name that.")
     for index, member in enumerate(runs):
         for difference in differences(dataclasses.replace(runs[0], method=member.method), member):
@@ -96,7 +96,7 @@ def member_runs(run: Run, members: Sequence[Fields]) -> tuple[Run, ...]:
     return runs
 
 
-def member_models(encoder: Encoder, head: Head, runs: Sequence[Run]) -> tuple[TunedModel, ...]:
+def member_models(encoder: Module, head: Head, runs: Sequence[Run]) -> tuple[TunedModel, ...]:
     """The model of each member: its method on the encoder with its dropout rates.
 
     Args:
@@ -106,7 +106,7 @@ def member_models(encoder: Encoder, head: Head, runs: Sequence[Run]) -> tuple[Tu
     """
     configs = [with_dropout(encoder.config, run) for run in runs]
     return tuple(
-        TunedModel(Encoder(config, encoder.dtype, encoder.unroll, encoder.remat), run.method, head)
+        TunedModel(make_backbone(config, encoder.dtype, encoder.unroll, encoder.remat), run.method, head)
         for config, run in zip(configs, runs, strict=True)
     )
 

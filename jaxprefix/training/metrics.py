@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxprefix.data.examples import IGNORED
-from jaxprefix.data.tasks import Classification, MaskedLanguage, Tagging, Task
+from jaxprefix.data.tasks import Classification, Tagging, Task, Unlabelled
 from jaxprefix.errors import UserError
 
 
@@ -31,9 +31,9 @@ def evaluate_metrics(
     """All metrics of a task, its own first.
 
     Args:
-      task: classification gives `accuracy` and `f1_macro`, tagging `seqeval_f1` and `accuracy` (of the tags), masked
-        language modelling `accuracy` and `perplexity`; each also `loss`, the mean cross-entropy in nats, where it can
-        be known.
+      task: classification gives `accuracy` and `f1_macro`, tagging `seqeval_f1` and `accuracy` (of the tags),
+        language modelling of any kind `accuracy` and `perplexity`; each also `loss`, the mean cross-entropy in nats,
+        where it can be known.
       labels: int [N] for classification, [N, T] with -100 = ignored otherwise.
       outputs: predicted labels, int of the shape of `labels`; or logits, float with one axis more.
       weight: [N], 0 for rows that only fill a batch; all rows count where it is not given.
@@ -61,7 +61,7 @@ def evaluate_metrics(
         metrics["f1_macro"] = f1_macro(labels[counted], outputs[counted])
     if losses is not None:
         metrics["loss"] = float(np.asarray(losses, np.float64)[counted].mean())
-    if isinstance(task, MaskedLanguage) and losses is not None:
+    if isinstance(task, Unlabelled) and losses is not None:
         metrics["perplexity"] = float(np.exp(metrics["loss"]))
     main = main_metric(task)
     if main not in metrics:

@@ -9,15 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxprefix.data import Examples, MaskedLanguage, given_splits, prepare
+from jaxprefix.data import CausalLanguage, ConditionalGeneration, Examples, MaskedLanguage, given_splits, prepare
 from jaxprefix.errors import UserError
-from jaxprefix.models.config import EncoderConfig
-from jaxprefix.models.encoder import Encoder, check_positions
+from jaxprefix.models.backbones import BackboneConfig, Module, drawn_backbone, make_backbone
+from jaxprefix.models.decoder import Decoder
+from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.initial import adapt_start
 from jaxprefix.models.loading import read_backbone
 from jaxprefix.models.sources import read_tokenizer
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.training.config import NewEncoder, Run
+from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.optimizer import group
 from jaxprefix.training.sharding import check_batch, make_mesh, replicated
 from jaxprefix.trees import Tree, flatten
@@ -30,13 +32,13 @@ class Backbone:
     """A run's backbone as it was read.
 
     Attributes:
-      module: the encoder, with the run's dropout rates, dtype, unroll and remat.
+      module: the encoder or decoder, with the run's dropout rates, dtype, unroll and remat.
       tree: its leaves, replicated over the mesh.
       tokenizer: its transformers tokenizer.
       identity: `source`, `identity` (one digest) and `fingerprint` (one per tensor); a new encoder has only a source.
     """
 
-    module: Encoder
+    module: Module
     tree: Tree
     tokenizer: Any
     identity: dict[str, Any]
@@ -69,17 +71,15 @@ class Setup:
 def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
     """The backbone of a run, straight into its dtype and onto the mesh."""
     dtype = jnp.dtype(run.precision)
-    if isinstance(run.backbone, NewEncoder):
+    if isinstance(run.backbone, NewBackbone):
         config, tokenizer = run.backbone.config, read_tokenizer(run.backbone.tokenizer)
         if len(tokenizer) > config.vocab:
             raise UserError(
                 f"backbone.config.vocab is {config.vocab}, but the tokenizer has {len(tokenizer)} entries; raise it."
             )
-        init = Encoder(config).init
-        example = {"input_ids": jnp.zeros((1, 1), jnp.int32)}
         start = run.backbone.start
         make = jax.jit(
-            lambda key: adapt_start(init(key, example)["params"], config, start), out_shardings=replicated(mesh)
+            lambda key: adapt_start(drawn_backbone(config, key), config, start), out_shardings=replicated(mesh)
         )
         tree: Tree = make(jax.random.key(run.seed))
         identity: dict[str, Any] = {"source": "new", "identity": "", "fingerprint": {}}
@@ -94,13 +94,15 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
                 f"{config.vocab}; put the tokenizer there that the model was trained with."
             )
         identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
-    module = Encoder(with_dropout(config, run), dtype, run.unroll, run.remat)
+    module = make_backbone(with_dropout(config, run), dtype, run.unroll, run.remat)
     return Backbone(module, tree, tokenizer, identity)
 
 
-def with_dropout(config: EncoderConfig, run: Run) -> EncoderConfig:
-    """The encoder's config with the dropout rates of a run, where it has any of its own."""
+def with_dropout(config: BackboneConfig, run: Run) -> BackboneConfig:
+    """The backbone's config with the dropout rates of a run, where it has any of its own."""
     rates = {"hidden_dropout": run.hidden_dropout, "attention_dropout": run.attention_dropout}
+    if isinstance(config, DecoderConfig):
+        rates["embedding_dropout"] = run.hidden_dropout
     return dataclasses.replace(config, **{name: rate for name, rate in rates.items() if rate is not None})
 
 
@@ -121,6 +123,7 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
     backbone = read_run_backbone(run, mesh)
     dims = backbone.module.dims
     run.method.build(dims)  # what cannot be is refused before the data is read
+    _refuse_other_side(run, backbone.module)
     examples = {
         split: prepare(run.task, backbone.tokenizer, split, labels)
         for split in (given_splits(run.task.source) if splits is None else splits)
@@ -141,3 +144,12 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
             "use FullFineTuning, or a backbone with that head."
         )
     return Setup(run, mesh, backbone, examples, model, trainable, frozen)
+
+
+def _refuse_other_side(run: Run, module: Module) -> None:
+    """Refuses a task for decoders on an encoder, and the other way round."""
+    causal, name = isinstance(run.task, CausalLanguage | ConditionalGeneration), type(run.task).__name__
+    if causal and not isinstance(module, Decoder):
+        raise UserError(f"{name} needs a decoder and {run.backbone} is an encoder; take one such as 'tiny-decoder'.")
+    if isinstance(run.task, MaskedLanguage) and isinstance(module, Decoder):
+        raise UserError(f"{name} needs an encoder and {run.backbone} is a decoder; take CausalLanguage.")

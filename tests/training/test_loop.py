@@ -16,7 +16,7 @@ from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.training import loop
 from jaxprefix.training.adapter import load_adapter, predict
-from jaxprefix.training.config import NewEncoder
+from jaxprefix.training.config import NewBackbone
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.trees import flatten
 from tests.training.watching import bits, kept_steps, lines, record, same_end, watched
@@ -199,7 +199,7 @@ def test_without_a_validation_split_the_last_checkpoint_counts(world, tmp_path):
 
 def new_encoder(world):
     config = EncoderConfig("bert", len(words_of()), WIDTH, LAYERS, HEADS, MLP, POSITIONS)
-    return NewEncoder(config, world.bert)
+    return NewBackbone(config, world.bert)
 
 
 KINDS = {

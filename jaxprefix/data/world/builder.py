@@ -1,4 +1,4 @@
-"""The TFDS dataset `little_world`: one config per task and one for the corpus, written without TensorFlow.
+"""The TFDS dataset `little_world`: one config per task and one for each corpus, written without TensorFlow.
 
     LittleWorld(config="questions", data_dir=folder, file_format="array_record").download_and_prepare()
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxprefix.data.world import corpus, mentions, tasks
+from jaxprefix.data.world import corpus, mentions, stories, tasks
 
 _TEXT = tfds.features.Text
 
@@ -37,6 +37,10 @@ def _examples(config: str, split: str) -> Iterator[tasks.Example]:
     while True:
         if config == "corpus":
             yield dict(zip(("text", "text_pair"), corpus.draw_passage(rng), strict=True))
+        elif config == "stories":
+            yield {"text": stories.draw_story(rng)}
+        elif config == "triples":
+            yield from stories.verbalised(rng, split)
         elif config == "questions":
             yield tasks.question(rng, split)[0]
         elif config == "entailment":
@@ -48,7 +52,7 @@ def _examples(config: str, split: str) -> Iterator[tasks.Example]:
 
 
 class LittleWorld(tfds.core.GeneratorBasedBuilder):
-    """Text about an invented world: an unlabelled corpus and four labelled tasks."""
+    """Text about an invented world: two unlabelled corpora and five tasks."""
 
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {  # noqa: RUF012 (the name and the type are those of tfds)
@@ -57,6 +61,8 @@ class LittleWorld(tfds.core.GeneratorBasedBuilder):
     }
     BUILDER_CONFIGS = [  # noqa: RUF012
         WorldConfig(name="corpus", description="Unlabelled passages.", train=80_000, validation=1000, test=0),
+        WorldConfig(name="stories", description="Unlabelled text for decoders.", train=80_000, validation=1000, test=0),
+        WorldConfig(name="triples", description="Triples and a passage that says them."),
         WorldConfig(name="questions", description="Yes/no questions about a passage."),
         WorldConfig(name="entailment", description="Does the premise entail the hypothesis?"),
         WorldConfig(name="senses", description="Does a word have one sense in two sentences?"),
@@ -66,6 +72,8 @@ class LittleWorld(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
             "corpus": {"text": _TEXT(), "text_pair": _TEXT()},
+            "stories": {"text": _TEXT()},
+            "triples": {"triples": _TEXT(), "text": _TEXT()},
             "questions": {"question": _TEXT(), "passage": _TEXT(), "label": _label("no", "yes")},
             "entailment": {"premise": _TEXT(), "hypothesis": _TEXT(), "label": _label("entailment", "not_entailment")},
             "senses": {"sentence1": _TEXT(), "sentence2": _TEXT(), "word": _TEXT(), "label": _label("false", "true")},

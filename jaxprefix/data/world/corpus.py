@@ -31,7 +31,7 @@ def _question(rng: np.random.Generator, fact: Fact) -> str:
     return sentence(language.ask(rng, fact, choose_pattern(rng, fact)), "?")
 
 
-def _judged(rng: np.random.Generator, scene: Scene) -> str:
+def judged(rng: np.random.Generator, scene: Scene) -> str:
     """A question with its answer, or a claim with its verdict, right in half of the cases."""
     true, fact = rng.random() < 0.5, pick(rng, scene.facts)
     case = rng.random()
@@ -50,10 +50,10 @@ def _scene_passage(rng: np.random.Generator) -> tuple[str, str]:
     told = language.passage(language.tell(rng, scene))
     if rng.random() < 0.3:
         return told, language.passage(language.tell(rng, scene))
-    judged = _judged(rng, scene)
-    while _words(told, judged, more := _judged(rng, scene)) <= LENGTH:
-        judged += " " + more
-    return (judged, told) if rng.random() < 0.5 else (told, judged)
+    verdicts = judged(rng, scene)
+    while _words(told, verdicts, more := judged(rng, scene)) <= LENGTH:
+        verdicts += " " + more
+    return (verdicts, told) if rng.random() < 0.5 else (told, verdicts)
 
 
 def _sense_passage(rng: np.random.Generator) -> tuple[str, str]:

@@ -1,6 +1,6 @@
-"""The WordPiece tokenizer of the embedded encoder.
+"""The tokenizers of the embedded backbones: WordPiece of the encoder, byte-level BPE of the decoder.
 
-Lower-cased: it halves the vocabulary, and leaves no capital letters for the tagging task to lean on.
+The encoder's is lower-cased: it halves the vocabulary, and leaves no capital letters for the tagging task to lean on.
 """
 
 import json
@@ -68,3 +68,35 @@ def _untrained(vocabulary: dict[str, int]) -> "tokenizers.Tokenizer":
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
+
+
+END = "<|endoftext|>"
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike, max_length: int = 256) -> Path:
+    """Trains a byte-level BPE tokenizer as GPT-2's and writes it as a Hugging Face folder.
+
+    A space is put before the first word, so that a word is the same token wherever it stands. `<|endoftext|>`, id 0,
+    ends texts and is the padding. Arguments and result are those of `train_tokenizer`.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length,
+        "bos_token": END, "eos_token": END, "pad_token": END, "clean_up_tokenization_spaces": False,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return folder

@@ -142,7 +142,7 @@ def _predict(args: Sequence[str]) -> int:
     else:
         answer = load_adapter(options.adapter, backbone=options.backbone).predict
     lines = options.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    rows = [_row(line) for line in lines]
+    rows = [row_of(line) for line in lines]
     for found in answer(rows, batch_size=options.batch_size):
         print(json.dumps(found, ensure_ascii=False))
     return 0
@@ -158,13 +158,20 @@ def _by_adapter(rows: list[Any]) -> tuple[list[dict[str, Any]], list[str]]:
     ]
 
 
-def _row(line: str) -> Any:
+def row_of(line: str) -> Any:
+    """A line of input: plain text, or a JSON object."""
     if not line.lstrip().startswith("{"):
         return line
     try:
         return json.loads(line)
     except ValueError as error:
         raise UserError(f"the line {line[:60]!r} begins like JSON but is not ({error}); correct it.") from error
+
+
+def _generate(args: Sequence[str]) -> int:
+    from jaxprefix.commands import generate
+
+    return generate.run(args)
 
 
 def _describe(args: Sequence[str]) -> int:
@@ -209,6 +216,7 @@ COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "generate": _generate,
     "describe": _describe,
     "check": _check,
     "gates": _gates,
@@ -221,6 +229,7 @@ USAGE = """usage: jaxprefix COMMAND ...
   train CONFIG [--field value]     tune a frozen encoder; started again, it goes on
   evaluate ADAPTER [--split test]  the metrics of a finished run's adapter
   predict ADAPTER [TEXT ...]       labels and scores, one JSON object per line
+  generate ADAPTER [PROMPT ...]    texts of a tuned decoder, one JSON object per line
   describe CONFIG                  backbone, method, parameters, attention
   check CONFIG                     whether the model does what it is meant to, before it is trained
   gates ADAPTER [--keep 0.65]      the gates of a finished run, and the prefix that they leave

@@ -1,7 +1,7 @@
 """What a finished run leaves: writing its adapter folder, opening one, and asking it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
 from jaxprefix.data import Files, encode_texts, prepare
 from jaxprefix.errors import UserError
+from jaxprefix.generation.decoding import Decoding
+from jaxprefix.generation.texts import generate_texts, stream_text
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.config import Run
-from jaxprefix.training.evaluation import evaluate_examples, run_rows
+from jaxprefix.training.evaluation import evaluate_examples, run_rows, score_texts
 from jaxprefix.training.setup import Backbone, Setup, read_run_backbone
 from jaxprefix.training.sharding import MeshShape, make_mesh
 from jaxprefix.training.step import make_eval_step
@@ -66,6 +68,46 @@ class Adapter:
             return [self.classified(row) for row in probabilities]
         return [self.tagged(row, examples.row(i), found["predictions"][i]) for i, row in enumerate(rows)]
 
+    def generate(
+        self,
+        rows: Sequence[str | Mapping[str, Any]],
+        decoding: Decoding | None = None,
+        *,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> list[str]:
+        """The text that a decoder writes for each prompt.
+
+        Args:
+          rows: prompts, or mappings with the columns that the run's task makes prompts of.
+          decoding: how; None for the run's own.
+          batch_size: prompts decoded at a time.
+          seed: of what is drawn.
+        """
+        self._check_writes()
+        if not rows:
+            return []
+        prompts = encode_texts(self.run.task, self.backbone.tokenizer, rows)
+        decoding = self.run.decoding if decoding is None else decoding
+        model, tokenizer = self.model, self.backbone.tokenizer
+        options = {"batch_size": batch_size, "seed": seed}
+        return generate_texts(model, self.trainable, self.frozen, tokenizer, prompts, decoding, **options)
+
+    def stream(self, row: str | Mapping[str, Any], decoding: Decoding | None = None, *, seed: int = 0) -> Iterator[str]:
+        """The text for one prompt, piece by piece; together they are what `generate` gives."""
+        self._check_writes()
+        prompt = encode_texts(self.run.task, self.backbone.tokenizer, [row])
+        decoding = self.run.decoding if decoding is None else decoding
+        model, tokenizer = self.model, self.backbone.tokenizer
+        return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, seed=seed)
+
+    def _check_writes(self) -> None:
+        if self.model.head.task != "causal_language":
+            raise UserError(
+                f"an adapter for {type(self.run.task).__name__} writes no text; take one of a decoder, tuned for "
+                "CausalLanguage or ConditionalGeneration."
+            )
+
     def classified(self, probabilities: np.ndarray) -> dict[str, Any]:
         """What `predict` says of a row, from the probabilities `[C]` of its labels."""
         best = int(probabilities.argmax())
@@ -94,7 +136,11 @@ class Adapter:
         examples = prepare(task, self.backbone.tokenizer, split, self.labels)
         mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
         step = make_eval_step(self.model, mesh)
-        return evaluate_examples(step, self.trainable, self.frozen, task, examples, batch_size, mesh)
+        found = evaluate_examples(step, self.trainable, self.frozen, task, examples, batch_size, mesh)
+        written = score_texts(
+            task, split, self.model, self.trainable, self.frozen, self.backbone.tokenizer, self.run.decoding, batch_size
+        )
+        return {**found, **written}
 
     def save(self, folder: str | Path) -> Path:
         """Writes the adapter folder, which `load_adapter` opens; returns it.

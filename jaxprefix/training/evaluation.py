@@ -1,16 +1,33 @@
 """Predictions and metrics over all rows of a split."""
 
+import logging
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxprefix.data import Examples, Task, evaluation_batches, restore_order
+from jaxprefix.data import (
+    ConditionalGeneration,
+    Examples,
+    Task,
+    encode_texts,
+    evaluation_batches,
+    open_split,
+    restore_order,
+)
+from jaxprefix.data.encode import columns_of
 from jaxprefix.data.examples import IGNORED
+from jaxprefix.data.text_metrics import text_metrics
+from jaxprefix.errors import UserError
+from jaxprefix.generation.decoding import Decoding
+from jaxprefix.generation.texts import generate_texts
+from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.metrics import evaluate_metrics
 from jaxprefix.training.sharding import put_batch
 from jaxprefix.trees import Tree
+
+log = logging.getLogger("jaxprefix")
 
 
 def run_rows(
@@ -47,3 +64,40 @@ def evaluate_examples(
     return evaluate_metrics(
         task, found["labels"], found["predictions"], label_names=examples.names, losses=found["losses"]
     )
+
+
+def cases(task: ConditionalGeneration, split: str) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """The different prompts of a split, as rows, and for each all its targets."""
+    rows = open_split(task.source, split)
+    found: dict[tuple, tuple[dict, list]] = {}
+    for index, row in enumerate(rows):
+        columns = {name: rows.value(row, index, name) for name in columns_of(task)}
+        _, targets = found.setdefault(tuple(map(str, columns.values())), (columns, []))
+        targets.append(str(rows.value(row, index, task.target)))
+    prompts, references = zip(*found.values(), strict=True)
+    return list(prompts), list(references)
+
+
+def score_texts(
+    task: Task,
+    split: str,
+    model: TunedModel,
+    trainable: Tree,
+    frozen: Tree,
+    tokenizer: Any,
+    decoding: Decoding,
+    batch_size: int,
+) -> dict[str, float]:
+    """BLEU, chrF and ROUGE of what the model writes for each prompt of a split; nothing where the task writes no text,
+    or where the packages that score it are not installed, which the log tells."""
+    if not isinstance(task, ConditionalGeneration):
+        return {}
+    try:
+        text_metrics(["a"], [["a"]])
+    except UserError as error:
+        log.info("no BLEU, chrF and ROUGE: %s", error)
+        return {}
+    rows, references = cases(task, split)
+    prompts = encode_texts(task, tokenizer, rows)
+    texts = generate_texts(model, trainable, frozen, tokenizer, prompts, decoding, batch_size=batch_size)
+    return text_metrics(texts, references)

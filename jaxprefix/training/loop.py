@@ -14,7 +14,7 @@ from jaxprefix.data import Batches
 from jaxprefix.errors import RunFailed
 from jaxprefix.training.adapter import write_run_adapter
 from jaxprefix.training.config import Run
-from jaxprefix.training.evaluation import evaluate_examples
+from jaxprefix.training.evaluation import evaluate_examples, score_texts
 from jaxprefix.training.going_on import (
     History,
     StopSignal,
@@ -236,9 +236,12 @@ def _finish(
         best = checkpoints.restore_best(abstract)
         if best is not None:
             state = best[1]
-    rows = run.eval_batch_size or run.batch_size
+    rows, tokenizer = run.eval_batch_size or run.batch_size, setup.backbone.tokenizer
     metrics = {
-        split: evaluate_examples(eval_step, state.trainable, setup.frozen, run.task, examples, rows, setup.mesh)
+        split: {
+            **evaluate_examples(eval_step, state.trainable, setup.frozen, run.task, examples, rows, setup.mesh),
+            **score_texts(run.task, split, setup.model, state.trainable, setup.frozen, tokenizer, run.decoding, rows),
+        }
         for split, examples in setup.examples.items()
         if split != "train"
     }

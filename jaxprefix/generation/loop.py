@@ -115,17 +115,22 @@ def make_forward(model: TunedModel, trainable: Tree, frozen: Tree) -> Forward:
     edits, layers = model.edits(trainable), None
     if unrolled(model):
         stack = merge(frozen["backbone"], trainable.get("backbone", {}))["layers"]
-        # the barrier keeps XLA from moving the slices into the loop, where each would copy its weights at every step
-        layers = tuple(
-            jax.lax.optimization_barrier(jax.tree.map(lambda leaf: leaf[index], stack))  # noqa: B023
-            for index in range(model.backbone.dims.layers)
-        )
+        layers = apart(stack, model.backbone.dims.layers)
 
     def forward(batch: Tree, cache: Cache) -> tuple[Array, Cache]:
         out = model.forward(trainable, frozen, batch, edits=edits, cache=cache, last=True, layers=layers)
         return out.logits[:, 0], out.cache
 
     return forward
+
+
+def apart(stack: Tree, layers: int) -> tuple[Tree, ...]:
+    """The leaves of each layer out of their stack, once: taken out inside a loop they would be copied at every step,
+    and without the barrier XLA moves that there."""
+    return tuple(
+        jax.lax.optimization_barrier(jax.tree.map(lambda leaf: leaf[index], stack))  # noqa: B023
+        for index in range(layers)
+    )
 
 
 def empty_cache(model: TunedModel, trainable: Tree, batch: Tree, decoding: Decoding) -> Cache:

@@ -68,8 +68,10 @@ class GatedPrefix(Prefix):
             return alpha
         return jnp.broadcast_to(self.gate_scale, self.keys.shape[:1]) if alpha is None else self.gate_scale * alpha
 
-    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
+    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...] | None:
         """With all leaves: mass 1 where there is none, and where there is no alpha, twice the sigmoid of 0."""
+        if self.leaves_window:
+            return None
         layers, tokens = self.keys.shape[:2]
         no_alpha = self.gate_kernel is None and self.gate_bias is None
         scale = jnp.ones(layers) if self.gate_scale is None else self.gate_scale
@@ -81,7 +83,6 @@ class GatedPrefix(Prefix):
             gate_bias=jnp.zeros((layers, tokens)) if self.gate_bias is None else self.gate_bias,
             gate_scale=2 * scale if no_alpha else scale,
             source="first" if self.gate_kernel is None else self.source,
-            leaves_window=self.leaves_window,
         )
         return (gated,)
 

@@ -63,8 +63,8 @@ class Prefix(LayerEdit):
         """A scale of each virtual token's key and value, float32, shared by all rows or per row; None for 1."""
         return None
 
-    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
-        """A gated prefix whose gates are 1."""
+    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...] | None:
+        """A gated prefix whose gates are 1. One that leaves the window has none: padded, its columns would change."""
         from jaxprefix.methods.adaptive_prefix import GatedPrefix  # which is a prefix, and knows this class
 
         return GatedPrefix(self.keys, self.values, self.mass, leaves_window=self.leaves_window).canonical(dims)
@@ -137,6 +137,11 @@ class PrefixMethod(Method):
             if self.layers is not None:
                 raise UserError(
                     f"{name} has both lengths and layers; write 0 into lengths for layers without a prefix."
+                )
+            if self.leaves_window and len({n for n in self.lengths if n}) > 1:
+                raise UserError(
+                    f"{name} has leaves_window with different lengths, whose columns before the text would differ; "
+                    "give every layer that has any the same."
                 )
             if len(self.lengths) != dims.layers or min(self.lengths) < 0 or max(self.lengths) == 0:
                 raise UserError(

@@ -21,9 +21,15 @@ from jaxprefix.data import encode_texts, evaluation_batches, restore_order
 from jaxprefix.data.examples import Examples, joined
 from jaxprefix.edits import Edits, LayerEdit
 from jaxprefix.errors import UserError
-from jaxprefix.models.encoder import Encoder, check_positions
+from jaxprefix.generation.decoding import Decoding
+from jaxprefix.generation.loop import Generated
+from jaxprefix.generation.texts import decoded_texts, with_tokens_of
+from jaxprefix.models.backbones import Module
+from jaxprefix.models.encoder import check_positions
+from jaxprefix.models.heads import CausalLM
 from jaxprefix.serving.heads import Classifier, HeadSlots, make_head_slots, read_head
 from jaxprefix.serving.slots import Slot, canonical_edits, fill_slots, make_slots
+from jaxprefix.serving.writing import bank_generate
 from jaxprefix.training.adapter import Adapter, load_adapter
 from jaxprefix.training.setup import Backbone
 from jaxprefix.trees import Tree
@@ -142,6 +148,8 @@ class Bank:
         """
         shelf = self._shelf
         which = _indices(shelf, adapters, len(rows))
+        if shelf.head_slots.task == "causal_language":
+            raise UserError("these adapters predict no labels; call bank.generate(rows, adapters) for their texts.")
         if not rows:
             return []
         order = np.argsort(which, kind="stable")
@@ -164,6 +172,48 @@ class Bank:
             else:
                 results[row] = adapter.tagged(rows[row], examples.row(place), found[place])
         return results
+
+    def generate(
+        self,
+        rows: Sequence[str | Mapping[str, Any]],
+        adapters: Sequence[str],
+        decoding: Decoding | None = None,
+        *,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> list[str]:
+        """The text for each prompt, each by its own adapter, without a beam.
+
+        Args:
+          rows: prompts, or mappings with the columns that the adapter's task makes prompts of.
+          adapters: the name of each row's adapter.
+          decoding: how; None for that of the first adapter's run.
+          batch_size: prompts decoded at a time.
+          seed: of what is drawn.
+        """
+        shelf = self._shelf
+        which = _indices(shelf, adapters, len(rows))
+        if shelf.head_slots.task != "causal_language":
+            raise UserError("these adapters write no text; call bank(rows, adapters) for their labels.")
+        if not rows:
+            return []
+        run, dims = next(iter(shelf.members.values())).adapter.run, self.backbone.module.dims
+        decoding = with_tokens_of(run.decoding if decoding is None else decoding, self.backbone.tokenizer)
+        decoding.check(dims.vocab)
+        if decoding.beams > 1:
+            raise UserError("a bank decodes without a beam; set beams=1, or take one adapter with jp.load_adapter.")
+        order = np.argsort(which, kind="stable")
+        examples = self._encoded(shelf, rows, which, order)
+        self._check_lengths(shelf, examples.lengths + decoding.max_new_tokens - 1, which[order])
+
+        def decode(batch: dict, index: np.ndarray) -> Generated:
+            filled = np.concatenate([index, np.repeat(index[-1:], len(batch["input_ids"]) - len(index))])
+            key = jax.random.fold_in(jax.random.key(seed), int(index[0])) if decoding.draws else None
+            module, own = self.backbone.module, which[order][filled]
+            return bank_generate(module, decoding, shelf.stacks, self._frozen(), batch, own, key)
+
+        texts = decoded_texts(examples, self.backbone.tokenizer, decode, batch_size, dims.positions)
+        return [texts[place] for place in np.argsort(order, kind="stable")]
 
     def _encoded(self, shelf: Shelf, rows: Sequence[Any], which: np.ndarray, order: np.ndarray) -> Examples:
         """The rows' tokens in the given order, which is by adapter, each by its adapter's task."""
@@ -189,9 +239,12 @@ class Bank:
         check_positions(int(lengths[worst]), int(offsets[worst]), self.backbone.module.dims)
 
     def _answer(self, shelf: Shelf, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Array]:
-        columns, tree = {name: batch[name] for name in ("input_ids", "mask", "segments")}, self.backbone.tree
-        frozen = {name: tree[name] for name in ("embeddings", "layers", "pooler") if name in tree}
-        return bank_forward(self.backbone.module, shelf.head_slots, shelf.stacks, frozen, columns, which)
+        columns = {name: batch[name] for name in ("input_ids", "mask", "segments")}
+        return bank_forward(self.backbone.module, shelf.head_slots, shelf.stacks, self._frozen(), columns, which)
+
+    def _frozen(self) -> Tree:
+        tree = self.backbone.tree
+        return {name: tree[name] for name in (*self.backbone.module.parts, "pooler", "lm_head") if name in tree}
 
     def _member(self, name: str, adapter: Adapter) -> Member:
         """The adapter's part of the stacks; refuses one that is not of this bank's backbone and precision."""
@@ -249,15 +302,17 @@ def load_adapters(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def bank_forward(
-    encoder: Encoder, head_slots: HeadSlots, stacks: Tree, frozen: Tree, batch: Tree, which: Any
+    encoder: Module, head_slots: HeadSlots, stacks: Tree, frozen: Tree, batch: Tree, which: Any
 ) -> dict[str, Array]:
     """`logits` `[B, C]` or `[B, T, C]` and their `predictions`, row i with the leaves at `which[i]` of the stacks."""
-    params = {name: frozen[name] for name in ("embeddings", "layers")}
+    params = {name: frozen[name] for name in encoder.parts}
 
     def answer(leaves: Tree, columns: Tree) -> Array:
         one = {name: column[None] for name, column in columns.items()}
         edits = Edits(leaves["edits"], row_offsets=leaves["offset"][None])
         hidden = encoder.apply({"params": params}, one, edits).hidden
+        if head_slots.task == "causal_language":
+            return CausalLM()({}, frozen, hidden, one["mask"], encoder.dims)[0]
         return head_slots.logits(leaves["head"], frozen, hidden, one["mask"])[0]
 
     rows = jax.tree.map(lambda stack: jnp.take(stack, which, axis=0, mode="clip"), stacks)

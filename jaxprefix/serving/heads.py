@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import Head, SequenceClassifier, TokenClassifier, affine, pool
+from jaxprefix.models.heads import CausalLM, Head, SequenceClassifier, TokenClassifier, affine, pool
 from jaxprefix.trees import Tree, flatten, merge
 
 POOLINGS = ("mean", "first", "pooler", "own_pooler")
@@ -35,7 +35,7 @@ class HeadSlots:
     """What the heads of one program can be; hashable.
 
     Attributes:
-      task: `classification` or `tagging`.
+      task: `classification`, `tagging` or `causal_language`, whose head is the backbone's own.
       poolings: those that some row may ask for, in the order of `POOLINGS`; none for tokens.
       labels: the largest C.
     """
@@ -81,12 +81,13 @@ def read_head(name: str, head: Head | None, trainable: Tree, born: Tree) -> Clas
     """An adapter's head.
 
     Raises:
-      UserError: it predicts no labels, is none of the package's, or leaves of the backbone were trained beside it.
+      UserError: it predicts neither labels nor words, is none of the package's, or leaves of the backbone were trained
+        beside it.
     """
-    if type(head) not in (SequenceClassifier, TokenClassifier):
+    if type(head) not in (SequenceClassifier, TokenClassifier, CausalLM):
         raise UserError(
-            f"the adapter {name!r} has the head {type(head).__name__}, and only SequenceClassifier and TokenClassifier "
-            "can share a program; serve it on its own with jp.load_adapter."
+            f"the adapter {name!r} has the head {type(head).__name__}, and only SequenceClassifier, TokenClassifier "
+            "and CausalLM can share a program; serve it on its own with jp.load_adapter."
         )
     moved = [path for path in flatten(trainable.get("backbone", {})) if not head.trains(path)]
     if moved:
@@ -94,6 +95,8 @@ def read_head(name: str, head: Head | None, trainable: Tree, born: Tree) -> Clas
             f"the adapter {name!r} has trained {len(moved)} leaves of the backbone ({moved[0]}, for one), which the "
             "others share; serve it on its own with jp.load_adapter."
         )
+    if isinstance(head, CausalLM):  # it is the backbone's
+        return Classifier(head.task, None, np.zeros((1, 0), np.float32), np.zeros(0, np.float32), None)
     pooling, pooler = getattr(head, "pooling", None), None
     if pooling in ("pooler", "trained_pooler"):
         pooler = merge(born, trainable.get("backbone", {})).get("pooler")

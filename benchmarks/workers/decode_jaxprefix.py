@@ -2,17 +2,6 @@
 
 import argparse
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from answering import serve
-from common import versions
-
-import jaxprefix as jp
-from jaxprefix.allocator import keep_large_buffers
-from jaxprefix.models.backbones import drawn_backbone
-from jaxprefix.models.decoder_config import DecoderConfig
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -20,7 +9,20 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--cache", help="folder of compiled programs")
     options = parser.parse_args()
-    keep_large_buffers()
+    from jaxprefix.allocator import keep_large_buffers
+
+    keep_large_buffers()  # before jax, as the command line does
+
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from answering import serve
+    from common import versions
+
+    import jaxprefix as jp
+    from jaxprefix.models.backbones import drawn_backbone
+    from jaxprefix.models.decoder_config import DecoderConfig
+
     if options.cache:
         jax.config.update("jax_compilation_cache_dir", options.cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

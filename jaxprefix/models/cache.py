@@ -34,7 +34,7 @@ class Cache:
     filled: bool = static(default=False)
 
     @classmethod
-    def empty(cls, dims: Dims, rows: int, columns: int, dtype: jnp.dtype = jnp.float32) -> "Cache":
+    def empty(cls, dims: Dims, rows: int, columns: int, dtype: Any = jnp.float32) -> "Cache":
         """A cache for `rows` rows of up to `columns` tokens, prompt and new ones together."""
         shape = (dims.layers, dims.kv_heads, rows, columns, dims.head_width)
         return cls(

@@ -135,13 +135,15 @@ def _normalised(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return AutoConfig.for_model(kind, **{k: v for k, v in config.items() if k != "model_type"}).to_dict()
     except Exception as error:  # its errors are of every type
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"config.json is no {kind} config ({reason[0]}); save the model again.") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"config.json is no {kind} config ({reason}); save the model again.") from error
 
 
 def _gpt2(c: Mapping[str, Any]) -> dict[str, Any]:
     if not c.get("scale_attn_weights", True) or c.get("scale_attn_by_inverse_layer_idx"):
-        raise UserError("config.json scales attention in another way than 1/sqrt(E), which is not supported.")
+        raise UserError("config.json scales attention in another way than 1/sqrt(E); take a model that does not.")
+    if c.get("add_cross_attention"):
+        raise UserError("config.json has add_cross_attention = true, but decoders stand alone here; take one without.")
     width, heads = c["n_embd"], c["n_head"]
     if width % heads:
         raise UserError(f"config.json has n_embd = {width}, which n_head = {heads} does not divide; correct one.")
@@ -174,7 +176,7 @@ def _gpt2(c: Mapping[str, Any]) -> dict[str, Any]:
 def _llama_family(kind: str, c: Mapping[str, Any]) -> dict[str, Any]:
     gemma = kind.startswith("gemma")
     if c.get("use_bidirectional_attention"):
-        raise UserError("config.json has use_bidirectional_attention = true, but only causal decoders are supported.")
+        raise UserError("config.json has use_bidirectional_attention = true; take a model that is causal.")
     pattern, window = _pattern(kind, c)
     positions, rotation = c["max_position_embeddings"], c["rope_parameters"]
     if "rope_type" in rotation or "rope_theta" in rotation:
@@ -223,7 +225,10 @@ def _pattern(kind: str, c: Mapping[str, Any]) -> tuple[tuple[LayerKind, ...], in
     names: dict[str, LayerKind] = {"full_attention": "full", "sliding_attention": "sliding"}
     unknown = set(c["layer_types"]) - names.keys()
     if unknown:
-        raise UserError(f"config.json has layers of the type {min(unknown)!r}, which is not supported.")
+        raise UserError(
+            f"config.json has layers of the type {min(unknown)!r}, which is not supported; "
+            f"take a model with {' and '.join(names)} alone."
+        )
     kinds = tuple(names[name] for name in c["layer_types"])
     period = next(p for p in range(1, len(kinds) + 1) if all(kinds[i] == kinds[i % p] for i in range(len(kinds))))
     return kinds[:period], window if "sliding" in kinds else None

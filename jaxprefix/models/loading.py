@@ -172,7 +172,7 @@ def _plan(config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool
             if tensor is None
         ]
         raise UserError(
-            f"the safetensors files in {folder} lack {_listed(names)}, which its config.json calls for; "
+            f"the safetensors files in {folder} lack {_listed(dict.fromkeys(names))}, which its config.json calls for; "
             "copy or download the folder again."
         )
     parts = {leaf.top for leaf in absent}  # half a head would be no head

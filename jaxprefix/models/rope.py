@@ -61,6 +61,7 @@ class Rope:
             low, high = float(parameters["low_freq_factor"]), float(parameters["high_freq_factor"])
             return cls(theta, scaling, factor, original, low, high)
         if scaling == "yarn":
+            factor = float(parameters.get("factor") or positions / original)
             low, high = float(parameters.get("beta_slow") or 1), float(parameters.get("beta_fast") or 32)
             amplitude = parameters.get("attention_factor") or _yarn_amplitude(parameters, factor)
             return cls(theta, scaling, factor, original, low, high, amplitude, bool(parameters.get("truncate", True)))
@@ -84,7 +85,7 @@ class Rope:
             if self.truncate:
                 ends = [math.floor(ends[0]), math.ceil(ends[1])]
             first, last = max(ends[0], 0), min(ends[1], head_width - 1)
-            ramp = (np.arange(head_width // 2) - first) / max(last - first, 0.001)
+            ramp = (np.arange(head_width // 2) - first) / (last - first or 0.001)
             return _between(plain, plain / self.factor, ramp)
         return plain
 

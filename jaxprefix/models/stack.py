@@ -56,7 +56,7 @@ def run_layers(
             outs.append(out)
         return carry, outs
 
-    if unroll:
+    if unroll or count < period:
         carry, outs = one_by_one(carry, stacked, range(count))
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
     if period == 1:

@@ -35,7 +35,7 @@ class Cache:
     filled: bool = static(default=False)
 
     @classmethod
-    def empty(cls, dims: Dims, rows: int, columns: int, dtype: Any = jnp.float32) -> "Cache":
+    def empty(cls, dims: Dims, rows: int, columns: int, dtype: Any = jnp.float32, unrolled: bool = False) -> "Cache":
         """A cache for `rows` rows of up to `columns` tokens, prompt and new ones together."""
         shape = (dims.kv_heads, rows, columns, dims.head_width)
 

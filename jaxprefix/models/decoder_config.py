@@ -182,7 +182,7 @@ def _llama_family(kind: str, c: Mapping[str, Any]) -> dict[str, Any]:
     if "rope_type" in rotation or "rope_theta" in rotation:
         rotation = {"full_attention": rotation, "sliding_attention": rotation}
     ropes = {name: Rope.from_hf(parameters, positions) for name, parameters in rotation.items()}
-    attention_bias = bool(c.get("attention_bias"))
+    attention_bias = kind not in ("mistral", "qwen2") and bool(c.get("attention_bias"))
     return {
         "kind": kind,
         "vocab": c["vocab_size"],
@@ -199,8 +199,8 @@ def _llama_family(kind: str, c: Mapping[str, Any]) -> dict[str, Any]:
         "head_norms": kind in ("qwen3", "gemma3_text"),
         "activation": c["hidden_activation"] if gemma else c["hidden_act"],
         "qkv_bias": kind == "qwen2" or attention_bias,
-        "output_bias": kind != "qwen2" and attention_bias,
-        "mlp_bias": bool(c.get("mlp_bias")),
+        "output_bias": attention_bias,
+        "mlp_bias": kind == "llama" and bool(c.get("mlp_bias")),
         "tied": c["tie_word_embeddings"],
         "pattern": pattern,
         "window": window,

@@ -1,4 +1,4 @@
-"""Writing an encoder as a Hugging Face folder, which transformers and `load_pretrained` read."""
+"""Writing a backbone as a Hugging Face folder, which transformers and `load_pretrained` read."""
 
 import json
 from pathlib import Path
@@ -6,37 +6,59 @@ from typing import Any
 
 import numpy as np
 
+from jaxprefix.errors import UserError
+from jaxprefix.models.backbones import BackboneConfig
 from jaxprefix.models.config import EncoderConfig
+from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.models.decoder_names import decoder_leaves
+from jaxprefix.models.decoder_to_hf import decoder_to_hf
 from jaxprefix.models.names import encoder_leaves
 from jaxprefix.trees import Tree, flatten
 
 _ARCHITECTURES = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM"}
 
 
-def save_pretrained(folder: str | Path, config: EncoderConfig, tree: Tree, tokenizer: Any = None) -> Path:
+def save_pretrained(folder: str | Path, config: BackboneConfig, tree: Tree, tokenizer: Any = None) -> Path:
     """Writes `config.json`, `model.safetensors` (float32) and the tokenizer's files.
 
     Args:
       folder: created where it does not exist.
-      config: the encoder's.
-      tree: its leaves as `load_pretrained` gives them: `embeddings`, `layers`, where it has them `pooler` and `mlm`.
+      config: the backbone's.
+      tree: its leaves as `load_pretrained` gives them; an encoder's `pooler` and `mlm` may be absent.
       tokenizer: a transformers tokenizer; None leaves the folder's own files as they are.
+
+    Raises:
+      UserError: the tree lacks leaves, or no `config.json` of the decoder's family says what its config says.
     """
     from safetensors.numpy import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     flat, tensors = flatten(tree), {}
-    for leaf in encoder_leaves(config, f"{config.kind}."):
-        if leaf.path not in flat:
+    if isinstance(config, DecoderConfig):
+        settings = decoder_to_hf(config)
+        leaves = decoder_leaves(config, "transformer." if config.kind == "gpt2" else "model.")
+    else:
+        settings = _hf_config(config, "mlm" in tree)
+        leaves = encoder_leaves(config, f"{config.kind}.")
+    for leaf in leaves:
+        if leaf.path not in flat and leaf.top in ("pooler", "mlm"):
             continue
+        if leaf.path not in flat:
+            raise UserError(
+                f"the tree to be saved has no {leaf.path}; give the backbone's whole tree, as load_pretrained does."
+            )
         value = np.asarray(flat[leaf.path], np.float32)
         value = np.ascontiguousarray(np.swapaxes(value, -1, -2)) if leaf.transposed else value
         for layer in range(config.layers) if leaf.stacked else (None,):
             name = leaf.names[0] if layer is None else leaf.names[0].replace("{layer}", str(layer))
-            tensors[name] = value if layer is None else value[layer]
+            own = value if layer is None else value[layer]
+            if leaf.part is None:
+                tensors[name] = own
+            else:  # its place in a tensor that other leaves share
+                tensors.setdefault(name, np.empty(leaf.stored_shape, np.float32))[..., slice(*leaf.part)] = own
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(_hf_config(config, "mlm" in tree), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
     return folder

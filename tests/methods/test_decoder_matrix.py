@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
+from jaxprefix.errors import UserError
 from jaxprefix.trees import flatten, merge
 from tests import decoders
 from tests.methods import plain_decoder, test_matrix
@@ -24,7 +25,8 @@ ASLEEP = {**test_matrix.ASLEEP, "lora, gate": ("A",)}
 FAST = {"apt", "inducer", "inducer, value gating", "lora", "lora, gate", "prefix, leaves the window", "prompt tuning"}
 CASES = [
     *(("gpt2", name) for name in METHODS if "window" not in name),
-    *(("llama", name) for name in {**METHODS, **GATED} if "window" not in name),
+    *(("llama", name) for name in {**METHODS, **GATED} if "window" not in name and name != "bitfit"),
+    ("qwen2", "bitfit"),
     *(("mistral", name) for name in METHODS if "window" in name),
 ]
 
@@ -88,6 +90,22 @@ def test_members_of_a_population_are_models_of_their_own(name):
     together = jax.jit(jax.vmap(lambda t: model.forward(t, frozen, batch).logits))(stacked)
     for member, logits in zip(members, together, strict=True):
         np.testing.assert_allclose(logits, model.apply(member, frozen, batch).logits, atol=2e-5, rtol=2e-4)
+
+
+def test_bitfit_moves_the_biases_that_there_are():
+    def moved(kind):
+        model = jp.TunedModel(jp.Decoder(decoders.config(kind)), jp.BitFit(), jp.CausalLM())
+        return set(flatten(model.init(jax.random.key(0), decoders.frozen_tree(kind))[0]))
+
+    maps = {f"backbone/layers/{name}/bias" for name in ("q", "k", "v", "o", "up", "down")}
+    norms = {"backbone/layers/attention_norm/bias", "backbone/layers/mlp_norm/bias", "backbone/norm/bias"}
+    assert moved("gpt2") == maps | norms
+    assert moved("qwen2") == {f"backbone/layers/{name}/bias" for name in "qkv"}
+    for method in (jp.BitFit(), jp.BitFit() + jp.LoRA()):
+        with pytest.raises(UserError, match="BitFit trains the biases of a backbone, and this one has none"):
+            jp.TunedModel(jp.Decoder(decoders.config("llama")), method, jp.SequenceClassifier(3)).init(
+                jax.random.key(0), decoders.frozen_tree("llama")
+            )
 
 
 def test_leaves_are_as_wide_as_the_heads_they_belong_to():

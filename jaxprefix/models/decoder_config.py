@@ -18,6 +18,11 @@ DECODER_KINDS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3
 class DecoderConfig:
     """Sizes and constants of a causal decoder; hashable. All are pre-norm; defaults are Llama's.
 
+    Where it stops, each refused where a `config.json` asks for it: encoder-decoders and cross-attention, mixtures of
+    experts, other architectures than `DECODER_KINDS` (parallel attention and MLP, ALiBi, state spaces, images),
+    attention in both directions, layers that are neither full nor sliding (chunked, linear), partial rotation,
+    LongRoPE, `dynamic` rotation beyond `max_position_embeddings`, scores scaled by layer, quantised weights.
+
     Attributes:
       kind: its `model_type`, one of `DECODER_KINDS`. It names tensors in files; the fields below say what is computed.
       vocab: V.

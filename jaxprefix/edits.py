@@ -11,7 +11,7 @@ runs it on tracers.
 """
 
 import dataclasses
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import flax.linen as nn
 import jax
@@ -404,7 +404,14 @@ class LayerHooks:
 
 
 class Method:
-    """A tuning method: a frozen dataclass of hyperparameters that builds edits and knows no backbone."""
+    """A tuning method: a frozen dataclass of hyperparameters that builds edits and knows no backbone.
+
+    Attributes:
+      moves: of a method that trains leaves of the backbone and nothing else, what they are; a backbone that has none
+        of them is refused.
+    """
+
+    moves: ClassVar[str | None] = None
 
     def build(self, dims: Dims) -> nn.Module:
         """The Linen module whose `apply({"params": params})` returns `Edits`; refuses what cannot be, as UserError."""

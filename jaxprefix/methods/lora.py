@@ -82,7 +82,7 @@ class LoRA(Method):
     Trained: `<map>/A` `[L, r, I]`, `<map>/B` `[L, O, r]`, with a bias `<map>/b` `[L, O]`.
 
     Attributes:
-      maps: which linear maps of a layer: `q k v o up down`.
+      maps: which linear maps of a layer: `q k v o up down`, where the MLP is gated `gate`.
       rank: r.
       alpha: the scale `s` is `alpha / rank`; None for a scale of 1.
       bias: train a bias of the update, which the scale multiplies too.
@@ -176,6 +176,9 @@ def merge_update(method: LoRA, params: Tree, backbone: Tree, dims: Dims) -> Tree
       params: its leaves.
       backbone: a tree with `layers/<map>/kernel` `[L, I, O]` and `layers/<map>/bias` `[L, O]`.
       dims: of the backbone.
+
+    Raises:
+      UserError: the update has a bias and the map has none.
     """
     (lora,) = method.build(dims).apply({"params": params}).layers
     flat = flatten(backbone)
@@ -184,6 +187,11 @@ def merge_update(method: LoRA, params: Tree, backbone: Tree, dims: Dims) -> Tree
         if update.b is not None:
             change["bias"] = update.b
         for leaf, by in change.items():
+            if f"layers/{name}/{leaf}" not in flat:
+                raise UserError(
+                    f"the LoRA trains a bias, and the map {name} of this backbone has none to merge it into; keep the "
+                    "adapter as it is, or tune with bias=False."
+                )
             old = flat[f"layers/{name}/{leaf}"]
             flat[f"layers/{name}/{leaf}"] = (old + method.scale * by).astype(old.dtype)
     return unflatten(flat)

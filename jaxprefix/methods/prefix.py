@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxprefix.attention import VirtualTokens, dropout
 from jaxprefix.attention.dropout import statically_off
@@ -51,13 +51,16 @@ class Prefix(LayerEdit):
                 both = jnp.broadcast_to(jnp.stack([keys, values]), (rows, 2, *keys.shape))
                 both = dropout(both, rate, ctx.key)
                 keys, values = both[:, 0], both[:, 1]
-        until = None
-        if self.leaves_window and ctx.window is not None:
-            if ctx.documents is not None:
-                raise UserError("a prefix that leaves the window needs one example per row; set packed=False.")
-            count = self.keys.shape[0]  # as if they stood in the columns -P to -1
-            until = ctx.window - count + jnp.arange(count)
-        return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=self.mass, until=until)
+        return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=self.mass, until=self.until(ctx))
+
+    def until(self, ctx: Context) -> Int[Array, "P"] | None:
+        """The column of the first query that no longer sees each virtual token; None where all see all."""
+        if not self.leaves_window or ctx.window is None:
+            return None
+        if ctx.documents is not None:
+            raise UserError("a prefix that leaves the window needs one example per row; set packed=False.")
+        count = self.keys.shape[0]  # as if they stood in the columns -P to -1
+        return ctx.window - count + jnp.arange(count)
 
     def gate(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
         """A scale of each virtual token's key and value, float32, shared by all rows or per row; None for 1."""
@@ -86,8 +89,12 @@ class Prefix(LayerEdit):
             scores = scores * (gate if gate.ndim == 1 else gate.reshape(gate.shape[0], 1, -1, gate.shape[-1]))
         if ctx.softcap is not None:
             scores = ctx.softcap * jnp.tanh(scores / ctx.softcap)
-        mass = 1.0 if self.mass is None else self.mass
-        return {"share": (mass * jnp.exp(scores - lse[..., None])).sum(-1)}
+        weights = (1.0 if self.mass is None else self.mass) * jnp.exp(scores - lse[..., None])
+        until = self.until(ctx)
+        if until is not None:
+            column = k.shape[1] - q.shape[1] if ctx.column is None else ctx.column
+            weights = jnp.where((column + jnp.arange(q.shape[1]))[:, None] < until, weights, 0)
+        return {"share": weights.sum(-1)}
 
 
 @dataclasses.dataclass(frozen=True)

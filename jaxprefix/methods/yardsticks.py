@@ -1,6 +1,7 @@
 """What tuning with virtual tokens is measured against: the head alone, the biases, and everything."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 
@@ -27,18 +28,21 @@ class HeadOnly(Method):
 
 @dataclasses.dataclass(frozen=True)
 class BitFit(Method):
-    """BitFit (Ben Zaken et al. 2022): every bias of the layers and the embeddings' norm is trained, nothing else; they
-    move to `trainable`.
+    """BitFit (Ben Zaken et al. 2022): every bias of the layers and of the embeddings' or the last norm is trained,
+    nothing else; they move to `trainable`.
 
     The bias of the key projection is among them, as published. It shifts all scores of real tokens of a query alike,
-    so it has a gradient only where virtual tokens are seen as well.
+    so without rotation it has a gradient only where virtual tokens are seen as well. Backbones without any bias (most
+    of the Llama family) are refused.
     """
+
+    moves: ClassVar[str] = "biases"
 
     def build(self, dims: Dims) -> nn.Module:
         return NoEdits()
 
     def trains(self, path: str) -> bool:
-        return path.startswith(("layers/", "embeddings/")) and path.endswith("/bias")
+        return path.startswith(("layers/", "embeddings/", "norm/")) and path.endswith("/bias")
 
 
 @dataclasses.dataclass(frozen=True)

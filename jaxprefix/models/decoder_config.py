@@ -18,6 +18,11 @@ DECODER_KINDS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3
 class DecoderConfig:
     """Sizes and constants of a causal decoder; hashable. All are pre-norm; defaults are Llama's.
 
+    Where it stops, each refused where a `config.json` asks for it: encoder-decoders and cross-attention, mixtures of
+    experts, other architectures than `DECODER_KINDS` (parallel attention and MLP, ALiBi, state spaces, images),
+    attention in both directions, layers that are neither full nor sliding (chunked, linear), partial rotation,
+    LongRoPE, `dynamic` rotation beyond `max_position_embeddings`, scores scaled by layer, quantised weights.
+
     Attributes:
       kind: its `model_type`, one of `DECODER_KINDS`. It names tensors in files; the fields below say what is computed.
       vocab: V.
@@ -182,7 +187,7 @@ def _llama_family(kind: str, c: Mapping[str, Any]) -> dict[str, Any]:
     if "rope_type" in rotation or "rope_theta" in rotation:
         rotation = {"full_attention": rotation, "sliding_attention": rotation}
     ropes = {name: Rope.from_hf(parameters, positions) for name, parameters in rotation.items()}
-    attention_bias = bool(c.get("attention_bias"))
+    attention_bias = kind not in ("mistral", "qwen2") and bool(c.get("attention_bias"))
     return {
         "kind": kind,
         "vocab": c["vocab_size"],
@@ -199,8 +204,8 @@ def _llama_family(kind: str, c: Mapping[str, Any]) -> dict[str, Any]:
         "head_norms": kind in ("qwen3", "gemma3_text"),
         "activation": c["hidden_activation"] if gemma else c["hidden_act"],
         "qkv_bias": kind == "qwen2" or attention_bias,
-        "output_bias": kind != "qwen2" and attention_bias,
-        "mlp_bias": bool(c.get("mlp_bias")),
+        "output_bias": attention_bias,
+        "mlp_bias": kind == "llama" and bool(c.get("mlp_bias")),
         "tied": c["tie_word_embeddings"],
         "pattern": pattern,
         "window": window,

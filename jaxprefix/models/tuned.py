@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxprefix.edits import BUILT_RATES, Edits, Method, Rates
 from jaxprefix.errors import UserError
+from jaxprefix.methods.combined import parts_of
 from jaxprefix.models.backbones import Module
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head
@@ -65,13 +66,19 @@ class TunedModel:
           did not have (a pooler drawn at random), which are saved with the adapter.
 
         Raises:
-          UserError: nothing is trained, or `frozen` is not a backbone's tree.
+          UserError: nothing is trained, or `frozen` is not a backbone's tree or has not what a method trains of it.
         """
         if "embeddings" not in frozen:
             raise UserError(
                 f"the tree given to init holds {', '.join(frozen) or 'nothing'}, so it is no backbone's (what init "
                 "returned, perhaps); give it the tree that load_pretrained returned."
             )
+        for part in parts_of(self.method):
+            if part.moves is not None and not any(part.trains(path) for path in flatten(frozen)):
+                raise UserError(
+                    f"{type(part).__name__} trains the {part.moves} of a backbone, and this one has none; "
+                    "choose another method."
+                )
         method_key, head_key, born_key = jax.random.split(key, 3)
         module = self.method.build(self.backbone.dims)
         trainable: Tree = {"method": module.init(method_key).get("params", {})}

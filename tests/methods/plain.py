@@ -52,7 +52,7 @@ class Part:
         return v
 
     def tokens(self):
-        return []  # of (key [H, E], value [H, E], mass)
+        return []  # of (key [K, E], value [K, E], mass, column or None)
 
     def attention(self, q, k, o, total, weights):
         return o, 0
@@ -67,7 +67,7 @@ class Part:
 class Prefix(Part):
     def prepare(self):
         m, p, c = self.method, self.p, self.config
-        heads, width = c.heads, c.width // c.heads
+        heads, width = getattr(c, "kv_heads", c.heads), c.head_width
         lengths = m.lengths or tuple(m.length if m.layers is None or i in m.layers else 0 for i in range(c.layers))
         start, count = sum(lengths[: self.layer]), lengths[self.layer]
         if m.mlp_width is None:
@@ -93,7 +93,8 @@ class Prefix(Part):
                 if m.layer_scale:
                     gate *= g["scale"][sum(n > 0 for n in lengths[: self.layer])]
             mass = max(p["mass"][start + j], 0.0) if m.no_op_start else 1.0
-            self.found.append((gate * keys[j], gate * values[j], mass))
+            column = j - max(lengths)  # where it stands if it leaves a sliding window
+            self.found.append((gate * keys[j], gate * values[j], mass, column if m.leaves_window else None))
 
     def tokens(self):
         return self.found
@@ -110,9 +111,10 @@ class Low(Part):
 class Heads(Part):
     """Inducer and multi-head adapter."""
 
-    def mlp(self, name, head, x):
+    def mlp(self, name, head, x, read=None):
         p = {leaf: value[self.layer] for leaf, value in self.p[name].items()}
-        u = np.tanh(x @ p["A"][head] + p["a"][head])
+        read = head if read is None else read
+        u = np.tanh(x @ p["A"][read] + p["a"][read])
         shared = p["B"].ndim == 2
         per_head = p["b"].ndim == 2
         return u @ (p["B"] if shared else p["B"][head]) + (p["b"][head] if per_head else 0)
@@ -133,7 +135,8 @@ class Heads(Part):
             kept = (1 - p) * o[:, head] if getattr(m, "gating_ablation", False) else o[:, head]
             added = p * g
             if getattr(m, "value_gating", False):
-                added = added + (1 - p) * (weights[:, head] @ self.mlp("real", head, k[:, head]))
+                kv = head * k.shape[1] // q.shape[1]
+                added = added + (1 - p) * (weights[:, head] @ self.mlp("real", head, k[:, kv], kv))
             if m.value_extension:
                 extra = extra + added
             else:

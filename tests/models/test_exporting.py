@@ -1,4 +1,7 @@
-"""Encoders written as Hugging Face folders, and the starting points of new ones."""
+"""Backbones written as Hugging Face folders, and the starting points of new encoders."""
+
+import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +9,16 @@ import numpy as np
 import pytest
 
 from jaxprefix.errors import UserError
+from jaxprefix.models.backbones import read_hf_config
+from jaxprefix.models.decoder_to_hf import decoder_to_hf
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.exporting import save_pretrained
 from jaxprefix.models.heads import MaskedLM
 from jaxprefix.models.initial import adapt_start
 from jaxprefix.models.loading import read_backbone
+from jaxprefix.models.rope import Rope
 from jaxprefix.trees import flatten
-from tests import tiny
+from tests import decoders, tiny
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -27,6 +33,53 @@ def test_a_written_folder_is_read_back_bit_for_bit(tmp_path, kind):
     assert set(flatten(loaded)) == set(flatten(tree))
     for path, leaf in flatten(tree).items():
         np.testing.assert_array_equal(flatten(loaded)[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize("kind", decoders.KINDS)
+def test_a_written_decoder_is_read_back_bit_for_bit(tmp_path, kind):
+    changes = {} if kind == "gpt2" else {"rope": Rope(500.0)}
+    if kind in ("mistral", "gemma2"):  # in these families both kinds of layers turn alike
+        changes["sliding_rope"] = changes["rope"]
+    config, tree = decoders.config(kind, **changes), decoders.frozen_tree(kind)
+    config = dataclasses.replace(config, query_scale=10**-0.5) if kind.startswith("gemma") else config
+    save_pretrained(tmp_path / "folder", config, tree)
+    again, loaded, report = read_backbone(str(tmp_path / "folder"))
+    assert again == config == read_hf_config(json.loads((tmp_path / "folder" / "config.json").read_text()))
+    assert report.unused == report.missing == ()
+    assert set(flatten(loaded)) == set(flatten(tree))
+    for path, leaf in flatten(tree).items():
+        np.testing.assert_array_equal(flatten(loaded)[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        Rope(7.0),
+        Rope(10.0, "linear", 2.0),
+        Rope(10.0, "dynamic", 2.0),
+        Rope(10.0, "llama3", 2.0, positions=8, low=1.0, high=3.0),
+        Rope(10.0, "yarn", 2.0, positions=8, low=2.0, high=16.0, amplitude=0.7, truncate=False),
+    ],
+    ids=lambda rope: rope.scaling,
+)
+def test_every_rotation_survives_its_config(rope):
+    config = decoders.config("llama", rope=rope, qkv_bias=True, output_bias=True, mlp_bias=True)
+    assert read_hf_config(decoder_to_hf(config)) == config
+
+
+def test_what_no_config_of_the_family_says_is_refused(tmp_path):
+    for kind, changes, named in (
+        ("llama", {"qkv_bias": True}, "output_bias = False; a llama of these sizes has True"),
+        ("mistral", {"mlp_bias": True}, "mlp_bias = True"),
+        ("gemma2", {"sliding_rope": Rope(), "query_scale": None}, "query_scale = None; a gemma2 of these sizes has 0.5"),
+        ("gpt2", {"rope": Rope()}, "rope = Rope"),
+        ("qwen3", {"embedding_scale": 2.0}, "embedding_scale = 2.0"),
+    ):
+        with pytest.raises(UserError, match=named):
+            decoder_to_hf(decoders.config(kind, **{"layers": 2, **changes}))
+    assert decoder_to_hf(decoders.config("llama", hidden_dropout=0.1))  # the rate of a run
+    with pytest.raises(UserError, match="has no embeddings/word/embedding; give the backbone's whole tree"):
+        save_pretrained(tmp_path, decoders.config("llama"), {})
 
 
 def small_start(**sizes):

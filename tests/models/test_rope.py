@@ -10,7 +10,7 @@ from jaxprefix.models.rope import Rope, rotate, turns
 
 E = 8
 PLAIN = Rope(theta=100.0)
-YARN = Rope(10.0, "yarn", factor=3.0, positions=64, low=1.0, high=4.0)
+YARN = Rope(100.0, "yarn", factor=3.0, positions=64, low=1.0, high=4.0)
 LLAMA3 = Rope(100.0, "llama3", factor=8.0, positions=64, low=1.0, high=4.0)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxprefix.models.backbones import make_backbone
+from jaxprefix.models.exporting import save_pretrained
 from jaxprefix.models.heads import CausalLM
 from jaxprefix.models.loading import read_backbone
 
@@ -188,3 +189,23 @@ def test_in_bfloat16_errors_are_those_of_bfloat16(tmp_path, name):
             base(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask.astype(int)))[0].float().numpy()[mask]
         )
     assert 1e-4 < np.abs(found - exact).mean() < 1.5 * np.abs(rough - exact).mean()
+
+
+WRITTEN = ("gpt2", "gpt2, untied, n_inner, gelu", "llama, every bias, tied, one kv head", "llama, yarn", "mistral")
+WRITTEN += ("qwen2, window in later layers", "qwen3", "gemma2", "gemma3")
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_transformers_reads_what_is_written(tmp_path, name):
+    """From a tree of ours, through `save_pretrained`: the same logits."""
+    saved(tmp_path / "theirs", *MODELS[name])
+    config, frozen, _ = read_backbone(str(tmp_path / "theirs"))
+    moved = jax.tree.map(lambda leaf: 1.1 * leaf, frozen)
+    save_pretrained(tmp_path / "ours", config, moved)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
+    ids, mask, _, _ = rows()
+    assert_same(ours(tmp_path / "ours", ids, mask), theirs(model, ids, mask), mask)
+    module = make_backbone(config)
+    states = module.apply({"params": {name: moved[name] for name in module.parts}}, {"input_ids": jnp.asarray(ids)})
+    expected = theirs(model, ids, np.ones_like(mask))[1]
+    np.testing.assert_allclose(states.hidden, expected, atol=TOLERANCE)

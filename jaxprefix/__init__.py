@@ -29,7 +29,8 @@ _HOMES = {
     "jaxprefix.inspection": ("Check", "check", "describe", "p_tuning_v2_plus", "read_gates"),
     "jaxprefix.methods": (
         *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
-        *("MultiHeadAdapter", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning", "SequentialAdapter"),
+        *("MultiHeadAdapter", "NewWords", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning"),
+        "SequentialAdapter",
         "collapse",
         "parts_of",
     ),

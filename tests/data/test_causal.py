@@ -1,4 +1,4 @@
-"""Rows for decoders: ids, shifted labels, ends, cuts, prompts. Letters are tokens, so that ids can be written by hand."""
+"""Rows for decoders: ids, shifted labels, ends, cuts, prompts; letters are tokens, so that ids are written by hand."""
 
 from dataclasses import replace
 

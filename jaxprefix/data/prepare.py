@@ -14,6 +14,7 @@ from jaxprefix.data.causal import encode_causal
 from jaxprefix.data.encode import Encoded, columns_of, encode, serialised, vocabulary_of
 from jaxprefix.data.examples import Examples, Vocabulary
 from jaxprefix.data.labels import label_finder, label_names, listed
+from jaxprefix.data.packing import packed
 from jaxprefix.data.sources import Rows, open_split
 from jaxprefix.data.store import Store
 from jaxprefix.data.tasks import CausalLanguage, ConditionalGeneration, MaskedLanguage, Tagging, Task, Unlabelled
@@ -111,6 +112,8 @@ def _arrays(task: Task, tokenizer: Any, rows: Rows, names: tuple[str, ...] | Non
     labels = [chunk.labels for chunk in chunks if chunk.labels is not None]
     if labels:
         arrays["labels"] = np.concatenate(labels).astype(np.int32)
+        if getattr(task, "packed", False):
+            arrays = packed(arrays, task.max_length)
     return arrays
 
 
@@ -126,6 +129,8 @@ def _examples(task: Task, arrays: Mapping[str, np.ndarray], about: Mapping[str, 
         max_length=task.max_length,
         per_token=isinstance(task, Tagging | CausalLanguage | ConditionalGeneration),
         mask_rate=task.mask_rate if isinstance(task, MaskedLanguage) else None,
+        documents=arrays.get("documents"),
+        types=arrays.get("types"),
     )
 
 

@@ -121,6 +121,9 @@ class CausalLanguage:
     """Longest text in tokens, its end included."""
     truncation: bool = True
     """Whether longer texts are cut; if not, they are an error."""
+    packed: bool = False
+    """Whether a row of up to `max_length` tokens holds several texts, which do not see each other: less padding, and
+    fewer rows in an epoch. Texts go, in the order of the data, each into the first row that has room."""
     metric: Literal["perplexity", "accuracy"] = "perplexity"
     """The metric that chooses the best checkpoint."""
 
@@ -145,12 +148,15 @@ class ConditionalGeneration:
     """Longest target in tokens, its end included."""
     truncation: bool = True
     """Whether longer prompts and targets are cut, each by itself; if not, they are an error."""
+    packed: bool = False
+    """Whether a row of up to `max_prompt_length + max_target_length` tokens holds several prompts with their targets,
+    as in `CausalLanguage`."""
     metric: Literal["perplexity", "accuracy"] = "perplexity"
     """The metric that chooses the best checkpoint."""
 
     @property
     def max_length(self) -> int:
-        """Longest row in tokens."""
+        """Longest row in tokens, which a packed one is filled up to."""
         return self.max_prompt_length + self.max_target_length
 
 

@@ -132,7 +132,13 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
     model = TunedModel(backbone.module, run.method, run.made_head(len(names)))
     longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
     trainable, frozen = model.init(jax.random.key(run.seed), backbone.tree)
-    check_positions(longest, model.edits(trainable).positions, dims)
+    edits = model.edits(trainable)
+    check_positions(longest, edits.positions, dims)
+    if edits.prompt is not None and getattr(run.task, "packed", False):
+        raise UserError(
+            f"{type(run.method).__name__} puts a prompt before each row, and a packed row holds several examples; set "
+            "packed=False."
+        )
     if run.optimizer.gate_learning_rate is not None and not any(group(path) == "gate" for path in flatten(trainable)):
         raise UserError(
             f"optimizer.gate_learning_rate is set, but {type(run.method).__name__} has no gate; leave it away, or take "

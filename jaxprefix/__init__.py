@@ -20,6 +20,7 @@ _HOMES = {
     "jaxprefix.data": (
         *("CausalLanguage", "Classification", "ConditionalGeneration", "Files", "MaskedLanguage", "Tagging", "Tfds"),
     ),
+    "jaxprefix.data.formats": ("CnnDailyMail", "CoQA", "E2E", "Format", "Piece", "WebNLG", "WebNLGTable"),
     "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "Method", "edit", "static"),
     "jaxprefix.errors": ("RunFailed", "UserError"),
     "jaxprefix.exchange.adapters_library": ("import_adapters",),

@@ -6,6 +6,8 @@ Plain frozen values without behaviour, so that they print, compare, hash and tra
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxprefix.data.formats.format import Format
+
 
 @dataclass(frozen=True)
 class Files:
@@ -142,6 +144,9 @@ class ConditionalGeneration:
     """Makes the prompt out of columns: `{question} {passage}`."""
     separator: str = "\n"
     """What stands between prompt and target."""
+    format: Format | None = None
+    """A published format (`jp.WebNLG()`), which makes prompts and targets out of the columns that it names, with its
+    own cuts; the four fields above and `truncation` are not read then, and what is longer still is an error."""
     max_prompt_length: int = 128
     """Longest prompt in tokens, the separator included."""
     max_target_length: int = 128

@@ -15,9 +15,7 @@ from jaxprefix.data.tasks import ConditionalGeneration
 from jaxprefix.errors import UserError
 
 
-def encode_format(
-    task: ConditionalGeneration, tokenizer: Any, rows: Rows, labelled: bool = True
-) -> Iterator[Encoded]:
+def encode_format(task: ConditionalGeneration, tokenizer: Any, rows: Rows, labelled: bool = True) -> Iterator[Encoded]:
     """Tokenises all rows piece by piece; labels are the next tokens of target and end, -100 elsewhere.
 
     With `labelled=False` there are the prompts alone, up to the marker of the target.
@@ -103,7 +101,9 @@ def _check(task: ConditionalGeneration, rows: Rows, index: int, length: int, wha
 
 
 def _flat(encoded: list[tuple[list[int], list[int], list[int]]], labelled: bool) -> Encoded:
-    ids, types, labels = (np.concatenate([np.array(row, np.int32) for row in part]) for part in zip(*encoded, strict=True))
+    ids, types, labels = (
+        np.concatenate([np.array(row, np.int32) for row in part]) for part in zip(*encoded, strict=True)
+    )
     return Encoded(
         ids=ids,
         segments=np.zeros(len(ids), np.int32),

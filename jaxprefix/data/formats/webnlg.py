@@ -87,7 +87,8 @@ class WebNLGTable(_Triples):
     """As in Prefix-Tuning's code (Li & Liang 2021): ` {source} {bos} {text} {eos}`, triples as `s : p : o`, each with
     ` | ` before it, the first as well.
 
-    No tokens are added; the code adds one to pad with, which no loss sees. Not established: whether the code's
+    No tokens are added; the code adds one to pad with, which no loss sees. The code compares what it writes with all
+    lexicalisations, not with the good ones alone. Not established: whether the code's
     tokenizer took away the spaces around the separator, as some versions of transformers did; here they are kept.
     """
 

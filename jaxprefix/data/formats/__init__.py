@@ -11,4 +11,4 @@ from jaxprefix.data.formats.webnlg import WebNLG, WebNLGTable
 FORMATS = (CnnDailyMail, CoQA, E2E, WebNLG, WebNLGTable)
 """Every format that comes with the package."""
 
-__all__ = ["FORMATS", "CnnDailyMail", "CoQA", "E2E", "Format", "Piece", "WebNLG", "WebNLGTable"]
+__all__ = ["E2E", "FORMATS", "CnnDailyMail", "CoQA", "Format", "Piece", "WebNLG", "WebNLGTable"]

@@ -33,8 +33,8 @@ def with_added_tokens(task: Task, tokenizer: Any, vocab: int) -> Any:
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     if ids != list(range(vocab, vocab + len(tokens))):
         raise UserError(
-            f"the tokens of {type(made).__name__} have ids from {min(ids)} on in this tokenizer instead of from {vocab} "
-            "on; give it a tokenizer to which nothing was added."
+            f"the tokens of {type(made).__name__} have ids from {min(ids)} on in this tokenizer instead of from "
+            f"{vocab} on; give it a tokenizer to which nothing was added."
         )
     if made.end is not None:
         tokenizer.eos_token = made.end

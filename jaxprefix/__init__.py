@@ -20,6 +20,7 @@ _HOMES = {
     "jaxprefix.data": (
         *("CausalLanguage", "Classification", "ConditionalGeneration", "Files", "MaskedLanguage", "Tagging", "Tfds"),
     ),
+    "jaxprefix.data.formats": ("CnnDailyMail", "CoQA", "E2E", "Format", "Piece", "WebNLG", "WebNLGTable"),
     "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "Method", "edit", "static"),
     "jaxprefix.errors": ("RunFailed", "UserError"),
     "jaxprefix.exchange.adapters_library": ("import_adapters",),
@@ -29,7 +30,8 @@ _HOMES = {
     "jaxprefix.inspection": ("Check", "check", "describe", "p_tuning_v2_plus", "read_gates"),
     "jaxprefix.methods": (
         *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
-        *("MultiHeadAdapter", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning", "SequentialAdapter"),
+        *("MultiHeadAdapter", "NewWords", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning"),
+        "SequentialAdapter",
         "collapse",
         "parts_of",
     ),

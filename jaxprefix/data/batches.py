@@ -54,7 +54,8 @@ class Batches:
         """This process's contiguous slice of the global batch: `batch_size / processes` rows.
 
         int32 `input_ids`, `segments` [B, T], bool `mask` [B, T], float32 `weight` [B], and, unless the examples are
-        unlabelled, int32 `labels` [B] or [B, T]. T is `width(step)`, or a larger `width` that is given.
+        unlabelled, int32 `labels` [B] or [B, T]; where rows are packed int32 `documents` [B, T], 0 for padding, and
+        where tokens have types int32 `token_types` [B, T]. T is `width(step)`, or a larger `width` that is given.
         """
         rows = self.rows(step)
         width = self.width(step) if width is None else width
@@ -164,10 +165,14 @@ def _padded(examples: Examples, rows: np.ndarray, width: int, seed: int, step: i
     segments = np.where(mask, examples.segments[places], np.int8(0)).astype(np.int32)
     weight = np.ones(len(rows), np.float32)
     batch = {"input_ids": ids, "mask": mask, "segments": segments, "weight": weight}
+    if examples.documents is not None:
+        batch["documents"] = np.where(mask, examples.documents[places], np.int32(0))
+    if examples.types is not None:
+        batch["token_types"] = np.where(mask, examples.types[places], np.int32(examples.vocabulary.padding_id))
     if examples.mask_rate is not None:
         rates = np.where(np.isin(ids, examples.focus_ids), examples.focus_rate, examples.mask_rate)
         batch["input_ids"], batch["labels"] = mask_tokens(ids, mask, rows, examples.vocabulary, rates, seed, step)
-    elif examples.per_token:
+    elif examples.per_token and examples.labels is not None:
         batch["labels"] = np.where(mask, examples.labels[places], np.int32(IGNORED))
     elif examples.labels is not None:
         batch["labels"] = examples.labels[rows]

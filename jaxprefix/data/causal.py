@@ -55,8 +55,9 @@ def _texts(task: CausalLanguage, backend: Any, end: int, rows: Rows, chunk: list
     texts = [str(rows.value(row, index, task.text)) for index, row in chunk]
     encoded = []
     for (index, _), found in zip(chunk, backend.encode_batch(texts), strict=True):
-        ids = _cut(found.ids, task.max_length - labelled, task.truncation, rows, index, "tokens", "max_length")
-        ids = [*ids, end] if labelled and (not ids or ids[-1] != end) else ids
+        ids = _without_end(found.ids, end)
+        ids = _cut(ids, task.max_length - labelled, task.truncation, rows, index, "tokens", "max_length")
+        ids = [*ids, end] if labelled else ids
         encoded.append((ids, [*ids[1:], IGNORED]))
     return encoded
 
@@ -73,14 +74,20 @@ def _pairs(task: ConditionalGeneration, backend: Any, end: int, rows: Rows, chun
         targets = backend.encode_batch(texts, add_special_tokens=False)
     for (index, _), prompt, target in zip(chunk, backend.encode_batch(prompts), targets, strict=True):
         where = rows, index, "tokens of prompt", "max_prompt_length"
-        ids = _cut(prompt.ids, task.max_prompt_length, task.truncation, *where)
+        ids = _cut(_without_end(prompt.ids, end), task.max_prompt_length, task.truncation, *where)
         if target is None:
             encoded.append((ids, ids))
             continue
         where = rows, index, "tokens of target", "max_target_length"
         new = [*_cut(target.ids, task.max_target_length - 1, task.truncation, *where), end]
-        encoded.append(([*ids, *new], [*[IGNORED] * (len(ids) - 1), *new, IGNORED]))
+        # behind an empty prompt the first token of the target has nothing to be predicted from
+        encoded.append(([*ids, *new], [*[IGNORED] * (len(ids) - 1), *(new if ids else new[1:]), IGNORED]))
     return encoded
+
+
+def _without_end(ids: list[int], end: int) -> list[int]:
+    """Without the end that some tokenizers put behind every text."""
+    return ids[:-1] if ids and ids[-1] == end else ids
 
 
 def _cut(ids: list[int], room: int, truncation: bool, rows: Rows, index: int, what: str, field: str) -> list[int]:

@@ -34,6 +34,7 @@ class Encoded(NamedTuple):
     segments: Int[np.ndarray, " tokens"]
     lengths: Int[np.ndarray, " rows"]
     labels: Int32[np.ndarray, " rows_or_tokens"] | None
+    types: Int32[np.ndarray, " tokens"] | None = None
 
 
 def encode(task: Task, tokenizer: Any, rows: Rows, label_of: LabelOf | None) -> Iterator[Encoded]:
@@ -114,6 +115,8 @@ def columns_of(task: Task) -> tuple[str, ...]:
     """The columns that make up the input, without the label."""
     if isinstance(task, Tagging):
         return (task.words,)
+    if isinstance(task, ConditionalGeneration) and task.format is not None:
+        return task.format.columns
     columns = [template_fields(template) if template else (column,) for template, column in _sides(task)]
     return tuple(dict.fromkeys(chain.from_iterable(columns)))
 

@@ -45,6 +45,10 @@ class Examples:
     focus_ids: tuple[int, ...] = ()
     """Tokens that are masked at `focus_rate` instead."""
     focus_rate: float = 0.0
+    documents: Int32[np.ndarray, " tokens"] | None = None
+    """Where rows hold several examples: the number of each token's example in its row, from 1."""
+    types: Int32[np.ndarray, " tokens"] | None = None
+    """Vocabulary ids whose embeddings are added to those of the tokens."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,17 +59,21 @@ class Examples:
         return np.diff(self.offsets)
 
     def row(self, index: int) -> dict[str, Any]:
-        """`ids`, `segments` and, where there are any, `labels` of one row."""
+        """`ids`, `segments` and, where there are any, `labels`, `documents` and `types` of one row."""
         tokens = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         row: dict[str, Any] = {"ids": self.ids[tokens], "segments": self.segments[tokens]}
         if self.labels is not None:
             row["labels"] = self.labels[tokens] if self.per_token else int(self.labels[index])
+        for name, values in (("documents", self.documents), ("types", self.types)):
+            if values is not None:
+                row[name] = values[tokens]
         return row
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
     """The rows of several tasks of one kind and tokenizer, one part after another; their labels have no names."""
     labels = [part.labels for part in parts if part.labels is not None]
+    types = [part.types for part in parts if part.types is not None]
     lengths = np.concatenate([part.lengths for part in parts])
     return Examples(
         ids=np.concatenate([part.ids for part in parts]),
@@ -76,4 +84,5 @@ def joined(parts: Sequence[Examples]) -> Examples:
         vocabulary=parts[0].vocabulary,
         max_length=max(part.max_length for part in parts),
         per_token=parts[0].per_token,
+        types=np.concatenate(types) if types else None,
     )

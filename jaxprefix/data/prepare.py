@@ -13,7 +13,10 @@ from jaxprefix.cache import cache_folder
 from jaxprefix.data.causal import encode_causal
 from jaxprefix.data.encode import Encoded, columns_of, encode, serialised, vocabulary_of
 from jaxprefix.data.examples import Examples, Vocabulary
+from jaxprefix.data.formats.encoding import encode_format
+from jaxprefix.data.formats.rows import open_rows
 from jaxprefix.data.labels import label_finder, label_names, listed
+from jaxprefix.data.packing import packed
 from jaxprefix.data.sources import Rows, open_split
 from jaxprefix.data.store import Store
 from jaxprefix.data.tasks import CausalLanguage, ConditionalGeneration, MaskedLanguage, Tagging, Task, Unlabelled
@@ -49,7 +52,7 @@ def prepare(
         for name, rate in (("mask_rate", task.mask_rate), ("focus_rate", task.focus_rate)):
             if not 0 < rate < 1:
                 raise UserError(f"The {name} is {rate}; it must lie between 0 and 1.")
-    rows = open_split(task.source, split)
+    rows = open_rows(task, split)
     naming = rows  # whose rows name the labels if nothing else does
     if _needs_training_rows(task, rows) and split != "train":
         naming = open_split(task.source, "train")
@@ -97,7 +100,8 @@ def encode_texts(task: Task, tokenizer: Any, texts: Sequence[str | Sequence[str]
 def _arrays(task: Task, tokenizer: Any, rows: Rows, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
     nothing = np.zeros(0, np.int32)
     if isinstance(task, CausalLanguage | ConditionalGeneration):
-        encoded = encode_causal(task, tokenizer, rows, labelled=names is not None)
+        made = encode_causal if getattr(task, "format", None) is None else encode_format
+        encoded = made(task, tokenizer, rows, labelled=names is not None)
     else:
         labelled = names is not None and not isinstance(task, MaskedLanguage)
         encoded = encode(task, tokenizer, rows, label_finder(task, rows, names) if labelled else None)
@@ -108,9 +112,14 @@ def _arrays(task: Task, tokenizer: Any, rows: Rows, names: tuple[str, ...] | Non
         "segments": np.concatenate([chunk.segments for chunk in chunks]).astype(np.int8),
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     }
+    types = [chunk.types for chunk in chunks if chunk.types is not None]
+    if types:
+        arrays["types"] = np.concatenate(types).astype(np.int32)
     labels = [chunk.labels for chunk in chunks if chunk.labels is not None]
     if labels:
         arrays["labels"] = np.concatenate(labels).astype(np.int32)
+        if getattr(task, "packed", False):
+            arrays = packed(arrays, task.max_length)
     return arrays
 
 
@@ -126,6 +135,8 @@ def _examples(task: Task, arrays: Mapping[str, np.ndarray], about: Mapping[str, 
         max_length=task.max_length,
         per_token=isinstance(task, Tagging | CausalLanguage | ConditionalGeneration),
         mask_rate=task.mask_rate if isinstance(task, MaskedLanguage) else None,
+        documents=arrays.get("documents"),
+        types=arrays.get("types"),
     )
 
 
@@ -140,7 +151,10 @@ def _key(task: Task, tokenizer: Any, *identities: str) -> str:
 
     fields = {name: value for name, value in asdict(task).items() if name not in NOT_STORED}
     about_tokenizer = [serialised(tokenizer), asdict(vocabulary_of(tokenizer)), tokenizers.__version__]
-    everything = [FORMAT, type(task).__name__, fields, about_tokenizer, identities]
+    if isinstance(task, CausalLanguage | ConditionalGeneration):
+        about_tokenizer += [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    kinds = [type(task).__name__, type(getattr(task, "format", None)).__name__]
+    everything = [FORMAT, kinds, fields, about_tokenizer, identities]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -6,6 +6,8 @@ Plain frozen values without behaviour, so that they print, compare, hash and tra
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxprefix.data.formats.format import Format
+
 
 @dataclass(frozen=True)
 class Files:
@@ -121,6 +123,9 @@ class CausalLanguage:
     """Longest text in tokens, its end included."""
     truncation: bool = True
     """Whether longer texts are cut; if not, they are an error."""
+    packed: bool = False
+    """Whether a row of up to `max_length` tokens holds several texts, which do not see each other: less padding, and
+    fewer rows in an epoch. Texts go, in the order of the data, each into the first row that has room."""
     metric: Literal["perplexity", "accuracy"] = "perplexity"
     """The metric that chooses the best checkpoint."""
 
@@ -139,18 +144,24 @@ class ConditionalGeneration:
     """Makes the prompt out of columns: `{question} {passage}`."""
     separator: str = "\n"
     """What stands between prompt and target."""
+    format: Format | None = None
+    """A published format (`jp.WebNLG()`), which makes prompts and targets out of the columns that it names, with its
+    own cuts; the four fields above and `truncation` are not read then, and what is longer still is an error."""
     max_prompt_length: int = 128
     """Longest prompt in tokens, the separator included."""
     max_target_length: int = 128
     """Longest target in tokens, its end included."""
     truncation: bool = True
     """Whether longer prompts and targets are cut, each by itself; if not, they are an error."""
+    packed: bool = False
+    """Whether a row of up to `max_prompt_length + max_target_length` tokens holds several prompts with their targets,
+    as in `CausalLanguage`."""
     metric: Literal["perplexity", "accuracy"] = "perplexity"
     """The metric that chooses the best checkpoint."""
 
     @property
     def max_length(self) -> int:
-        """Longest row in tokens."""
+        """Longest row in tokens, which a packed one is filled up to."""
         return self.max_prompt_length + self.max_target_length
 
 

@@ -17,10 +17,11 @@ from jaxprefix.trees import Tree
 SHORTEST = 16  # tokens of the smallest padded length
 
 
-def with_tokens_of(decoding: Decoding, tokenizer: Any) -> Decoding:
-    """The decoding with the tokenizer's end token where no stop token is named, and its padding."""
+def with_tokens_of(decoding: Decoding, tokenizer: Any, stops: Sequence[str] = ()) -> Decoding:
+    """The decoding with the tokenizer's padding, and where no stop token is named with its end token and `stops`."""
     end = tokenizer.eos_token_id
-    stop = decoding.stop if decoding.stop is not None else (() if end is None else (end,))
+    ends = (() if end is None else (end,)) + stop_tokens(stops, tokenizer)
+    stop = decoding.stop if decoding.stop is not None else tuple(dict.fromkeys(ends))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (0 if end is None else end)
     return dataclasses.replace(decoding, stop=stop, pad=pad)
 
@@ -55,10 +56,13 @@ def prompt_batches(examples: Examples, batch_size: int, longest: int) -> Iterato
         width = max(min(width, longest), int(lengths[index].max()))
         ids = np.full((batch_size, width), examples.vocabulary.padding_id, np.int32)
         mask = np.zeros((batch_size, width), bool)
+        types = ids.copy()
         for place, row in enumerate(filled):
-            words = examples.row(int(row))["ids"]
-            ids[place, width - len(words) :], mask[place, width - len(words) :] = words, True
-        yield {"input_ids": ids, "mask": mask}, index
+            found = examples.row(int(row))
+            start = width - len(found["ids"])
+            ids[place, start:], mask[place, start:] = found["ids"], True
+            types[place, start:] = found.get("types", 0)
+        yield {"input_ids": ids, "mask": mask, **({} if examples.types is None else {"token_types": types})}, index
 
 
 Decode = Callable[[dict, np.ndarray], Generated]
@@ -97,9 +101,11 @@ def generate_texts(
     *,
     batch_size: int = 32,
     seed: int = 0,
+    stops: Sequence[str] = (),
 ) -> list[str]:
-    """The text that a model writes for each prompt; drawn ones depend on `seed`, not on the batch size."""
-    decoding = with_tokens_of(decoding, tokenizer)
+    """The text that a model writes for each prompt, up to the tokenizer's end or one of `stops` where `decoding` names
+    no stop tokens; drawn ones depend on `seed`, not on the batch size."""
+    decoding = with_tokens_of(decoding, tokenizer, stops)
 
     def decode(batch: dict, index: np.ndarray) -> Generated:
         key = jax.random.fold_in(jax.random.key(seed), int(index[0])) if decoding.draws else None
@@ -117,9 +123,10 @@ def stream_text(
     decoding: Decoding,
     *,
     seed: int = 0,
+    stops: Sequence[str] = (),
 ) -> Iterator[str]:
-    """The text for one prompt, piece by piece as its tokens are made."""
-    decoding = with_tokens_of(decoding, tokenizer)
+    """The text for one prompt, piece by piece as its tokens are made; `stops` as in `generate_texts`."""
+    decoding = with_tokens_of(decoding, tokenizer, stops)
     ((batch, _),) = prompt_batches(prompt, 1, model.backbone.dims.positions)
     tokens, shown = [], ""
     for token in stream(model, trainable, frozen, batch, decoding, jax.random.key(seed) if decoding.draws else None):

@@ -95,7 +95,7 @@ def _changes_output(see: Any, see_moved: Any, batch: Tree, edits: Edits, now: Lo
     name = "method changes the output"
     if not edits.layers and edits.prompt is None:
         return Item(name, "not applicable", "it edits no layer")
-    bare, mask = Edits(position_offset=edits.positions), np.asarray(batch["mask"])
+    bare, mask = Edits(position_offset=edits.positions, words=edits.words), np.asarray(batch["mask"])
     by = distance(see(batch, bare), now, mask)
     if by > _SOMETHING:
         return Item(name, "passed", f"by up to {by:.2g} of the outputs' size")

@@ -39,13 +39,19 @@ def canonical_edits(name: str, edits: Edits, dims: Dims) -> tuple[LayerEdit, ...
     """An adapter's layer edits in their canonical forms, with numpy leaves.
 
     Raises:
-      UserError: one has no such form, or there is an embedding-level prompt, whose rows other adapters have not.
+      UserError: one has no such form, or there is an embedding-level prompt or new words, whose rows other adapters
+        have not.
     """
     check_stacked(edits, dims)
     if edits.prompt is not None:
         raise UserError(
             f"the adapter {name!r} puts {edits.prompt.shape[0]} prompt rows before the text, which adapters beside it "
             "would need as well; serve it on its own with jp.load_adapter."
+        )
+    if edits.words is not None:
+        raise UserError(
+            f"the adapter {name!r} adds {edits.words.shape[0]} words to the vocabulary, which adapters beside it would "
+            "have as well; serve it on its own with jp.load_adapter."
         )
     found: list[LayerEdit] = []
     for edit in edits.layers:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
 from jaxprefix.data import Files, encode_texts, prepare
+from jaxprefix.data.formats.tokens import stop_words, with_added_tokens
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts, stream_text
@@ -90,7 +91,7 @@ class Adapter:
         prompts = encode_texts(self.run.task, self.backbone.tokenizer, rows)
         decoding = self.run.decoding if decoding is None else decoding
         model, tokenizer = self.model, self.backbone.tokenizer
-        options = {"batch_size": batch_size, "seed": seed}
+        options = {"batch_size": batch_size, "seed": seed, "stops": stop_words(self.run.task)}
         return generate_texts(model, self.trainable, self.frozen, tokenizer, prompts, decoding, **options)
 
     def stream(self, row: str | Mapping[str, Any], decoding: Decoding | None = None, *, seed: int = 0) -> Iterator[str]:
@@ -99,7 +100,8 @@ class Adapter:
         prompt = encode_texts(self.run.task, self.backbone.tokenizer, [row])
         decoding = self.run.decoding if decoding is None else decoding
         model, tokenizer = self.model, self.backbone.tokenizer
-        return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, seed=seed)
+        options = {"seed": seed, "stops": stop_words(self.run.task)}
+        return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, **options)
 
     def _check_writes(self) -> None:
         if self.model.head.task != "causal_language":
@@ -197,7 +199,8 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
     files = read_adapter(folder)
     run = from_json(files.config_json, Run)
     if isinstance(backbone, Backbone):
-        found = backbone
+        tokenizer = with_added_tokens(run.task, backbone.tokenizer, backbone.module.dims.vocab)
+        found = dataclasses.replace(backbone, tokenizer=tokenizer)
     else:
         source = run.backbone if backbone is None else backbone
         mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])

@@ -13,6 +13,7 @@ from jaxprefix.data import (
     Task,
     Tfds,
 )
+from jaxprefix.data.formats import FORMATS
 from jaxprefix.edits import Method
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
@@ -169,6 +170,7 @@ for _known in (
     *(CausalLanguage, Classification, ConditionalGeneration, Files, MaskedLanguage, Tagging, Tfds),
     *(Decoding, DecoderConfig, EncoderConfig, Rope),
     *METHODS,
+    *FORMATS,
     *(CausalLM, MaskedLM, SequenceClassifier, TokenClassifier),
 ):
     register(_known)

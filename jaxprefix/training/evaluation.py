@@ -13,11 +13,12 @@ from jaxprefix.data import (
     Task,
     encode_texts,
     evaluation_batches,
-    open_split,
     restore_order,
 )
 from jaxprefix.data.encode import columns_of
 from jaxprefix.data.examples import IGNORED
+from jaxprefix.data.formats.rows import open_rows
+from jaxprefix.data.formats.tokens import stop_words
 from jaxprefix.data.text_metrics import text_metrics
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
@@ -68,9 +69,13 @@ def evaluate_examples(
 
 def cases(task: ConditionalGeneration, split: str) -> tuple[list[dict[str, Any]], list[list[str]]]:
     """The different prompts of a split, as rows, and for each all its targets."""
-    rows = open_split(task.source, split)
+    rows, made = open_rows(task, split), task.format
     found: dict[tuple, tuple[dict, list]] = {}
     for index, row in enumerate(rows):
+        if made is not None:
+            _, targets = found.setdefault(tuple(made.prompt(row, rows.locate(index))), (dict(row), []))
+            targets += made.references(row, rows.locate(index))
+            continue
         columns = {name: rows.value(row, index, name) for name in columns_of(task)}
         _, targets = found.setdefault(tuple(map(str, columns.values())), (columns, []))
         targets.append(str(rows.value(row, index, task.target)))
@@ -99,5 +104,6 @@ def score_texts(
         return {}
     rows, references = cases(task, split)
     prompts = encode_texts(task, tokenizer, rows)
-    texts = generate_texts(model, trainable, frozen, tokenizer, prompts, decoding, batch_size=batch_size)
+    options = {"batch_size": batch_size, "stops": stop_words(task)}
+    texts = generate_texts(model, trainable, frozen, tokenizer, prompts, decoding, **options)
     return text_metrics(texts, references)

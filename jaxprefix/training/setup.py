@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxprefix.data import CausalLanguage, ConditionalGeneration, Examples, MaskedLanguage, given_splits, prepare
+from jaxprefix.data.formats.tokens import added_tokens, with_added_tokens
+from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
 from jaxprefix.models.backbones import BackboneConfig, Module, drawn_backbone, make_backbone
 from jaxprefix.models.decoder import Decoder
@@ -34,7 +36,7 @@ class Backbone:
     Attributes:
       module: the encoder or decoder, with the run's dropout rates, dtype, unroll and remat.
       tree: its leaves, replicated over the mesh.
-      tokenizer: its transformers tokenizer.
+      tokenizer: its transformers tokenizer, with the tokens that the run's task adds.
       identity: `source`, `identity` (one digest) and `fingerprint` (one per tensor); a new encoder has only a source.
     """
 
@@ -94,6 +96,7 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
                 f"{config.vocab}; put the tokenizer there that the model was trained with."
             )
         identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
+    tokenizer = with_added_tokens(run.task, tokenizer, config.vocab)
     module = make_backbone(with_dropout(config, run), dtype, run.unroll, run.remat)
     return Backbone(module, tree, tokenizer, identity)
 
@@ -132,7 +135,14 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
     model = TunedModel(backbone.module, run.method, run.made_head(len(names)))
     longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
     trainable, frozen = model.init(jax.random.key(run.seed), backbone.tree)
-    check_positions(longest, model.edits(trainable).positions, dims)
+    edits = model.edits(trainable)
+    check_positions(longest, edits.positions, dims)
+    _check_new_words(run, edits)
+    if edits.prompt is not None and getattr(run.task, "packed", False):
+        raise UserError(
+            f"{type(run.method).__name__} puts a prompt before each row, and a packed row holds several examples; set "
+            "packed=False."
+        )
     if run.optimizer.gate_learning_rate is not None and not any(group(path) == "gate" for path in flatten(trainable)):
         raise UserError(
             f"optimizer.gate_learning_rate is set, but {type(run.method).__name__} has no gate; leave it away, or take "
@@ -144,6 +154,16 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
             "use FullFineTuning, or a backbone with that head."
         )
     return Setup(run, mesh, backbone, examples, model, trainable, frozen)
+
+
+def _check_new_words(run: Run, edits: Edits) -> None:
+    """Refuses a method without a new row for each token that the task's format adds."""
+    needed, there = len(added_tokens(run.task)), 0 if edits.words is None else edits.words.shape[0]
+    if needed and needed != there:
+        raise UserError(
+            f"{type(run.task.format).__name__} adds {needed} tokens and the method has new rows for {there}; put "
+            f"NewWords({needed}) into the method, as in {type(run.method).__name__}(...) + NewWords({needed})."
+        )
 
 
 def _refuse_other_side(run: Run, module: Module) -> None:

@@ -1,4 +1,4 @@
-"""A tiny WordPiece tokenizer, a tiny byte-level one, and rows in the three file formats."""
+"""A tiny WordPiece tokenizer, two tiny byte-level ones, and rows in the three file formats."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
 TEXT = "a the cat dog sat ran on mat far away in paris london alice bob visited and saw it is was not good bad"
@@ -40,6 +40,20 @@ def byte_level():
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", *"abcdot", "Ġa", "Ġc", "Ġca", "Ġcat", "ca", "cat"]
     merges = [("Ġ", "a"), ("Ġ", "c"), ("c", "a"), ("ca", "t"), ("Ġc", "a"), ("Ġca", "t"), ("Ġ", "cat")]
     return RobertaTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
+
+
+def letters(first: bool = False):
+    """GPT-2-like, one token per letter: end and padding 0, `<s>` 1 (put first where asked), line end 2, space 3, `|` 4,
+    a to z from 5 on."""
+    tokens = ["<|end|>", "<s>", "Ċ", "Ġ", "|", *"abcdefghijklmnopqrstuvwxyz"]
+    backend = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if first:
+        backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>", unk_token=None
+    )
 
 
 @pytest.fixture(autouse=True)

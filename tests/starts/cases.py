@@ -1,0 +1,85 @@
+"""What the tests of starts share: a tokenizer for the tiny random backbones, and rows behind a text."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprefix.models.decoder import Decoder
+from jaxprefix.models.encoder import Encoder
+from jaxprefix.models.tuned import TunedModel
+from tests import decoders, tiny
+
+TEXT = "w7 w30 w12 w41 w12"
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@functools.cache
+def tokenizer(start: str | None = None):
+    """Words w5, w6, ... whose ids are their numbers; `start` is a token that is put before texts."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {**{word: i for i, word in enumerate(SPECIAL)}, **{f"w{i}": i for i in range(5, decoders.VOCAB)}}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if start is not None:
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A [SEP]", special_tokens=[(name, words[name]) for name in (start, "[SEP]")]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def ids_of(text=TEXT):
+    return [int(word[1:]) for word in text.split()]
+
+
+def backbone(kind):
+    return Decoder(decoders.config(kind)) if kind in decoders.KINDS else Encoder(tiny.config(kind))
+
+
+def tree_of(kind):
+    return (decoders if kind in decoders.KINDS else tiny).frozen_tree(kind)
+
+
+def tuned(kind, method, head=None, seed=0):
+    """Model and trees on a tiny random backbone."""
+    model = TunedModel(backbone(kind), method, head)
+    return model, *model.init(jax.random.key(seed), tree_of(kind))
+
+
+def rows():
+    """Rows of several lengths."""
+    return {name: decoders.batch()[name] for name in ("input_ids", "mask")}
+
+
+def behind(ids, batch):
+    """The batch with these tokens before every row."""
+    shape = (batch["input_ids"].shape[0], len(ids))
+    return {
+        "input_ids": jnp.concatenate([jnp.broadcast_to(jnp.asarray(ids, jnp.int32), shape), batch["input_ids"]], axis=1),
+        "mask": jnp.concatenate([jnp.ones(shape, bool), batch["mask"]], axis=1),
+    }
+
+
+def in_context(kind, ids, batch):
+    """Hidden states of the frozen backbone for the rows behind these tokens."""
+    found = _frozen_hidden(backbone(kind), tree_of(kind), behind(ids, batch))
+    return np.asarray(found)[:, len(ids) :]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _frozen_hidden(module, tree, batch):
+    return module.apply({"params": {part: tree[part] for part in module.parts}}, batch).hidden
+
+
+def hidden(model, trainable, frozen, batch):
+    return np.asarray(model.apply(trainable, frozen, batch).hidden)
+
+
+def assert_same(found, wanted, mask, atol=1e-5):
+    keep = np.asarray(mask)
+    np.testing.assert_allclose(found[keep], wanted[keep], atol=atol, rtol=1e-5)

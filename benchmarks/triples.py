@@ -4,7 +4,7 @@
 
 Each method is sized to about 2 % of the decoder where it has a size. Its learning rate is the best of three by the
 validation perplexity of one seed after half of the steps; then each seed is trained at it, and its best checkpoint
-(validation perplexity) writes the test prompts greedily. The figures are kept after every run, and what was measured is not made again.
+(validation perplexity) writes the test prompts greedily. What was measured already is not made again.
 """
 
 import argparse

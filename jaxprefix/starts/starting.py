@@ -104,8 +104,7 @@ def _prefix(
         prefix = edits.layers[0] if len(edits.layers) == 1 else None
         if not isinstance(prefix, Prefix) or prefix.mass is not None:
             raise UserError(
-                f"the adapter in {how.folder} is no prefix with the same number of tokens in every layer and no masses; "
-                "start from one that is."
+                f"the adapter in {how.folder} is no prefix of one length and without masses; start from one that is."
             )
         at, gate = jnp.asarray(cycled(range(prefix.keys.shape[1]), length)), gate_at_zero(prefix)[..., None, None]
         return ((prefix.keys * gate)[:, at], (prefix.values * gate)[:, at]), edits.position_offset

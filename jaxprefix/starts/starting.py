@@ -133,7 +133,7 @@ def _stored(how: AdapterStart, model: TunedModel) -> Edits:
     files = read_adapter(how.folder)
     method, leaves = from_json(files.config_json).method, files.trainable.get("method", {})
     name, part = startable(method)
-    leaves = leaves[name] if name else leaves
+    leaves = jax.tree.map(jnp.asarray, leaves[name] if name else leaves)
     module = part.build(model.backbone.dims)
     wanted = jax.eval_shape(module.init, jax.random.key(0))["params"]
     if jax.tree.map(np.shape, leaves) != jax.tree.map(np.shape, wanted):

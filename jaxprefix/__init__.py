@@ -43,8 +43,12 @@ _HOMES = {
     "jaxprefix.models.heads": ("CausalLM", "MaskedLM", "SequenceClassifier", "TokenClassifier"),
     "jaxprefix.models.loading": ("load_pretrained",),
     "jaxprefix.models.merging": ("merge_lora",),
+    "jaxprefix.models.positions": ("convert_positions",),
     "jaxprefix.models.tuned": ("TunedModel",),
     "jaxprefix.serving.bank": ("Bank", "load_adapters"),
+    "jaxprefix.starts": (
+        *("AdapterStart", "LabelStart", "SinkStart", "TextStart", "TokenStart", "VocabularyStart", "start"),
+    ),
     "jaxprefix.training.adapter": ("Adapter", "load_adapter", "predict"),
     "jaxprefix.training.config": ("NewBackbone", "Run"),
     "jaxprefix.training.loop": ("train",),

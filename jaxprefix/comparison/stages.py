@@ -105,4 +105,4 @@ def step_cost(run: Run) -> dict[str, Any]:
 def of_method(run: Run, method: Method, rate: float, folder: Path) -> Run:
     """The comparison's run with a method and its learning rate."""
     optimizer = dataclasses.replace(run.optimizer, learning_rate=rate)
-    return dataclasses.replace(run, method=method, baseline=None, optimizer=optimizer, folder=str(folder))
+    return dataclasses.replace(run.with_method(method), optimizer=optimizer, folder=str(folder))

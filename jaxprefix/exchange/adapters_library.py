@@ -82,6 +82,11 @@ def from_adapters(tensors: Tensors, config: Mapping[str, Any], head_config: Mapp
     Raises:
       UserError: another method, gates, another kind of head, missing, unknown or ill-shaped tensors.
     """
+    if dims.causal:
+        raise UserError(
+            f"adapters of {LIBRARY} are imported for encoders, whose heads read the first token; a decoder's read the "
+            "last one, so name an encoder."
+        )
     settings = config.get("config")
     if not isinstance(settings, Mapping) or settings.get("architecture") != "prefix_tuning":
         found = settings.get("architecture") if isinstance(settings, Mapping) else settings

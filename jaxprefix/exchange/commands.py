@@ -60,10 +60,12 @@ def import_command(args: Sequence[str]) -> int:
 
 def _reading(adapter: Any, columns: dict[str, str]) -> Any:
     """The adapter with the columns that its task reads."""
-    from jaxprefix.data import Classification
+    from jaxprefix.data import CausalLanguage, Classification
 
     task = adapter.run.task
-    if columns and not isinstance(task, Classification):
+    if isinstance(task, CausalLanguage) and "text_pair" in columns:
+        raise UserError("--text-pair is a column of a classification, and this adapter writes text; leave it away.")
+    if columns and not isinstance(task, Classification | CausalLanguage):
         raise UserError("--text and --text-pair are columns of a classification, and this adapter tags words.")
     return dataclasses.replace(adapter, run=dataclasses.replace(adapter.run, task=dataclasses.replace(task, **columns)))
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprefix.data import Classification, Files, Tagging
+from jaxprefix.data import CausalLanguage, Classification, Files, Tagging, Task
 from jaxprefix.errors import UserError
 from jaxprefix.methods.prefix import PrefixMethod
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.adapter import Adapter
 from jaxprefix.training.config import HEADS, Run
@@ -34,7 +34,7 @@ class Converted:
     """
 
     method: PrefixMethod
-    head: SequenceClassifier | TokenClassifier
+    head: SequenceClassifier | TokenClassifier | CausalLM
     trainable: Tree
     born: Tree = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] | None = None
@@ -44,7 +44,7 @@ def read_base(source: str) -> Backbone:
     """The backbone that an imported adapter belongs to.
 
     Raises:
-      UserError: it is not to be had, or is no BERT or RoBERTa encoder.
+      UserError: it is not to be had, or is of no architecture that is computed here.
     """
     return read_run_backbone(Run(Classification(NO_ROWS), backbone=source), _one_device())
 
@@ -53,36 +53,33 @@ def as_adapter(
     found: Converted,
     backbone: Backbone,
     labels: Sequence[str] | None,
-    task: Classification | Tagging | None,
+    task: Task | None,
 ) -> Adapter:
     """The converted adapter on its backbone.
 
     Args:
       found: from one of the conversions.
       backbone: from `read_base`.
-      labels: names in the order of the logits; None takes the task's, those of the files, else LABEL_0, LABEL_1, ...
+      labels: names in the order of the logits; None takes the task's, those of the files, else LABEL_0, LABEL_1, ...;
+        a language model has none.
       task: columns, templates and cutting of texts; None for one text (or words) cut at 128 tokens, or where the
         position table ends.
 
     Raises:
       UserError: labels, task or pooler do not fit the head.
     """
-    count = found.trainable["head"]["classifier"]["bias"].shape[0]
-    if count < 2:
-        raise UserError("the head has one output, as for a regression; import an adapter that chooses among labels.")
-    labels = labels or (task and task.labels) or found.labels or [f"LABEL_{index}" for index in range(count)]
-    if len(labels) != count or len(set(labels)) != count:
-        raise UserError(f"the head has {count} labels, but these are given: {', '.join(labels)}; name each once.")
+    labels = _labels(found, labels, task)
     offset = max(found.method.layer_lengths(backbone.module.dims)) if found.method.position_offset else 0
     if task is None:
-        kind = Classification if isinstance(found.head, SequenceClassifier) else Tagging
-        task = kind(NO_ROWS, max_length=max(1, min(128, backbone.module.dims.positions - offset)))
+        kinds = {SequenceClassifier: Classification, TokenClassifier: Tagging, CausalLM: CausalLanguage}
+        task = kinds[type(found.head)](NO_ROWS, max_length=max(1, min(128, backbone.module.dims.positions - offset)))
     elif HEADS[type(task)] is not type(found.head):
         raise UserError(
             f"{type(found.head).__name__} does not answer the task {type(task).__name__}; "
             "import it with the task that it was trained for."
         )
-    task = dataclasses.replace(task, labels=tuple(labels))
+    if labels:
+        task = dataclasses.replace(task, labels=tuple(labels))
     run = Run(task, backbone=backbone.identity["source"], method=found.method, head=found.head)
     trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (found.trainable, found.born))
     moved = set(flatten(trainable.get("backbone", {})))
@@ -92,8 +89,23 @@ def as_adapter(
             f"{run.backbone} has no pooler, which this adapter's head reads and its files do not hold; name a folder "
             "with the pooler that was there in training."
         )
-    model = TunedModel(backbone.module, found.method, run.made_head(count))
+    model = TunedModel(backbone.module, found.method, run.made_head(len(labels)))
     return Adapter(model, trainable, {"backbone": kept, "born": born}, backbone, run, tuple(labels), {})
+
+
+def _labels(found: Converted, labels: Sequence[str] | None, task: Task | None) -> tuple[str, ...]:
+    """The names of the labels in the order of the logits; none for a language model."""
+    if isinstance(found.head, CausalLM):
+        if labels:
+            raise UserError("an adapter of a language model has no labels; leave them away.")
+        return ()
+    count = found.trainable["head"]["classifier"]["kernel"].shape[1]
+    if count < 2:
+        raise UserError("the head has one output, as for a regression; import an adapter that chooses among labels.")
+    named = labels or getattr(task, "labels", None) or found.labels or [f"LABEL_{index}" for index in range(count)]
+    if len(named) != count or len(set(named)) != count:
+        raise UserError(f"the head has {count} labels, but these are given: {', '.join(named)}; name each once.")
+    return tuple(named)
 
 
 def _one_device() -> Any:

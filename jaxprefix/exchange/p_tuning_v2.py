@@ -62,6 +62,8 @@ def import_p_tuning_v2(
     if kind is None:
         raise UserError("the tensors do not tell sequences from tokens; say kind = 'classification' or 'tagging'.")
     base = read_base(backbone)
+    if base.module.dims.causal:
+        raise UserError(f"P-Tuning v2's code tunes encoders, and {backbone} is a decoder; name the encoder.")
     converted = from_p_tuning_v2(tensors, kind, base.module.config, base.module.dims, base.tree)
     names = config.get("id2label") if isinstance(config.get("id2label"), Mapping) else {}
     known = tuple(str(names[number]) for number in sorted(names, key=int)) or None

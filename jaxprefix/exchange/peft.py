@@ -1,12 +1,13 @@
 """Hugging Face PEFT's prefix-tuning folders, both ways.
 
 PEFT keeps one table `prompt_embeddings` `[P, 2 L K E]` (an MLP is evaluated when it saves), shifts the positions of
-real tokens by P, and applies no dropout to the prefix. Its heads are those of transformers: BERT classifies sequences
-by a linear map of its pooler, frozen unless `modules_to_save` names it, RoBERTa by a trained `tanh(dense(first token))`
-and a linear map, which is our `pooling="trained_pooler"`. PEFT ignores tensors that it does not know, so an adapter
-with more than that would load there and be another function: `to_peft` refuses it.
+real tokens by P, and applies no dropout to the prefix. On decoders it hands the prefix over as keys and values of
+tokens that were seen before: keys are stored as they enter the attention (rotated), the table is as wide as the
+key/value heads, and in layers with a sliding window the prefix leaves it (`leaves_window=True`). PEFT ignores tensors
+that it does not know, so an adapter with more than that would load there and be another function: `to_peft` refuses it.
 """
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,35 +18,25 @@ import jax
 import numpy as np
 
 from jaxprefix.checkpoints.files import as_path, put_folder, writing
-from jaxprefix.data import Classification, Tagging
+from jaxprefix.data import Task
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
 from jaxprefix.exchange.files import read_json, read_tensors
-from jaxprefix.exchange.layout import (
-    Linear,
-    Tensors,
-    from_linear,
-    from_table,
-    refuse_unknown,
-    take,
-    to_linear,
-    to_table,
-)
-from jaxprefix.methods import PrefixTuning, PTuningV2
+from jaxprefix.exchange.layout import Tensors, from_table, refuse_unknown, take, to_table
+from jaxprefix.exchange.peft_heads import AUTO, from_head, to_head
+from jaxprefix.methods import PrefixTuning, PTuningV2, collapse
 from jaxprefix.methods.prefix import Prefix
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
+from jaxprefix.models.positions import convert_positions, has_rotation
 from jaxprefix.models.sources import EMBEDDED, find_folder
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.adapter import Adapter, load_adapter
-from jaxprefix.trees import Tree, merge
+from jaxprefix.trees import Tree
 
 log = logging.getLogger("jaxprefix")
 
 TENSORS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
-PREFIX, HEAD, POOLER = "prompt_embeddings", "base_model.classifier", "base_model.bert.pooler.dense"
-TASKS = {SequenceClassifier: "SEQ_CLS", TokenClassifier: "TOKEN_CLS"}
-AUTO = {"SEQ_CLS": "AutoModelForSequenceClassification", "TOKEN_CLS": "AutoModelForTokenClassification"}
+PREFIX = "prompt_embeddings"
 KNOWN = {
     *("auto_mapping", "base_model_name_or_path", "encoder_hidden_size", "inference_mode", "init_weights"),
     *("modules_to_save", "num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens"),
@@ -108,32 +99,10 @@ def to_peft(model: TunedModel, trainable: Tree, frozen: Tree) -> tuple[dict[str,
     Raises:
       UserError: PEFT would read it as another function.
     """
-    dims, kind = model.backbone.dims, model.backbone.config.kind
+    dims = model.backbone.dims
     prefix = exported_prefix(model, trainable)
     table = to_table(np.asarray(prefix.keys, np.float32), np.asarray(prefix.values, np.float32))
-    linear = trainable["head"]["classifier"]
-    tensors, saved = {PREFIX: table}, ["classifier", "score"]
-    if type(model.head) is TokenClassifier:
-        tensors |= to_linear(linear, HEAD)
-    elif type(model.head) is not SequenceClassifier:
-        raise UserError(
-            f"PEFT's prefix-tuning of encoders has no counterpart of {type(model.head).__name__}; export an adapter "
-            "with SequenceClassifier or TokenClassifier."
-        )
-    elif model.head.pooling not in ("pooler", "trained_pooler"):
-        raise UserError(
-            f'transformers has no head with pooling="{model.head.pooling}", so PEFT would classify another vector; '
-            'train with SequenceClassifier(pooling="trained_pooler") or "pooler".'
-        )
-    else:
-        pooler = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))["pooler"]
-        if kind == "roberta":
-            tensors |= {**to_linear(pooler, f"{HEAD}.dense"), **to_linear(linear, f"{HEAD}.out_proj")}
-        else:
-            tensors |= to_linear(linear, HEAD)
-            if model.head.pooling == "trained_pooler" or "pooler" in frozen["born"]:
-                tensors |= to_linear(pooler, POOLER)
-                saved = ["pooler", *saved]
+    task, tensors, saved = to_head(model, trainable, frozen)
     width = dims.kv_heads * dims.head_width
     config = {
         "auto_mapping": None,
@@ -147,10 +116,10 @@ def to_peft(model: TunedModel, trainable: Tree, frozen: Tree) -> tuple[dict[str,
         "peft_type": "PREFIX_TUNING",
         "prefix_projection": False,
         "revision": None,
-        "task_type": TASKS[type(model.head)],
+        "task_type": task,
         "token_dim": width,
     }
-    return tensors, config
+    return {PREFIX: table, **tensors}, config
 
 
 def exported_prefix(model: TunedModel, trainable: Tree) -> Prefix:
@@ -174,7 +143,16 @@ def exported_prefix(model: TunedModel, trainable: Tree) -> Prefix:
         )
     if method.no_op_start:
         raise UserError(f"{name}(no_op_start=True) has masses, which PEFT would silently drop; train without it.")
-    if not method.position_offset:
+    config = model.backbone.config
+    if "sliding" in getattr(config, "pattern", ()) and not method.leaves_window:
+        raise UserError(
+            f"{config.kind} has windows of {config.window} tokens, which a prefix leaves in PEFT, and {name} has "
+            "leaves_window = False; set it to True (which changes nothing for prefix and row together no longer than "
+            "a window)."
+        )
+    if has_rotation(config):
+        model, trainable = _moved(model, trainable)
+    elif not method.position_offset:
         raise UserError(f"{name} has position_offset = False, but PEFT shifts positions; train with True.")
     edits = model.edits(trainable)
     prefix = edits.layers[0] if len(edits.layers) == 1 else None
@@ -183,23 +161,35 @@ def exported_prefix(model: TunedModel, trainable: Tree) -> Prefix:
     return prefix
 
 
+def _moved(model: TunedModel, trainable: Tree) -> tuple[TunedModel, Tree]:
+    """The same function with the positions of real tokens shifted by P."""
+    method, leaves = model.method, trainable["method"]
+    if method.position_offset is True:
+        return model, trainable
+    if "keys" not in leaves:
+        method, leaves = collapse(method, leaves, model.backbone.dims)
+    method, leaves = convert_positions(model, method, leaves, True)
+    return dataclasses.replace(model, method=method), {**trainable, "method": leaves}
+
+
 def import_peft(
     folder: str | Path,
     *,
     backbone: str | None = None,
     labels: Sequence[str] | None = None,
-    task: Classification | Tagging | None = None,
+    task: Task | None = None,
 ) -> Adapter:
     """A prefix-tuning folder of PEFT as an adapter: `predict`, `save`, `evaluate(file=...)`.
 
     Args:
       folder: with `adapter_config.json` and `adapter_model.safetensors` (or `.bin`, which needs torch).
       backbone: folder or hub name of the base model; None for the one that the folder names.
-      labels: names in the order of the logits; None for LABEL_0, LABEL_1, ...
+      labels: names in the order of the logits; None for LABEL_0, LABEL_1, ...; a language model has none.
       task: columns, templates and cutting of texts, where rows are more than one text.
 
     Raises:
-      UserError: it is no prefix of a sequence or token classifier, or does not fit the backbone.
+      UserError: it is no prefix of a sequence classifier, a token classifier or a causal language model, or does not
+        fit the backbone.
     """
     folder = Path(folder).expanduser()
     config = read_json(folder / CONFIG)
@@ -208,17 +198,22 @@ def import_peft(
     if not source:
         raise UserError(f"{folder} does not name its base model; give it as backbone.")
     base = read_base(str(source))
-    return as_adapter(from_peft(tensors, config, base.module.config.kind, base.module.dims), base, labels, task)
+    kind, sliding = base.module.config.kind, "sliding" in getattr(base.module.config, "pattern", ())
+    found = from_peft(tensors, config, kind, base.module.dims, sliding=sliding)
+    return as_adapter(found, base, labels, task)
 
 
-def from_peft(tensors: Tensors, config: Mapping[str, Any], kind: str, dims: Dims) -> Converted:
+def from_peft(
+    tensors: Tensors, config: Mapping[str, Any], kind: str, dims: Dims, *, sliding: bool = False
+) -> Converted:
     """PEFT's tensors in our terms; the prefix stays without the MLP that PEFT dropped.
 
     Args:
       tensors: of `adapter_model.safetensors`.
       config: of `adapter_config.json`; keys without meaning here are logged and ignored, as PEFT does.
-      kind: `bert` or `roberta`.
+      kind: the backbone's, as in its `config.json`.
       dims: of the backbone.
+      sliding: whether any layer of it has a sliding window, which the prefix then leaves.
 
     Raises:
       UserError: another method or task, missing, unknown or ill-shaped tensors.
@@ -231,7 +226,7 @@ def from_peft(tensors: Tensors, config: Mapping[str, Any], kind: str, dims: Dims
     task = config.get("task_type")
     if task not in AUTO:
         raise UserError(
-            f"{CONFIG} has task_type = {task!r}, and only {' and '.join(AUTO)} can be imported; "
+            f"{CONFIG} has task_type = {task!r}, and only {', '.join(AUTO)} can be imported; "
             "give an adapter for one of these."
         )
     if ignored := sorted(set(config) - KNOWN):
@@ -243,36 +238,21 @@ def from_peft(tensors: Tensors, config: Mapping[str, Any], kind: str, dims: Dims
         )
     width = dims.kv_heads * dims.head_width
     table = take(tensors, PREFIX, (config.get("num_virtual_tokens"), 2 * dims.layers * width))
-    known, moved, head = {PREFIX}, None, TokenClassifier()
-
-    def read(name: str, outputs: int | None = None) -> Linear:
-        known.update((f"{name}.weight", f"{name}.bias"))
-        return from_linear(tensors, name, dims.width, outputs)
-
-    if task == "TOKEN_CLS":
-        linear = read(HEAD)
-    elif kind == "roberta":
-        moved, linear = read(f"{HEAD}.dense", dims.width), read(f"{HEAD}.out_proj")
-    else:
-        linear = read(HEAD)
-        moved = read(POOLER, dims.width) if f"{POOLER}.weight" in tensors else None
-    if task == "SEQ_CLS":
-        head = SequenceClassifier(pooling="pooler" if moved is None else "trained_pooler")
-    refuse_unknown(tensors, known, "PEFT")
-    trainable: Tree = {
-        "method": from_table(table, dims.layers, dims.kv_heads, dims.head_width),
-        "head": {"classifier": linear},
-        **({} if moved is None else {"backbone": {"pooler": moved}}),
-    }
-    return Converted(PTuningV2(length=len(table), dropout=0.0), head, trainable)
+    head, leaves, known = from_head(tensors, task, kind, dims)
+    refuse_unknown(tensors, {PREFIX, *known}, "PEFT")
+    trainable: Tree = {"method": from_table(table, dims.layers, dims.kv_heads, dims.head_width), **leaves}
+    return Converted(PTuningV2(length=len(table), dropout=0.0, leaves_window=sliding), head, trainable)
 
 
 def _card(config: Mapping[str, Any], labels: Sequence[str]) -> str:
     base, model = config["base_model_name_or_path"], AUTO[config["task_type"]]
+    named = ", ".join(f"`{label}`" for label in labels)
+    listed = f"Labels, in the order of the logits: {named}.\n\n" if labels else ""
+    options = f", num_labels={len(labels)}" if labels else ""
     return (
         f"---\nlibrary_name: peft\n---\n\nA prefix of {config['num_virtual_tokens']} virtual tokens, written by "
-        f"jaxprefix.\n\nLabels, in the order of the logits: {', '.join(f'`{label}`' for label in labels)}.\n\n"
+        f"jaxprefix.\n\n{listed}"
         f"```python\nfrom peft import PeftModel\nfrom transformers import {model}\n\n"
-        f'base = {model}.from_pretrained("{base}", num_labels={len(labels)})\n'
+        f'base = {model}.from_pretrained("{base}"{options})\n'
         "model = PeftModel.from_pretrained(base, FOLDER).eval()  # FOLDER holds this file\n```\n"
     )

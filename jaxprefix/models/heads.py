@@ -28,8 +28,9 @@ def _normal(key: Array, shape: tuple[int, ...], dims: Dims) -> Array:
 
 
 def affine(params: Tree, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-    """`x kernel + bias`, float32."""
-    return x.astype(jnp.float32) @ params["kernel"].astype(jnp.float32) + params["bias"].astype(jnp.float32)
+    """`x kernel + bias`, float32; without a bias where there is none."""
+    y = x.astype(jnp.float32) @ params["kernel"].astype(jnp.float32)
+    return y + params["bias"].astype(jnp.float32) if "bias" in params else y
 
 
 def pool(
@@ -94,11 +95,13 @@ class _Classifier(Head):
       num_labels: C; a run fills it in from its task.
       dropout: rate before the linear map; None takes the backbone's hidden dropout (as P-Tuning v2 does).
       class_weights: one weight for each label in the loss, or None for equal ones.
+      bias: whether the map has one; transformers' sequence classifiers on decoders have none.
     """
 
     num_labels: int | None = None
     dropout: float | None = None
     class_weights: tuple[float, ...] | None = None
+    bias: bool = True
 
     def init(self, key: Array, dims: Dims) -> Tree:
         """Kernel N(0, initializer_range), bias 0."""
@@ -109,7 +112,7 @@ class _Classifier(Head):
                 f"class_weights has {len(self.class_weights)} entries for {self.num_labels} labels; give one for each."
             )
         kernel = _normal(key, (dims.width, self.num_labels), dims)
-        return {"classifier": {"kernel": kernel, "bias": jnp.zeros(self.num_labels)}}
+        return {"classifier": {"kernel": kernel, **({"bias": jnp.zeros(self.num_labels)} if self.bias else {})}}
 
     def _classify(self, params: Tree, h: Float[Array, "*B D"], dims: Dims, key: Array | None) -> Float[Array, "*B C"]:
         rate = dims.hidden_dropout if self.dropout is None else self.dropout

@@ -97,8 +97,8 @@ def _converted(module: Module, method: Any, params: Tree, position_offset: bool 
             "(jp.collapse)."
         )
     dims, made = module.dims, dataclasses.replace(method, position_offset=position_offset)
+    layer, token = slots(made.layer_lengths(dims))
     by = made.offset(dims) - method.offset(dims)
-    layer, token = slots(method.layer_lengths(dims))
     keys = jnp.zeros((dims.layers, int(token.max()) + 1, *params["keys"].shape[1:]), params["keys"].dtype)
     moved = jax.jit(move_keys, static_argnums=(0, 2))(module.config, keys.at[layer, token].set(params["keys"]), by)
     return made, {**params, "keys": moved[layer, token]}

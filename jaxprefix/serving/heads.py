@@ -102,7 +102,8 @@ def read_head(name: str, head: Head | None, trainable: Tree, born: Tree) -> Clas
         pooler = merge(born, trainable.get("backbone", {})).get("pooler")
         pooling = "pooler" if pooler is None else "own_pooler"
     classifier, pooler = jax.tree.map(np.asarray, (trainable["head"]["classifier"], pooler))
-    return Classifier(head.task, pooling, classifier["kernel"], classifier["bias"], pooler)
+    bias = classifier.get("bias", np.zeros(classifier["kernel"].shape[1], np.float32))
+    return Classifier(head.task, pooling, classifier["kernel"], bias, pooler)
 
 
 def make_head_slots(heads: dict[str, Classifier]) -> HeadSlots:

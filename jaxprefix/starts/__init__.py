@@ -5,7 +5,7 @@ keys and values become a method's leaves, `starting.py` the function that puts t
 the no-op start are the methods' own (`init_std`, `no_op_start`).
 """
 
-from jaxprefix.starts.starting import start
+from jaxprefix.starts.starting import start, startable
 from jaxprefix.starts.values import (
     STARTS,
     AdapterStart,
@@ -27,4 +27,5 @@ __all__ = [
     "TokenStart",
     "VocabularyStart",
     "start",
+    "startable",
 ]

@@ -104,8 +104,7 @@ def _prefix(
         prefix = edits.layers[0] if len(edits.layers) == 1 else None
         if not isinstance(prefix, Prefix) or prefix.mass is not None:
             raise UserError(
-                f"the adapter in {how.folder} is no prefix with the same number of tokens in every layer and no masses; "
-                "start from one that is."
+                f"the adapter in {how.folder} is no prefix of one length and without masses; start from one that is."
             )
         at, gate = jnp.asarray(cycled(range(prefix.keys.shape[1]), length)), gate_at_zero(prefix)[..., None, None]
         return ((prefix.keys * gate)[:, at], (prefix.values * gate)[:, at]), edits.position_offset
@@ -134,7 +133,7 @@ def _stored(how: AdapterStart, model: TunedModel) -> Edits:
     files = read_adapter(how.folder)
     method, leaves = from_json(files.config_json).method, files.trainable.get("method", {})
     name, part = startable(method)
-    leaves = leaves[name] if name else leaves
+    leaves = jax.tree.map(jnp.asarray, leaves[name] if name else leaves)
     module = part.build(model.backbone.dims)
     wanted = jax.eval_shape(module.init, jax.random.key(0))["params"]
     if jax.tree.map(np.shape, leaves) != jax.tree.map(np.shape, wanted):

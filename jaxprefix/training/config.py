@@ -21,9 +21,10 @@ from jaxprefix.methods import METHODS, PTuningV2
 from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.heads import CausalLM, Head, MaskedLM, SequenceClassifier, TokenClassifier
-from jaxprefix.models.initial import Start
+from jaxprefix.models.initial import Start as BackboneStart
 from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
+from jaxprefix.starts import STARTS, Start, TextStart, startable
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.training.sharding import MeshShape
 from jaxprefix.typed_json import register
@@ -51,7 +52,7 @@ class NewBackbone:
 
     config: EncoderConfig | DecoderConfig
     tokenizer: str
-    start: Start = "bert"
+    start: BackboneStart = "bert"
 
 
 @register
@@ -64,6 +65,8 @@ class Run:
       backbone: a Hugging Face encoder or decoder: a local folder, a hub name, or the embedded `tiny-encoder` or
         `tiny-decoder`.
       method: what is trained.
+      start: where its virtual tokens begin: a text, words, labels' names, an adapter (`TextStart` and its like); None
+        for the method's own random numbers.
       head: from hidden states to labels; None for the task's own with its defaults.
       optimizer: learning rates, schedule, decay, clipping.
       decoding: how text is made where the task asks for any.
@@ -94,6 +97,7 @@ class Run:
     task: Task
     backbone: str | NewBackbone = "tiny-encoder"
     method: Method = dataclasses.field(default_factory=PTuningV2)
+    start: Start | None = None
     head: Head | None = None
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
@@ -147,12 +151,26 @@ class Run:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 0 and below 1.")
+        if self.start is not None:
+            startable(self.method)
         expected = HEADS[type(self.task)]
         if self.head is not None and self.head.task != expected.task:
             raise UserError(
                 f"{type(self.head).__name__} does not answer the task {type(self.task).__name__}; "
                 f"take {expected.__name__}, or leave head away."
             )
+
+    def with_method(self, method: Method) -> "Run":
+        """The run with another method and no baseline. The start goes along where that method has virtual tokens, a
+        text being cut or repeated where it has another number of them."""
+        start = self.start
+        try:
+            startable(method)
+        except UserError:
+            start = None
+        if isinstance(start, TextStart):
+            start = dataclasses.replace(start, fit=True)
+        return dataclasses.replace(self, method=method, start=start, baseline=None)
 
     def made_head(self, num_labels: int) -> Head:
         """The head with its number of labels filled in from the data."""
@@ -171,6 +189,7 @@ for _known in (
     *(Decoding, DecoderConfig, EncoderConfig, Rope),
     *METHODS,
     *FORMATS,
+    *STARTS,
     *(CausalLM, MaskedLM, SequenceClassifier, TokenClassifier),
 ):
     register(_known)

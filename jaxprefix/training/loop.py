@@ -66,7 +66,7 @@ def train(run: Run) -> Result:
     result = _train(run)
     if run.baseline is not None and result.adapter is not None:
         folder = str(Path(run.folder) / "baseline")
-        beside = _train(dataclasses.replace(run, method=run.baseline, baseline=None, folder=folder))
+        beside = _train(dataclasses.replace(run.with_method(run.baseline), folder=folder))
         for split, found in beside.metrics.items():
             name, value = next(iter(result.metrics[split].items()))
             log.info(

@@ -59,7 +59,7 @@ class Population:
         self.models = member_models(self.setup.model.backbone, self.setup.model.head, runs)
         check_methods(self.models)
         mesh = self.setup.mesh
-        trainable, backbone, born = born_leaves(self.models, runs, self.setup.backbone.tree)
+        trainable, backbone, born = born_leaves(self.models, runs, self.setup.backbone, self.setup.labels)
         self.frozen = {"backbone": backbone, "born": jax.device_put(born, replicated(mesh))}
         self._trainable = trainable
         rates = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(found.optimizer.rates() for found in runs))

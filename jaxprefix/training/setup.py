@@ -21,6 +21,7 @@ from jaxprefix.models.initial import adapt_start
 from jaxprefix.models.loading import read_backbone
 from jaxprefix.models.sources import read_tokenizer
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.starts import start
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.optimizer import group
 from jaxprefix.training.sharding import check_batch, make_mesh, replicated
@@ -134,7 +135,7 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
     names = next(iter(examples.values())).names
     model = TunedModel(backbone.module, run.method, run.made_head(len(names)))
     longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
-    trainable, frozen = model.init(jax.random.key(run.seed), backbone.tree)
+    trainable, frozen = born(run, model, backbone, names)
     edits = model.edits(trainable)
     check_positions(longest, edits.positions, dims)
     _check_new_words(run, edits)
@@ -164,6 +165,14 @@ def _check_new_words(run: Run, edits: Edits) -> None:
             f"{type(run.task.format).__name__} adds {needed} tokens and the method has new rows for {there}; put "
             f"NewWords({needed}) into the method, as in {type(run.method).__name__}(...) + NewWords({needed})."
         )
+
+
+def born(run: Run, model: TunedModel, backbone: Backbone, labels: Sequence[str]) -> tuple[Tree, Tree]:
+    """The two trees of a run at step 0, drawn from its seed and put at its start."""
+    trainable, frozen = model.init(jax.random.key(run.seed), backbone.tree)
+    if run.start is not None:
+        trainable = start(model, trainable, frozen, backbone.tokenizer, run.start, labels)
+    return trainable, frozen
 
 
 def _refuse_other_side(run: Run, module: Module) -> None:

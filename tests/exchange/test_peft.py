@@ -147,7 +147,7 @@ def test_the_smallest_configuration_is_enough():
 ONES = np.ones((3, 8), np.float32)
 BAD = [
     ({}, {"peft_type": "LORA"}, ["peft_type = 'LORA'", "PREFIX_TUNING"]),
-    ({}, {"task_type": "QUESTION_ANS"}, ["task_type = 'QUESTION_ANS'", "SEQ_CLS and TOKEN_CLS"]),
+    ({}, {"task_type": "QUESTION_ANS"}, ["task_type = 'QUESTION_ANS'", "SEQ_CLS, TOKEN_CLS, CAUSAL_LM"]),
     ({}, {"num_virtual_tokens": 4}, ["prompt_embeddings has shape [3, 32]", "[4, 32]"]),
     ({"prompt_embeddings": np.ones((3, 64), np.float32)}, {}, ["[3, 64]", "[3, 32]", "name the backbone"]),
     ({"prompt_embeddings": None}, {}, ["prompt_embeddings is missing"]),

@@ -60,7 +60,9 @@ def behind(ids, batch):
     """The batch with these tokens before every row."""
     shape = (batch["input_ids"].shape[0], len(ids))
     return {
-        "input_ids": jnp.concatenate([jnp.broadcast_to(jnp.asarray(ids, jnp.int32), shape), batch["input_ids"]], axis=1),
+        "input_ids": jnp.concatenate(
+            [jnp.broadcast_to(jnp.asarray(ids, jnp.int32), shape), batch["input_ids"]], axis=1
+        ),
         "mask": jnp.concatenate([jnp.ones(shape, bool), batch["mask"]], axis=1),
     }
 

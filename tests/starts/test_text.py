@@ -62,7 +62,7 @@ def test_gates_that_read_little_come_near():
 
 
 def test_a_layer_with_fewer_tokens_takes_the_first():
-    model, trainable, _ = started("llama", PTuningV2(lengths=(2, 0, P)))
+    _, trainable, _ = started("llama", PTuningV2(lengths=(2, 0, P)))
     whole = started("llama", PTuningV2(length=P))[1]["method"]
     for leaf, found in trainable["method"].items():
         wanted = np.asarray(whole[leaf]).reshape(3, P, *whole[leaf].shape[1:])

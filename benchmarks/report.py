@@ -5,13 +5,14 @@ Every number comes from a result file; a section whose file is missing is left o
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from common import RESULTS, ROOT
+from report_decoders import decoding, triples
+from report_parts import origin, table
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-BUSY = 0.2  # cores that others keep busy, above which a page must say so
 HEAD = """# Benchmarks
 
 Made by `python benchmarks/report.py` from `benchmarks/results/`; each section names the command that measured it.
@@ -34,27 +35,6 @@ TITLES = {
     "peft_head_only": "torch, head only (its pooler frozen)",
     "peft_full": "torch, full fine-tuning",
 }
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def origin(record: dict[str, Any]) -> str:
-    """The command, the kind of machine and the versions of a result."""
-    machine, packages = record["machine"], record["packages"]
-    used = ", ".join(f"{name} {version}" for name, version in packages.items())
-    others = ""
-    if "others_cores" in record:
-        others = f" Others: {record['others_cores']} cores."
-        if record["others_cores"] > BUSY:
-            others += " **A busy machine: the seconds are not those of a free one; measure again for those.**"
-    return (
-        f"`{record['command']}`\n\n{record['date']}; {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}; {used}.{others}"
-    )
 
 
 def quickstart(record: dict[str, Any]) -> str:
@@ -288,9 +268,8 @@ def gate_rates(record: dict[str, Any]) -> str:
         f"{record['figures']['steps']} steps.\n\n"
         + table(("rate", "gate rate", "test accuracy, mean", "of each seed", "saturated gates"), rows)
         + "\n\nAt the rates that a prefix on so small an encoder wants, gates that share them all end up closed or "
-        "open: Adam moves each of the D weights of a gate by up to the rate in every step. In the comparison, where "
-        "methods have one rate, P-Tuning v2 could take a higher one, and with equal parameters it has 18 tokens to the "
-        "gated prefix's 12. A gate rate of its own keeps most gates alive at the high rate, where it gains; with three "
+        "open: Adam moves each of the D weights of a gate by up to the rate in every step. In the comparison methods "
+        "have one rate, and with equal parameters P-Tuning v2 has 18 tokens to the gated prefix's 12. A gate rate of its own keeps most gates alive at the high rate, where it gains; with three "
         "seeds that scatter as here, no more should be read from this."
     )
 
@@ -312,6 +291,8 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("gate_rates", gate_rates),
     ("world_tasks", world_tasks),
     ("many_adapters", many_adapters),
+    ("triples", triples),
+    ("decoding", decoding),
 )
 
 

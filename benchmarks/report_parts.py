@@ -1,0 +1,27 @@
+"""What every section of docs/benchmarks.md is made of."""
+
+from collections.abc import Iterable
+from typing import Any
+
+BUSY = 0.2  # cores that others keep busy, above which a page must say so
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def origin(record: dict[str, Any]) -> str:
+    """The command, the kind of machine and the versions of a result."""
+    machine, packages = record["machine"], record["packages"]
+    used = ", ".join(f"{name} {version}" for name, version in packages.items())
+    others = ""
+    if "others_cores" in record:
+        others = f" Others: {record['others_cores']} cores."
+        if record["others_cores"] > BUSY:
+            others += " **A busy machine: the seconds are not those of a free one; measure again for those.**"
+    return (
+        f"`{record['command']}`\n\n{record['date']}; {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}; {used}.{others}"
+    )

@@ -269,8 +269,9 @@ def gate_rates(record: dict[str, Any]) -> str:
         + table(("rate", "gate rate", "test accuracy, mean", "of each seed", "saturated gates"), rows)
         + "\n\nAt the rates that a prefix on so small an encoder wants, gates that share them all end up closed or "
         "open: Adam moves each of the D weights of a gate by up to the rate in every step. In the comparison methods "
-        "have one rate, and with equal parameters P-Tuning v2 has 18 tokens to the gated prefix's 12. A gate rate of its own keeps most gates alive at the high rate, where it gains; with three "
-        "seeds that scatter as here, no more should be read from this."
+        "have one rate, and with equal parameters P-Tuning v2 has 18 tokens to the gated prefix's 12. A gate rate of "
+        "its own keeps most gates alive at the high rate, where it gains; with three seeds that scatter as here, no "
+        "more should be read from this."
     )
 
 

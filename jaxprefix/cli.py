@@ -130,7 +130,7 @@ def _predict(args: Sequence[str]) -> int:
         "`adapter` names the folder of its own",
     )
     parser.add_argument("--batch-size", type=int, default=32)
-    options = parser.parse_args(args)
+    options = parser.parse_intermixed_args(args)
     from jaxprefix.serving.bank import load_adapters
     from jaxprefix.training.adapter import load_adapter
 

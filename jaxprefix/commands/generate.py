@@ -32,7 +32,7 @@ def run(args: Sequence[str]) -> int:
     group.add_argument("--beams", type=int, default=argparse.SUPPRESS)
     group.add_argument("--length-penalty", type=float, default=argparse.SUPPRESS)
     group.add_argument("--stop", action="append", help="a token that ends a text, once for each")
-    options = parser.parse_args(args)
+    options = parser.parse_intermixed_args(args)
 
     from jaxprefix.cli import row_of
     from jaxprefix.generation.decoding import Decoding

@@ -1,0 +1,136 @@
+"""From a run on prompts and targets to texts: adapters, the command, streams, and many adapters at once."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import jaxprefix as jp
+from jaxprefix.cli import main
+from jaxprefix.errors import UserError
+
+PROMPTS = ["Karik | teaches | Fugar", "Rigar | known for | songs ; Melto | known for | tea", "Peto | owns | the book"]
+TARGETS = ["Karik teaches Fugar.", "Rigar produces songs. Melto is known for tea.", "The book belongs to Peto."]
+METHODS = {
+    "inducer": jp.Inducer(key_rank=2, value_rank=2) + jp.LoRA(("q",), rank=2),
+    "apt": jp.AdaptivePrefix(length=3, init_std=0.5),
+    "prefix": jp.PTuningV2(length=5, init_std=0.5),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The adapter folders of three short runs on the embedded decoder, by method."""
+    root = tmp_path_factory.mktemp("texts")
+    rows = [{"prompt": p, "target": t} for p, t in zip(PROMPTS, TARGETS, strict=True)]
+    rows.append({"prompt": PROMPTS[0], "target": "Fugar learns from Karik."})  # a second reference
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = str(root / "rows.jsonl")
+    found = {}
+    for name, method in METHODS.items():
+        run = jp.Run(
+            task=jp.ConditionalGeneration(jp.Files(place, place, place), max_prompt_length=32, max_target_length=32),
+            backbone="tiny-decoder",
+            method=method,
+            optimizer=jp.Optimizer(learning_rate=3e-2),
+            decoding=jp.Decoding(max_new_tokens=12),
+            batch_size=4,
+            steps=2,
+            folder=str(root / name),
+        )
+        found[name] = jp.train(run).adapter
+    return found
+
+
+@pytest.fixture(scope="module")
+def adapter(folders):
+    return jp.load_adapter(folders["inducer"])
+
+
+def test_a_run_ends_with_the_scores_of_its_texts(adapter):
+    found = adapter.metrics["test"]
+    assert next(iter(found)) == "perplexity" and {"bleu", "chrf", "rougeL"} <= found.keys()
+    again = adapter.evaluate(split="test")
+    assert again == pytest.approx(found, abs=1e-4)
+
+
+def test_texts_come_in_the_order_of_their_prompts_whatever_the_batch(adapter):
+    together = adapter.generate(PROMPTS)
+    assert together == [adapter.generate([prompt])[0] for prompt in PROMPTS]
+    assert together == adapter.generate(PROMPTS, batch_size=2)
+    assert adapter.generate([{"prompt": prompt} for prompt in PROMPTS]) == together
+    assert adapter.generate([]) == [] and all(together)
+
+
+def test_a_stream_is_the_text_in_pieces(adapter):
+    pieces = list(adapter.stream(PROMPTS[1]))
+    assert len(pieces) > 1 and "".join(pieces).strip() == adapter.generate([PROMPTS[1]])[0]
+
+
+def test_the_command_prints_one_object_for_each_prompt(folders, adapter, capsys, monkeypatch):
+    folder = str(folders["inducer"])
+    assert main(["generate", folder, *PROMPTS]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == adapter.generate(PROMPTS)
+
+    monkeypatch.setattr("sys.stdin", iter([json.dumps({"prompt": PROMPTS[0]}) + "\n"]))
+    assert main(["generate", folder, "--beams", "2", "--max-new-tokens", "5"]) == 0
+    beam = jp.Decoding(max_new_tokens=5, beams=2)
+    assert json.loads(capsys.readouterr().out)["text"] == adapter.generate(PROMPTS[:1], beam)[0]
+
+    assert main(["generate", folder, "--stream", PROMPTS[0]]) == 0
+    assert capsys.readouterr().out.strip() == adapter.generate(PROMPTS[:1])[0]
+
+
+def test_a_named_stop_token_ends_a_text_and_an_unknown_one_is_refused(folders, adapter, capsys):
+    folder = str(folders["inducer"])
+    assert main(["generate", folder, "--stop", "not one token", PROMPTS[0]]) == 2
+    assert "the stop token 'not one token' is" in capsys.readouterr().err
+    assert main(["generate", folder, "--stop", ".", "--max-new-tokens", "40", *PROMPTS]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        assert json.loads(line)["text"].count(".") <= 1
+
+
+def test_too_many_new_tokens_are_refused(adapter):
+    with pytest.raises(UserError, match=r"190 new ones .* need \d+ positions, but the backbone has 192"):
+        adapter.generate(PROMPTS, jp.Decoding(max_new_tokens=190))
+
+
+def test_an_adapter_without_text_says_so(adapter):
+    labelled = dataclasses.replace(adapter, model=jp.TunedModel(adapter.model.backbone, adapter.model.method))
+    labelled = dataclasses.replace(labelled, model=dataclasses.replace(labelled.model, head=jp.TokenClassifier(2)))
+    with pytest.raises(UserError, match="writes no text"):
+        labelled.generate(PROMPTS)
+    with pytest.raises(UserError, match="predicts no labels"):
+        adapter.predict(PROMPTS)
+
+
+# Many adapters at once.
+
+
+def test_every_row_of_a_bank_writes_what_its_adapter_writes_alone(folders):
+    bank = jp.load_adapters(folders)
+    rows = [prompt for prompt in PROMPTS for _ in METHODS]
+    names = list(METHODS) * len(PROMPTS)
+    alone = {name: jp.load_adapter(folder).generate(PROMPTS) for name, folder in folders.items()}
+    expected = [alone[name][PROMPTS.index(row)] for row, name in zip(rows, names, strict=True)]
+    assert bank.generate(rows, names) == expected
+    assert bank.generate(rows, names, batch_size=4) == expected
+    assert len(set(expected)) > len(PROMPTS)  # the adapters differ
+    bank.exchange("apt", folders["prefix"])
+    assert bank.generate(PROMPTS, ["apt"] * 3) == alone["prefix"]
+    with pytest.raises(UserError, match="without a beam"):
+        bank.generate(rows, names, jp.Decoding(beams=2))
+    with pytest.raises(UserError, match=r"call bank\.generate"):
+        bank(rows, names)
+
+
+def test_logits_of_a_bank_are_those_of_the_vocabulary(folders):
+    bank = jp.load_adapters(folders)
+    ids = np.array([[5, 6, 7, 8], [9, 10, 11, 12]], np.int32)
+    found = bank.logits({"input_ids": ids}, ["prefix", "inducer"])
+    for row, name in enumerate(("prefix", "inducer")):
+        one = jp.load_adapter(folders[name])
+        expected = one.model.apply(one.trainable, one.frozen, {"input_ids": ids[row : row + 1]}).logits
+        np.testing.assert_allclose(found[row], expected[0], atol=2e-4)

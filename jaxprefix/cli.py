@@ -80,7 +80,10 @@ def parse_run(args: Sequence[str], program: str) -> Any:
         return tyro.cli(type(run), default=run, **options)
     # a union of text and a dataclass is no option for tyro while subcommands are avoided: the text alone is
     fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
-    named = dataclasses.make_dataclass("Run", [("backbone", str)], bases=(type(run),), frozen=True)
+    narrowed: list[Any] = [("backbone", str)]
+    if run.start is not None:  # an optional value of a base class is none either: its own class is
+        narrowed.append(("start", type(run.start), dataclasses.field(default=run.start)))
+    named = dataclasses.make_dataclass("Run", narrowed, bases=(type(run),), frozen=True)
     named.__doc__ = type(run).__doc__
     found = tyro.cli(named, default=named(**fields), **options)
     return type(run)(**{name: getattr(found, name) for name in fields})

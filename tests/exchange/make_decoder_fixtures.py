@@ -102,7 +102,7 @@ def write_backbone(kind, folder):
 def base_model(task, folder):
     auto = getattr(transformers, f"AutoModelFor{TASKS[task][0]}")
     options = {} if task == "causal" else {"num_labels": LABELS}
-    # the other implementations leave the soft caps of scores away
+    # one implementation for all of them; Gemma 2 has no other on CPU
     return auto.from_pretrained(folder, attn_implementation="eager", **options).eval()
 
 

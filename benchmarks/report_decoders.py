@@ -54,6 +54,5 @@ def decoding(record: dict[str, Any]) -> str:
         + f"\n\nGreedy decoding with a prefix in every layer of a random GPT-2 of {shape['layers']} x "
         f"{shape['width']}, float32, prompts of {shape['tokens']} tokens and {shape['new']} new ones, "
         f"{figures['rounds']} rounds in turn; the first call, which compiles, is left out of the rates.\n\n"
-        "The first token of one prompt:\n\n"
-        + table(("call", "s"), first)
+        "The first token of one prompt:\n\n" + table(("call", "s"), first)
     )

@@ -35,7 +35,7 @@ def bank_generate(
         edits = Edits(leaves["edits"], row_offsets=leaves["offset"][None])
         batch = {name: column[None] for name, column in batch.items()}
         out = decoder.apply({"params": params}, batch, edits, cache=cache, layers=layers)
-        logits = CausalLM()({}, frozen, out.hidden[:, -1:], None, decoder.dims)
+        logits = CausalLM()({}, frozen, out.hidden[:, -1:], jnp.ones((1, 1), bool), decoder.dims)
         return logits[0, 0], out.cache
 
     def forward(batch: Tree, cache: Cache) -> tuple[Array, Cache]:

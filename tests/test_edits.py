@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix.edits import Context, Edits, LayerEdit, LayerHooks, Method, check_stacked, edit, static
+from jaxprefix.edits import Context, Edits, LayerEdit, Method, check_stacked, edit, static
 from jaxprefix.errors import UserError
+from jaxprefix.hooks import LayerHooks
 from jaxprefix.methods import HeadOnly, PTuningV2
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import SequenceClassifier

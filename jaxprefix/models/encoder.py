@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
-from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, LayerHooks, Rates, check_stacked
+from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, check_stacked
 from jaxprefix.errors import UserError
+from jaxprefix.hooks import LayerHooks
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear

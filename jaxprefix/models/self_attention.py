@@ -8,7 +8,8 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import kernel_attention
-from jaxprefix.edits import Context, Dims, LayerHooks
+from jaxprefix.edits import Context, Dims
+from jaxprefix.hooks import LayerHooks
 
 
 def self_attention(

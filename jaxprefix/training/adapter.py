@@ -199,8 +199,9 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
     files = read_adapter(folder)
     run = from_json(files.config_json, Run)
     if isinstance(backbone, Backbone):
-        tokenizer = with_added_tokens(run.task, backbone.tokenizer, backbone.module.dims.vocab)
-        found = dataclasses.replace(backbone, tokenizer=tokenizer)
+        found, tokenizer = backbone, with_added_tokens(run.task, backbone.tokenizer, backbone.module.dims.vocab)
+        if tokenizer is not backbone.tokenizer:
+            found = dataclasses.replace(backbone, tokenizer=tokenizer)
     else:
         source = run.backbone if backbone is None else backbone
         mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])

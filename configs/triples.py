@@ -3,7 +3,7 @@
     jaxprefix train configs/triples.py
     jaxprefix generate runs/triples/adapter "Karik | teaches | Fugar ; Fugar | likes | tea"
 
-Takes about two minutes on two cores; text metrics need the extra `generation`.
+Text metrics need the extra `generation`.
 """
 
 import jaxprefix as jp

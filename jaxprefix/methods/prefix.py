@@ -116,7 +116,7 @@ class PrefixMethod(Method):
         itself, to the bit. A prefix of zeros would not: it takes a share of the attention. Needs
         `position_offset=False`, since shifted positions change the backbone as well.
       leaves_window: in layers with a sliding window, whether the virtual tokens leave it as the real ones do, counted
-        as if they stood before the first column (as Hugging Face PEFT has it); else every query sees them.
+        as if all P stood before the first column (as Hugging Face PEFT has it); else every query sees them.
     """
 
     length: int = 16
@@ -144,11 +144,6 @@ class PrefixMethod(Method):
             if self.layers is not None:
                 raise UserError(
                     f"{name} has both lengths and layers; write 0 into lengths for layers without a prefix."
-                )
-            if self.leaves_window and len({n for n in self.lengths if n}) > 1:
-                raise UserError(
-                    f"{name} has leaves_window with different lengths, whose columns before the text would differ; "
-                    "give every layer that has any the same."
                 )
             if len(self.lengths) != dims.layers or min(self.lengths) < 0 or max(self.lengths) == 0:
                 raise UserError(

@@ -152,6 +152,20 @@ def test_every_one_is_found_by_name_builds_and_makes_a_run_that_can_be_stored(va
     assert from_json(to_json(run), jp.Run) == run
 
 
+@pytest.mark.parametrize(
+    "value", [v for v in published.list_published() if v.question == "generation"], ids=lambda value: value.name
+)
+def test_those_for_generation_run_on_decoders_and_train_the_words_that_a_format_adds(value):
+    plain = jp.ConditionalGeneration(jp.Files("train.jsonl"))
+    assert value.run(plain).method == value.method
+    run = value.run(jp.ConditionalGeneration(jp.Files("train.json"), format=jp.WebNLG()))
+    run.check()
+    assert from_json(to_json(run), jp.Run) == run
+    words = [part for part in parts_of(run.method) if isinstance(part, jp.NewWords)]
+    assert [part.count for part in words] == [16]
+    run.method.build(BACKBONES["gpt2"])
+
+
 def _offset(value):
     module = value.method.build(BACKBONES[value.backbone])
     return jax.eval_shape(lambda: module.init_with_output(jax.random.key(0))[0]).positions

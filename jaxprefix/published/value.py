@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Any, Literal
 
-from jaxprefix.data import Task
+from jaxprefix.data import ConditionalGeneration, Task
+from jaxprefix.data.formats.tokens import added_tokens
 from jaxprefix.edits import Method
 from jaxprefix.errors import UserError
+from jaxprefix.methods import NewWords
 from jaxprefix.models.heads import Head
 from jaxprefix.training.config import HEADS, Run
 from jaxprefix.training.optimizer import Optimizer
@@ -55,13 +57,13 @@ class Published:
         """The run of this configuration on a task.
 
         Args:
-          task: the data; it gets this configuration's `max_length`.
+          task: the data; it gets this configuration's `max_length`. Tokens that its format adds are trained as well.
           changes: fields of `Run` in place of the published ones.
 
         Raises:
           UserError: the configuration is for another kind of task, or for one that cannot be run here.
         """
-        kind = HEADS[type(task)].task
+        kind = "generation" if isinstance(task, ConditionalGeneration) else HEADS[type(task)].task
         if kind != self.question:
             asked = self.question.replace("_", " ")
             raise UserError(
@@ -70,10 +72,11 @@ class Published:
             )
         if self.max_length is not None:
             task = dataclasses.replace(task, max_length=self.max_length)
+        new = len(added_tokens(task))
         fields = {
             "task": task,
             "backbone": self.backbone,
-            "method": self.method,
+            "method": self.method + NewWords(new) if new else self.method,
             "head": self.head,
             "optimizer": self.optimizer,
             "batch_size": self.batch_size,

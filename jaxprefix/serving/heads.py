@@ -16,7 +16,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.models.heads import CausalLM, Head, SequenceClassifier, TokenClassifier, affine, pool
 from jaxprefix.trees import Tree, flatten, merge
 
-POOLINGS = ("mean", "first", "pooler", "own_pooler")
+POOLINGS = ("mean", "first", "last", "pooler", "own_pooler")
 """Poolings that a program may hold: "pooler" is the backbone's, "own_pooler" one that came with the adapter."""
 
 

@@ -45,12 +45,13 @@ def test_every_method_at_once(kind):
 
 @pytest.mark.parametrize("kind", QUICK)  # BERT has a pooler, RoBERTa's is born with the adapter
 def test_every_pooling_beside_the_others(kind):
-    heads = (head(2), head(3, "first"), head(4, "pooler"), head(2, "trained_pooler"))
-    methods = (jp.PTuningV2(length=2), jp.HeadOnly(), jp.PTuningV2(length=3), jp.HeadOnly())
+    last = jp.SequenceClassifier(3, pooling="last", bias=False)
+    heads = (head(2), head(3, "first"), last, head(4, "pooler"), head(2, "trained_pooler"))
+    methods = (jp.PTuningV2(length=2), jp.HeadOnly(), jp.HeadOnly(), jp.PTuningV2(length=3), jp.HeadOnly())
     pairs = zip(heads, methods, strict=True)
     adapters = {f"{own.pooling}": adapter(method, kind, own, seed=index) for index, (own, method) in enumerate(pairs)}
     bank = jp.Bank(adapters)
-    poolings = ("mean", "first", "pooler", "own_pooler")
+    poolings = ("mean", "first", "last", "pooler", "own_pooler")
     assert bank._shelf.head_slots.poolings == tuple(p for p in poolings if kind == "bert" or p != "pooler")
     assert_rows_are_those_of_single_runs(bank, adapters, kind)
 

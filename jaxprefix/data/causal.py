@@ -1,6 +1,5 @@
 """Rows to token ids for decoders: what is predicted, and where the loss counts."""
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -28,7 +27,7 @@ def encode_causal(
 
     if tokenizer.eos_token_id is None:
         raise UserError("The tokenizer has no end token (eos_token); set one, which texts then end with.")
-    backend = Tokenizer.from_str(json.dumps(json.loads(serialised(tokenizer))))
+    backend = Tokenizer.from_str(serialised(tokenizer))
     numbered = iter(enumerate(rows))
     while chunk := list(islice(numbered, CHUNK)):
         if isinstance(task, CausalLanguage):

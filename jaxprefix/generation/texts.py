@@ -104,7 +104,7 @@ def generate_texts(
     stops: Sequence[str] = (),
 ) -> list[str]:
     """The text that a model writes for each prompt, up to the tokenizer's end or one of `stops` where `decoding` names
-    no stop tokens; drawn ones depend on `seed`, not on the batch size."""
+    no stop tokens; drawn ones depend on `seed` and on what they are batched with."""
     decoding = with_tokens_of(decoding, tokenizer, stops)
 
     def decode(batch: dict, index: np.ndarray) -> Generated:

@@ -1,6 +1,5 @@
 """Rows of a format to token ids, token types and labels."""
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -26,7 +25,7 @@ def encode_format(task: ConditionalGeneration, tokenizer: Any, rows: Rows, label
     """
     from tokenizers import Tokenizer
 
-    backend = Tokenizer.from_str(json.dumps(json.loads(serialised(tokenizer))))
+    backend = Tokenizer.from_str(serialised(tokenizer))
     made, ids_of = task.format, _Ids(tokenizer)
     numbered = iter(enumerate(rows))
     while chunk := list(islice(numbered, CHUNK)):

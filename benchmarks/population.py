@@ -102,7 +102,7 @@ def updates(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], 
         known[name] = {"temporaries_mib": round(temporaries), "compile_seconds": time.perf_counter() - started}
         return program
 
-    state = init_state(trainable, optimizer, run_key(0), mesh)
+    state = init_state(model, trainable, optimizer, run_key(0), mesh)
     single = compiled("single", make_train_step(model, optimizer, mesh, **SCHEDULE), state, scalars, frozen, placed)
 
     def update_single() -> None:

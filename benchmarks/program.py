@@ -55,7 +55,7 @@ def compiled_step(layers: int, width: int, rows: int, tokens: int, length: int, 
     trainable, frozen = jax.eval_shape(model.init, key, tree)
     mesh, optimizer = make_mesh(jp.MeshShape(data=1), jax.devices()[:1]), jp.Optimizer()
     step = make_train_step(model, optimizer, mesh, steps=1000, epoch_steps=1000)
-    state = jax.eval_shape(lambda trainable, key: init_state(trainable, optimizer, key, mesh), trainable, key)
+    state = jax.eval_shape(lambda trainable, key: init_state(model, trainable, optimizer, key, mesh), trainable, key)
     started = time.perf_counter()
     lowered = step.lower(state, optimizer.rates(), frozen, batch_shapes(rows, tokens))
     traced = time.perf_counter()
@@ -88,7 +88,7 @@ def compilations(lengths: tuple[int, ...], turns: int) -> dict[str, int]:
     trainable, frozen = model.init(jax.random.key(1), tree)
     mesh, optimizer = make_mesh(jp.MeshShape(data=1), jax.devices()[:1]), jp.Optimizer()
     step = make_train_step(model, optimizer, mesh, steps=100, epoch_steps=10)
-    state, rates = init_state(trainable, optimizer, jax.random.key(2), mesh), jax.device_put(optimizer.rates())
+    state, rates = init_state(model, trainable, optimizer, jax.random.key(2), mesh), jax.device_put(optimizer.rates())
     placed = [
         put_batch({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in batch_shapes(4, length).items()}, mesh)
         for length in lengths

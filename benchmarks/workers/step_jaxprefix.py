@@ -52,7 +52,7 @@ def main() -> None:
         "labels": random.integers(0, 4, options.batch, np.int32),
     }
     train_step = make_train_step(model, optimizer, mesh, steps=1000, epoch_steps=1000)
-    state = init_state(trainable, optimizer, jax.random.key(2), mesh)
+    state = init_state(model, trainable, optimizer, jax.random.key(2), mesh)
     rates, placed = jax.device_put(optimizer.rates()), put_batch(batch, mesh)
 
     def step() -> float:

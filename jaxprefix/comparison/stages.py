@@ -84,7 +84,7 @@ def step_cost(run: Run) -> dict[str, Any]:
     step = make_train_step(
         setup.model, run.optimizer, setup.mesh, steps=steps, epoch_steps=batches.epoch_steps, **options
     )
-    state = init_state(setup.trainable, run.optimizer, run_key(run.seed), setup.mesh)
+    state = init_state(setup.model, setup.trainable, run.optimizer, run_key(run.seed), setup.mesh)
     rates = jax.device_put(run.optimizer.rates(), replicated(setup.mesh))
     place = jax.process_index(), jax.process_count()
     batch = put_batch(batches.batch(0, *place, width=max(batches.buckets)), setup.mesh)

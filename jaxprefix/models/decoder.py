@@ -26,6 +26,7 @@ from jaxprefix.models.linear import LayerNorm, Linear, RMSNorm
 from jaxprefix.models.rope import Turns, rotate, turns
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, run_layers, should_unroll
+from jaxprefix.placement import constrain
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
@@ -101,10 +102,11 @@ class DecoderLayer(nn.Module):
         x = x + drop(a, ATTENTION_OUTPUT)
         z, activate = make_norm(config, "mlp_norm")(x), ACTIVATIONS[config.activation]
         inner = activate(linear("gate", z)) * linear("up", z) if config.gated_mlp else activate(linear("up", z))
-        f = hooks.after_mlp(z, linear("down", inner))
+        f = hooks.after_mlp(z, linear("down", constrain(inner, "rows", None, "tp")))
         if config.post_norms:
             f = make_norm(config, "mlp_post_norm")(f)
-        return hooks.after_block(x + hooks.after_mlp_dropout(z, drop(f, MLP_OUTPUT))), seen
+        y = hooks.after_block(x + hooks.after_mlp_dropout(z, drop(f, MLP_OUTPUT)))
+        return constrain(y, "rows", None, None), seen
 
 
 def prompt_order(mask: Bool[Array, "B T"], prompt: int) -> Int[Array, "B T2"]:
@@ -258,6 +260,7 @@ class Decoder(nn.Module):
 
         embed = Embeddings(self.config, self.dtype, name="embeddings")
         h = embed(ids, positions, batch.get("token_types"), None if continued else edits.prompt, edits.words, order)
+        h = constrain(h, "rows", None, None)
         count = self.config.layers
         keys = None
         if training:  # all of them at once: a derivation in every layer would be most of an unrolled program

@@ -19,6 +19,7 @@ from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, run_layers, should_unroll
+from jaxprefix.placement import constrain
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
@@ -102,9 +103,11 @@ class EncoderLayer(nn.Module):
             *(x, linear, hooks, ctx, self.dims), dropout=weights, capture=capture, implementation=self.attention
         )
         x = LayerNorm(config.norm_eps, name="attention_norm")(x + drop(a, ATTENTION_OUTPUT))
-        f = linear("down", ACTIVATIONS[config.activation](linear("up", x)))
+        inner = constrain(ACTIVATIONS[config.activation](linear("up", x)), "rows", None, "tp")
+        f = linear("down", inner)
         f = hooks.after_mlp_dropout(x, drop(hooks.after_mlp(x, f), MLP_OUTPUT))
-        return hooks.after_block(LayerNorm(config.norm_eps, name="mlp_norm")(x + f)), seen
+        y = hooks.after_block(LayerNorm(config.norm_eps, name="mlp_norm")(x + f))
+        return constrain(y, "rows", None, None), seen
 
 
 class Encoder(nn.Module):
@@ -182,6 +185,7 @@ class Encoder(nn.Module):
         if edits.row_offsets is not None:
             positions = shifted_by_row(self.config, positions, mask, edits.row_offsets)
         h = Embeddings(self.config, self.dtype, name="embeddings")(ids, positions, segments, edits.prompt)
+        h = constrain(h, "rows", None, None)
         count = self.config.layers
         keys = None
         if training:  # all of them at once: a derivation in every layer would be most of an unrolled program

@@ -32,7 +32,7 @@ from jaxprefix.models.sources import find_folder, read_config, read_tokenizer
 from jaxprefix.models.stack import Remat
 from jaxprefix.trees import Tree, unflatten
 
-Placement = jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding]
+Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
 PARTS = {"pooler": "pooler", "mlm": "masked-LM head"}
 """The parts of a tree that files may lack, in words."""
@@ -98,7 +98,8 @@ def load_pretrained(
     Args:
       source: a local folder, an embedded backbone (`tiny-encoder`), or a name on the Hugging Face hub.
       dtype: of the tree and of the computation.
-      sharding: of every leaf, or a function from a leaf's path (`layers/q/kernel`) to its sharding.
+      sharding: of every leaf, or a function from a leaf's path (`layers/q/kernel`) and global shape to its
+        sharding.
       unroll: see `Encoder`.
       remat: see `Encoder`.
 
@@ -231,7 +232,7 @@ def _place(array: np.ndarray, path: str, sharding: Placement | None) -> jax.Arra
     """The leaf on its devices; waits, because until then the host's copy cannot be dropped."""
     if sharding is None:
         return jax.block_until_ready(jax.device_put(array))
-    where = sharding if isinstance(sharding, jax.sharding.Sharding) else sharding(path)
+    where = sharding if isinstance(sharding, jax.sharding.Sharding) else sharding(path, array.shape)
     # not device_put: with several processes each gives the shards of its own devices
     return jax.block_until_ready(jax.make_array_from_callback(array.shape, where, lambda index: array[index]))
 

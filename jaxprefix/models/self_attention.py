@@ -10,6 +10,9 @@ from jaxtyping import Float
 from jaxprefix.attention import kernel_attention
 from jaxprefix.edits import Context, Dims
 from jaxprefix.hooks import LayerHooks
+from jaxprefix.placement import Axis, constrain
+
+BY_HEADS: tuple[Axis, ...] = ("rows", None, "tp", None)
 
 
 def self_attention(
@@ -48,7 +51,7 @@ def self_attention(
     h = x if h is None else h
 
     def split(name: str, heads: int) -> Array:
-        y = linear(name, x).reshape(*x.shape[:-1], heads, dims.head_width)
+        y = constrain(linear(name, x).reshape(*x.shape[:-1], heads, dims.head_width), *BY_HEADS)
         return y if prepare is None else prepare(name, y)
 
     q, k, v = split("q", dims.heads), split("k", dims.kv_heads), split("v", dims.kv_heads)
@@ -72,7 +75,7 @@ def self_attention(
         )
         seen = hooks.observe(h, q, k, lse) if capture else None
         o, extras = hooks.after_attention(q, k, v, o, lse)
-    a = linear("o", o.reshape(*o.shape[:-2], -1))
+    a = linear("o", constrain(o, *BY_HEADS).reshape(*o.shape[:-2], -1))
     for extra in extras:
         a = a + extra
     return a, seen

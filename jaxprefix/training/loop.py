@@ -103,7 +103,7 @@ def _train(run: Run) -> Result:
             label_smoothing=run.label_smoothing,
         )
         eval_step = make_eval_step(setup.model, setup.mesh)
-        state = init_state(setup.trainable, run.optimizer, run_key(run.seed), setup.mesh)
+        state = init_state(setup.model, setup.trainable, run.optimizer, run_key(run.seed), setup.mesh)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         restored = checkpoints.restore(abstract)
         history = History()

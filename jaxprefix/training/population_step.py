@@ -8,7 +8,6 @@ member, and its caches do not hold the activations of many, so there the members
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from jaxprefix.edits import Rates
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.training.sharding import by_rows, replicated
-from jaxprefix.training.step import TrainState, pure_eval_step, pure_train_step, run_key
+from jaxprefix.training.step import OnMesh, TrainState, pure_eval_step, pure_train_step, run_key
 from jaxprefix.trees import Tree
 
 
@@ -64,9 +63,6 @@ def init_population(trainable: Tree, optimizer: Optimizer, seeds: list[int], mes
     return jax.jit(make, out_shardings=replicated(mesh))(trainable, jnp.stack([run_key(seed) for seed in seeds]))
 
 
-PopulationStep = Callable[..., tuple[TrainState, Bool[Array, "K"], dict[str, Float[Array, "K"]]]]
-
-
 def make_population_step(
     model: TunedModel,
     optimizer: Optimizer,
@@ -75,7 +71,7 @@ def make_population_step(
     at_once: int,
     own_order: bool = False,
     **options: Any,
-) -> PopulationStep:
+) -> OnMesh:
     """The compiled update `(train, active, rates, dropout, frozen, batch) -> (train, active, metrics)`.
 
     A member that is not active, or whose update is not finite, keeps leaves and optimizer state; the latter is not
@@ -121,17 +117,16 @@ def make_population_step(
         return TrainState(train.step + 1, trainable, opt_state, train.key), active, metrics
 
     whole = replicated(mesh)
-    return jax.jit(
+    step = jax.jit(
         train_step,
         donate_argnums=(0, 1),
         in_shardings=(whole, whole, whole, whole, None, by_rows(mesh, int(own_order))),
         out_shardings=(whole, whole, whole),
     )
+    return OnMesh(mesh, lambda *_: step)
 
 
-def make_population_eval_step(
-    model: TunedModel, mesh: Mesh, at_once: int
-) -> Callable[[Tree, Tree, dict], dict[str, Array]]:
+def make_population_eval_step(model: TunedModel, mesh: Mesh, at_once: int) -> OnMesh:
     """The compiled look of all members at one batch: `predictions` `[B, K]` or `[B, K, T]`, and `losses` of the same
     shape where the batch has labels."""
     look = pure_eval_step(model)
@@ -144,7 +139,8 @@ def make_population_eval_step(
         return {name: jnp.moveaxis(value, 0, 1) for name, value in found.items() if name != "logits"}
 
     whole = replicated(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, None, by_rows(mesh)), out_shardings=whole)
+    look_at_all = jax.jit(eval_step, in_shardings=(whole, None, by_rows(mesh)), out_shardings=whole)
+    return OnMesh(mesh, lambda *_: look_at_all)
 
 
 @jax.jit

@@ -13,7 +13,7 @@ import numpy as np
 from jaxprefix.data import evaluation_batches
 from jaxprefix.errors import UserError
 from jaxprefix.training.setup import Setup
-from jaxprefix.training.sharding import put_batch, replicated
+from jaxprefix.training.sharding import put_batch
 from jaxprefix.trees import Tree, flatten, unflatten
 
 log = logging.getLogger("jaxprefix")
@@ -42,7 +42,7 @@ def look_before(setup: Setup, eval_step: Any, trainable: Tree) -> None:
         )
     moved = _moved(trainable)
     if moved is not None:
-        trainable = jax.device_put(moved, replicated(setup.mesh))
+        trainable = jax.device_put(moved, jax.tree.map(lambda leaf: leaf.sharding, trainable))
         then = losses(trainable, batch)
         if np.array_equal(then, now):
             raise UserError(

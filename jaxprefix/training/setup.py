@@ -13,18 +13,18 @@ from jaxprefix.data import CausalLanguage, ConditionalGeneration, Examples, Mask
 from jaxprefix.data.formats.tokens import added_tokens, with_added_tokens
 from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
-from jaxprefix.models.backbones import BackboneConfig, Module, drawn_backbone, make_backbone
+from jaxprefix.models.backbones import BackboneConfig, Module, drawn_backbone, make_backbone, read_hf_config
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.initial import adapt_start
 from jaxprefix.models.loading import read_backbone
-from jaxprefix.models.sources import read_tokenizer
+from jaxprefix.models.sources import find_folder, read_config, read_tokenizer
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts import start
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.optimizer import group
-from jaxprefix.training.sharding import check_batch, make_mesh, replicated
+from jaxprefix.training.sharding import check_batch, frozen_shardings, make_mesh, tree_shardings
 from jaxprefix.trees import Tree, flatten
 
 log = logging.getLogger("jaxprefix")
@@ -36,7 +36,7 @@ class Backbone:
 
     Attributes:
       module: the encoder or decoder, with the run's dropout rates, dtype, unroll and remat.
-      tree: its leaves, replicated over the mesh.
+      tree: its leaves, in their places on the mesh (`frozen_shardings`).
       tokenizer: its transformers tokenizer, with the tokens that the run's task adds.
       identity: `source`, `identity` (one digest) and `fingerprint` (one per tensor); a new encoder has only a source.
     """
@@ -81,13 +81,15 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
                 f"backbone.config.vocab is {config.vocab}, but the tokenizer has {len(tokenizer)} entries; raise it."
             )
         start = run.backbone.start
-        make = jax.jit(
-            lambda key: adapt_start(drawn_backbone(config, key), config, start), out_shardings=replicated(mesh)
-        )
-        tree: Tree = make(jax.random.key(run.seed))
+        draw, key = lambda key: adapt_start(drawn_backbone(config, key), config, start), jax.random.key(run.seed)
+        shapes = {"backbone": jax.eval_shape(draw, key)}
+        places = tree_shardings(make_backbone(config), shapes, mesh)
+        tree: Tree = jax.jit(draw, out_shardings=places["backbone"])(key)
         identity: dict[str, Any] = {"source": "new", "identity": "", "fingerprint": {}}
     else:
-        config, tree, report = read_backbone(run.backbone, dtype=dtype, sharding=replicated(mesh))
+        module = make_backbone(read_hf_config(read_config(find_folder(run.backbone))))
+        places = frozen_shardings(module, mesh)
+        config, tree, report = read_backbone(run.backbone, dtype=dtype, sharding=places)
         for line in report.lines():
             log.info(line)
         tokenizer = read_tokenizer(run.backbone)
@@ -136,6 +138,7 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
     model = TunedModel(backbone.module, run.method, run.made_head(len(names)))
     longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
     trainable, frozen = born(run, model, backbone, names)
+    frozen = {**frozen, "born": jax.device_put(frozen["born"], tree_shardings(backbone.module, frozen, mesh)["born"])}
     edits = model.edits(trainable)
     check_positions(longest, edits.positions, dims)
     _check_new_words(run, edits)

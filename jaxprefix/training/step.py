@@ -5,6 +5,7 @@ respect to the trainable tree alone, so no gradient of a frozen leaf exists in i
 the same pure functions over members.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from jaxprefix.edits import BUILT_RATES, Rates
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.optimizer import Optimizer, global_norm
-from jaxprefix.training.sharding import by_rows, replicated
+from jaxprefix.training.sharding import by_rows, replicated, state_shardings
 from jaxprefix.trees import Tree
 
 
@@ -40,13 +41,42 @@ class TrainState:
     key: Any
 
 
-def init_state(trainable: Tree, optimizer: Optimizer, key: Array, mesh: Mesh) -> TrainState:
-    """A state at step 0, replicated over the mesh."""
-    make = jax.jit(
-        lambda trainable, key: TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), key),
-        out_shardings=replicated(mesh),
-    )
-    return make(trainable, key)
+def init_state(model: TunedModel, trainable: Tree, optimizer: Optimizer, key: Array, mesh: Mesh) -> TrainState:
+    """A state at step 0, in its places on the mesh (`state_shardings`)."""
+
+    def make(trainable: Tree, key: Array) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), key)
+
+    places = state_shardings(model.backbone, jax.eval_shape(make, trainable, key), mesh)
+    return jax.jit(make, out_shardings=places)(trainable, key)
+
+
+class OnMesh:
+    """A function compiled for a mesh, which is set while it is traced and called, so that what flows through the
+    model is laid out over it.
+
+    Args:
+      mesh: where it runs.
+      build: from its first arguments to the jitted function, whose shardings may depend on them.
+    """
+
+    def __init__(self, mesh: Mesh, build: Callable[..., Any]):
+        self._mesh, self._build = mesh, build
+        self.jitted: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        with self._set(args):
+            return self.jitted(*args)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """As of `jax.jit`; arguments may be shapes with shardings."""
+        with self._set(args):
+            return self.jitted.lower(*args)
+
+    def _set(self, args: tuple) -> Any:
+        if self.jitted is None:
+            self.jitted = self._build(*args)
+        return contextlib.nullcontext() if self._mesh.size == 1 else jax.set_mesh(self._mesh)
 
 
 def run_key(seed: int) -> Array:
@@ -125,16 +155,21 @@ def pure_train_step(
     return train_step
 
 
-def make_train_step(model: TunedModel, optimizer: Optimizer, mesh: Mesh, **options: Any) -> TrainStep:
+def make_train_step(model: TunedModel, optimizer: Optimizer, mesh: Mesh, **options: Any) -> OnMesh:
     """The compiled update `(state, rates, frozen, batch) -> (state, metrics)` of one run on a mesh; `options` and
-    results are those of `pure_train_step`."""
-    whole = replicated(mesh)
-    return jax.jit(
-        pure_train_step(model, optimizer, **options),
-        donate_argnums=0,
-        in_shardings=(whole, whole, None, by_rows(mesh)),
-        out_shardings=(whole, whole),
-    )
+    results are those of `pure_train_step`. It donates the state, which stays in its places."""
+    update, whole = pure_train_step(model, optimizer, **options), replicated(mesh)
+
+    def build(state: TrainState, *_: Any) -> Any:
+        places = state_shardings(model.backbone, state, mesh)
+        return jax.jit(
+            update,
+            donate_argnums=0,
+            in_shardings=(places, whole, None, by_rows(mesh)),
+            out_shardings=(places, whole),
+        )
+
+    return OnMesh(mesh, build)
 
 
 def pure_eval_step(model: TunedModel) -> EvalStep:
@@ -158,7 +193,7 @@ def pure_eval_step(model: TunedModel) -> EvalStep:
     return eval_step
 
 
-def make_eval_step(model: TunedModel, mesh: Mesh) -> EvalStep:
+def make_eval_step(model: TunedModel, mesh: Mesh) -> OnMesh:
     """The compiled look of one run on a mesh; see `pure_eval_step`."""
-    whole = replicated(mesh)
-    return jax.jit(pure_eval_step(model), in_shardings=(whole, None, by_rows(mesh)), out_shardings=whole)
+    look = jax.jit(pure_eval_step(model), in_shardings=(None, None, by_rows(mesh)), out_shardings=replicated(mesh))
+    return OnMesh(mesh, lambda *_: look)

@@ -115,7 +115,7 @@ def test_the_step_is_compiled_once_for_each_bucket(trained):
     widths = {shape[1] for shape in trained.calls}
     assert len(widths) > 1
     assert {shape[0] for shape in trained.calls} == {16}
-    assert trained.step._cache_size() == len(widths)
+    assert trained.step.jitted._cache_size() == len(widths)
 
 
 def test_the_checkpoint_names_run_backbone_and_labels(trained, world):
@@ -357,4 +357,4 @@ def test_the_checkpoint_before_is_the_good_one(world, tmp_path, rate, caplog):
 
 def seen_state(seen, run):
     """An abstract state, for a run that was stopped before its first step."""
-    return loop.init_state(seen.setup.trainable, run.optimizer, jax.random.key(0), seen.setup.mesh)
+    return loop.init_state(seen.setup.model, seen.setup.trainable, run.optimizer, jax.random.key(0), seen.setup.mesh)

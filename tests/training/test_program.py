@@ -38,7 +38,7 @@ def lowered(method, unroll, layers, head=None, remat="none", accumulate=1):
     }
     mesh, optimizer = make_mesh(MeshShape(data=1), jax.devices()[:1]), Optimizer()
     step = make_train_step(model, optimizer, mesh, steps=5, epoch_steps=5, accumulate=accumulate)
-    state = init_state(trainable, optimizer, jax.random.key(0), mesh)
+    state = init_state(model, trainable, optimizer, jax.random.key(0), mesh)
     return step.lower(state, optimizer.rates(), frozen, batch), minimum_flops(model, trainable, ROWS, TOKENS).total
 
 

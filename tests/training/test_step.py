@@ -47,7 +47,7 @@ class Case:
         return make_train_step(self.model, self.optimizer, self.mesh, steps=10, epoch_steps=5, **options)
 
     def state(self):
-        return init_state(self.trainable, self.optimizer, jax.random.key(3), self.mesh)
+        return init_state(self.model, self.trainable, self.optimizer, jax.random.key(3), self.mesh)
 
     def gradients(self, **options):
         """Loss and gradients of the first update: what Adam's mean of gradients holds, times 10."""
@@ -165,12 +165,12 @@ def test_other_rates_need_no_other_program():
         end, metrics = step(case.state(), rates, case.frozen, case.batch)
         assert float(metrics["rate"]) == pytest.approx(rate)
         ends.append(np.asarray(end.trainable["method"]["keys"]))
-    assert step._cache_size() == 1
+    assert step.jitted._cache_size() == 1
     np.testing.assert_array_equal(ends[2], case.trainable["method"]["keys"])
     assert not np.array_equal(ends[0], ends[1])
     for _ in range(3):
         state, _ = step(state, case.optimizer.rates(), case.frozen, case.batch)
-    assert step._cache_size() == 1
+    assert step.jitted._cache_size() == 1
     assert all(leaf.sharding == NamedSharding(case.mesh, P()) for leaf in jax.tree.leaves(state))
 
 

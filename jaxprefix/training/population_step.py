@@ -8,13 +8,14 @@ member, and its caches do not hold the activations of many, so there the members
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from jaxprefix.edits import Rates
 from jaxprefix.models.tuned import TunedModel

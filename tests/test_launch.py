@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxprefix.cli import parse_run
 from jaxprefix.training.config import Run
+from jaxprefix.training.processes import take_launch
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "examples" / "launch").iterdir())
@@ -60,11 +62,10 @@ def test_the_script_is_valid_shell(script):
 )
 def test_what_it_starts_is_a_run_with_these_fields(launched, monkeypatch, script, before):
     monkeypatch.chdir(ROOT)
-    from jaxprefix.cli import train_arguments
-
-    joining, run = train_arguments(trained(launched(script, *before, CONFIG, *FIELDS)))
+    launch, rest = take_launch(trained(launched(script, *before, CONFIG, *FIELDS)))
+    run = parse_run(rest, "train.py")
     assert isinstance(run, Run)
-    assert joining.mode == "on"
+    assert launch.mode == "on"
     assert (run.mesh.fsdp, run.precision) == (16, "bfloat16")
     assert run.folder.startswith("gs://bucket/runs/name") or script == "gpus.sbatch"
 

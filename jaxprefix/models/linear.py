@@ -14,7 +14,8 @@ class Linear(nn.Module):
     """`y = x W + b` in the compute dtype, offered to the edits' `project` hook under the map's own name.
 
     Parameters are `kernel` `[I, O]` and, with `use_bias`, `bias` `[O]`, cast to `dtype` at use, so that a tree in
-    another dtype (bf16 on disk, f32 while it is trained) runs as it is.
+    another dtype (bf16 on disk, f32 while it is trained) runs as it is. Beside a kernel in int8 there is a
+    `kernel_scale` float32 `[O]`: then `y = (x W) s + b`, and what exists of W in the compute dtype is this layer's.
     """
 
     features: int
@@ -29,6 +30,8 @@ class Linear(nn.Module):
         normal = nn.initializers.normal(self.initializer_range)
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.has_variable("params", "kernel_scale"):
+            y = (y * self.get_variable("params", "kernel_scale")).astype(self.dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y if project is None else project(self.name, x, y)

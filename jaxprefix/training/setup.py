@@ -87,7 +87,9 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
         tree: Tree = make(jax.random.key(run.seed))
         identity: dict[str, Any] = {"source": "new", "identity": "", "fingerprint": {}}
     else:
-        config, tree, report = read_backbone(run.backbone, dtype=dtype, sharding=replicated(mesh))
+        config, tree, report = read_backbone(
+            run.backbone, dtype=dtype, sharding=replicated(mesh), quantize=run.quantize
+        )
         for line in report.lines():
             log.info(line)
         tokenizer = read_tokenizer(run.backbone)

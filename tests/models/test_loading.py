@@ -209,11 +209,11 @@ from jaxprefix.trees import flatten
 jax.config.update("jax_num_cpu_devices", 2)
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("fsdp",))
 whole = flatten(read_backbone(sys.argv[1])[1])
-def rule(path):
+def rule(path, shape):
     return jax.NamedSharding(mesh, jax.P(None, "fsdp") if path.endswith("kernel") else jax.P())
 for given in (rule, jax.NamedSharding(mesh, jax.P())):
     for path, leaf in flatten(read_backbone(sys.argv[1], sharding=given)[1]).items():
-        assert leaf.sharding == (given(path) if given is rule else given), path
+        assert leaf.sharding == (given(path, leaf.shape) if given is rule else given), path
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(whole[path]))
         halves = 2 if given is rule and path.endswith("kernel") else 1
         assert leaf.addressable_shards[1].data.size * halves == leaf.size, path

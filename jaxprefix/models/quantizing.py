@@ -43,14 +43,26 @@ def scale_sharding(kernel: Sharding) -> Sharding | None:
     return kernel if kernel.is_fully_replicated else None
 
 
+def quantized_shapes(path: str, leaf: Array | jax.ShapeDtypeStruct) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of the leaves that `quantized` makes, from those of the leaf."""
+    if not is_quantized_path(path):
+        return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)}
+    kernel, scale = jax.eval_shape(int8_kernel, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    where = None if leaf.sharding is None else scale_sharding(leaf.sharding)
+    return {
+        path: jax.ShapeDtypeStruct(kernel.shape, kernel.dtype, sharding=leaf.sharding),
+        f"{path}_scale": jax.ShapeDtypeStruct(scale.shape, scale.dtype, sharding=where),
+    }
+
+
 def quantized(path: str, leaf: Array) -> dict[str, Array]:
     """The leaves, by path, that stand for a leaf: a kernel of the layers becomes int8 and scales, others stay."""
     if not is_quantized_path(path):
         return {path: leaf}
-    where = leaf.sharding
-    made = jax.jit(int8_kernel, out_shardings=(where, scale_sharding(where)))(leaf)
-    kernel, scale = jax.block_until_ready(made)  # so that the float kernel is gone before the next leaf comes
-    return {path: kernel, f"{path}_scale": scale}
+    shapes = quantized_shapes(path, leaf)
+    made = jax.jit(int8_kernel, out_shardings=tuple(shape.sharding for shape in shapes.values()))(leaf)
+    # waits, so that the float kernel is gone before the next leaf comes; no buffer of it could be donated to int8
+    return dict(zip(shapes, jax.block_until_ready(made), strict=True))
 
 
 def quantize_tree(tree: Tree) -> Tree:

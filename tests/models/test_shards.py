@@ -18,7 +18,7 @@ from jaxprefix.models.shards import read_shard
 from tests.models import decoder_folders, folders
 
 ROOT = Path(__file__).parents[2]
-EIGHT = {"V": 16, "D": 8, "F": 16, "L": 2, "N": 8}  # sizes that divide among eight devices
+EIGHT = {"V": 16, "D": 8, "L": 2, "N": 8}  # sizes that divide among eight devices
 FAMILIES = {
     "bert": (folders, lambda: folders.model(prefix="bert.", mlm=True, untied=True), lambda: folders.config()),
     "gpt2": (decoder_folders, lambda: decoder_folders.model("gpt2"), lambda: decoder_folders.config("gpt2")),

@@ -30,7 +30,7 @@ DTYPES = {
 }
 """The float formats; a tensor in another one is listed, and refused only where its values are asked for."""
 
-CHUNK = 2**23  # bytes in memory at a time where a tensor is not read whole
+CHUNK = 2**22  # bytes in memory at a time where a tensor is not read whole
 PAGE = 4096  # bytes that a row must have beside the wanted columns for these to be read alone
 
 Block = tuple[tuple[int, int], ...]
@@ -102,11 +102,12 @@ class TensorFiles:
         skipped = width - (right - left) * dtype.itemsize
         alone = skipped >= PAGE or last - first == 1  # the columns of each row by themselves
         start, size = (left * dtype.itemsize, width - skipped) if alone else (0, width)
-        rows = max(1, CHUNK // size)
+        rows = min(max(1, CHUNK // size), last - first)
+        buffer = np.empty((rows, size), np.uint8)
         with _opened(place.file) as file:
             for row in range(first, last, rows):
                 count = min(rows, last - row)
-                raw = np.empty((count, size), np.uint8)
+                raw = buffer[:count]
                 if size == width:
                     _fill(file, raw, place.start + row * width, place.file)
                 else:

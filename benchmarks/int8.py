@@ -9,6 +9,7 @@ error; the perplexity of the embedded decoder, untuned.
 
 import argparse
 import dataclasses
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import ROOT, save, versions
+from common import RESULTS, ROOT, save, versions
 
 import jaxprefix as jp
 from jaxprefix.cli import load_config
@@ -27,6 +28,7 @@ from jaxprefix.training.evaluation import evaluate_examples
 from jaxprefix.training.sharding import make_mesh
 from jaxprefix.training.step import make_eval_step
 
+PARTS = ("hidden", "perplexity", "quickstart")
 TEXTS = (
     "tools to read and write compressed archives",
     "The capital of Norway, seen from the fjord, is smaller than one expects.",
@@ -114,15 +116,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", required=True, help="folder of a Hugging Face BERT with its tokenizer")
     parser.add_argument("--steps", type=int, help="instead of the quickstart's own")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="others are kept as they are")
     options = parser.parse_args()
     logging.getLogger("jaxprefix").setLevel(logging.WARNING)
-    figures: dict[str, Any] = {"hidden": hidden_states(options.real), "name": Path(options.real).parent.name}
-    print(figures, flush=True)
-    figures["perplexity"] = perplexity()
-    print(figures["perplexity"], flush=True)
-    figures["quickstart"] = quickstart(options.steps)
-    print(figures["quickstart"], flush=True)
-    save("int8", figures, versions(("jax", "jaxlib", "flax", "transformers")))
+    path = RESULTS / "int8.json"
+    figures: dict[str, Any] = json.loads(path.read_text())["figures"] if path.exists() else {}
+    for part in options.parts:
+        if part == "hidden":
+            figures |= {"hidden": hidden_states(options.real), "name": Path(options.real).parent.name}
+        else:
+            figures[part] = perplexity() if part == "perplexity" else quickstart(options.steps)
+        print(figures[part], flush=True)
+        save("int8", figures, versions(("jax", "jaxlib", "flax", "transformers")))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ def streaming_load(record: dict[str, Any]) -> str:
         f"## Host memory of a load\n\n{origin(record)}\n\n"
         + table(("load", "memory beside the tree, MB", "tree, MB", "largest leaf, MB"), rows)
         + f"\n\nA fake Llama of {figures['model_bytes'] / 1e9:.2f} GB in bfloat16, {figures['layers']} layers, over "
-        "eight CPU devices (fsdp 4, tp 2), each load in a fresh process. CPU devices live in host memory, so the tree's "
-        "own bytes, and what the process held before the load, are taken off the peak (VmHWM). The largest shard has "
+        "eight CPU devices (fsdp 4, tp 2), each load in a fresh process. CPU devices live in host memory, so the "
+        "tree's own bytes, and what the process held before the load, are taken off the peak (VmHWM). The largest shard has "
         f"{first['largest_shard_bytes'] / MB:.0f} MB and the largest tensor of a layer "
         f"{figures['layer_tensor_bytes'] / MB:.0f} MB, together {figures['bound_bytes'] / MB:.0f} MB. `shards` is "
         "how backbones are loaded; `leaves` makes each leaf whole on the host before its shards are placed. `hashed "
@@ -48,8 +48,8 @@ def int8(record: dict[str, Any]) -> str:
     steps = "in full" if run["steps"] is None else f"{run['steps']} steps"
     return (
         f"## Int8 kernels\n\n{origin(record)}\n\nThe quickstart, {steps}, on the encoder in the package; its frozen "
-        f"tree has {run['bytes float32'] / MB:.2f} MB in float32 and {run['bytes int8'] / MB:.2f} MB with int8 kernels. "
-        "One seed, so the last digit says nothing.\n\n"
+        f"tree has {run['bytes float32'] / MB:.2f} MB in float32 and {run['bytes int8'] / MB:.2f} MB with int8 "
+        "kernels. One seed, so the last digit says nothing.\n\n"
         + table(("run", f"{run['split']} {run['metric']}", "loss"), tuned)
         + f"\n\nHidden states of the encoder in {figures['name'].replace('_', '-')} for eight texts: root mean square "
         "error over that of the float32 states, and the least cosine between means over tokens.\n\n"

@@ -152,7 +152,7 @@ def read_backbone(
     raw = read_config(folder)
     config = read_hf_config(raw)
     files = TensorFiles(folder)
-    if _spans_processes(sharding):
+    if _spans_processes(sharding, config):
         files.share_hashing(jax.process_index(), jax.process_count())
     plan, missing = _plan(config, files, folder, untied=raw.get("tie_word_embeddings") is False)
     _check_shapes(plan, files, folder)
@@ -228,11 +228,11 @@ def _check_shapes(plan: Plan, files: TensorFiles, folder: Path) -> None:
                 )
 
 
-def _spans_processes(sharding: Placement | None) -> bool:
-    """Whether the tree is one of several processes; a function is asked for some leaf, since they share a mesh."""
+def _spans_processes(sharding: Placement | None, config: BackboneConfig) -> bool:
+    """Whether the tree is one of several processes; a function is asked for one leaf, since all share a mesh."""
     if sharding is None or jax.process_count() == 1:
         return False
-    return not (sharding(WORD, (1, 1)) if callable(sharding) else sharding).is_fully_addressable
+    return not (sharding(WORD, (config.vocab, config.width)) if callable(sharding) else sharding).is_fully_addressable
 
 
 def _unused(plan: Plan, files: TensorFiles, fingerprint: dict[str, str]) -> tuple[str, ...]:

@@ -36,7 +36,6 @@ def constrain(x: Array, *axes: Axis) -> Array:
     return jax.lax.with_sharding_constraint(x, P(*named))
 
 
-
 def look_up(table: Callable[[Array], Array], ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Rows of an embedding table whose width is divided over fsdp.
 

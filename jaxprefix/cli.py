@@ -90,10 +90,14 @@ def parse_run(args: Sequence[str], program: str) -> Any:
 
 
 def _train(args: Sequence[str]) -> int:
-    run = parse_run(args, "jaxprefix train")
-    from jaxprefix.training.loop import train
+    from jaxprefix.training.processes import take_launch, together
 
-    train(run)
+    launch, rest = take_launch(args)
+    with together(launch):
+        run = parse_run(rest, "jaxprefix train")
+        from jaxprefix.training.loop import train
+
+        train(run)
     return 0
 
 

@@ -1,6 +1,8 @@
 """A run from its config to its adapter, top to bottom."""
 
+import contextlib
 import dataclasses
+import hashlib
 import logging
 import math
 from pathlib import Path
@@ -24,8 +26,10 @@ from jaxprefix.training.going_on import (
 )
 from jaxprefix.training.metrics import higher_is_better, main_metric
 from jaxprefix.training.preflight import look_before
+from jaxprefix.training.processes import SETUP_SECONDS, Agreement, meet
 from jaxprefix.training.setup import Setup, set_up
 from jaxprefix.training.sharding import put_batch, replicated
+from jaxprefix.training.shares import own_rows
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step, run_key
 from jaxprefix.training.tracking import Progress, Writers
 from jaxprefix.trees import Tree, count
@@ -83,13 +87,20 @@ def _train(run: Run) -> Result:
     metric_name = main_metric(run.task)
     maximise = higher_is_better(metric_name)
     keep_compiled_programs()
-    with Checkpoints(folder / "checkpoints", best="max" if maximise else "min") as checkpoints:
+    # One process that is told to stop before its first step just ends; among several that would end the others badly.
+    stop, listening = StopSignal(), jax.process_count() > 1
+    with (
+        stop if listening else contextlib.nullcontext(),
+        Checkpoints(folder / "checkpoints", best="max" if maximise else "min") as checkpoints,
+    ):
         stored = checkpoints.read_info()
         if stored is not None:
             refuse_other_run(run, stored)
         setup = set_up(run, labels=(stored and stored["labels"]) or None)
         if stored is not None:
             refuse_other_backbone(setup, stored)
+        word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)}".encode()).hexdigest()
+        meet(f"the first step of {folder}", SETUP_SECONDS, word)
 
         batches = Batches(setup.examples["train"], run.batch_size, run.seed, run.buckets)
         steps = run.steps or max(1, math.ceil(run.epochs * batches.epoch_steps))
@@ -116,9 +127,9 @@ def _train(run: Run) -> Result:
             look_before(setup, eval_step, state.trainable)
 
         loop = _Loop(run, setup, steps, batches, train_step, eval_step, checkpoints, history, maximise)
-        with StopSignal() as stop:
+        with contextlib.nullcontext() if listening else stop:
             state = loop.run(state, stop)
-        if stop.came and not loop.finished(int(state.step)):
+        if not loop.finished(int(state.step)):
             log.info("stopped at step %d of %d; start the same run again to go on", int(state.step), steps)
             return Result(folder, None, int(state.step), {})
         return _finish(run, setup, state, abstract, checkpoints, history, eval_step)
@@ -151,6 +162,7 @@ class _Loop:
         rates = jax.device_put(run.optimizer.rates(), replicated(setup.mesh))
         step = self.last_saved = int(state.step)
         pending: tuple[int, int, dict] | None = None
+        agreed, rows = Agreement(setup.mesh), own_rows(setup.mesh, run.batch_size)
         with Progress(self.steps, step) as progress, Writers(run, step) as writers:
 
             def report() -> None:
@@ -159,13 +171,12 @@ class _Loop:
                     self._report(pending, progress, writers)
                     pending = None
 
-            while not self.finished(step) and not stop.came:
-                batch = self.batches.batch(step, jax.process_index(), jax.process_count())
-                placed = put_batch(batch, setup.mesh)
+            while not self.finished(step) and not agreed(stop.came):
+                placed = put_batch(self.batches.batch(step, rows), setup.mesh)
                 state, metrics = self.train_step(state, rates, setup.frozen, placed)
                 report()  # of the step before, while this one runs
+                pending = (step + 1, self.batches.tokens(step), metrics)
                 step += 1
-                pending = (step, int(batch["mask"].sum()), metrics)
                 due = step % self.evaluate_every == 0 or step >= self.steps
                 if due and "validation" in setup.examples:
                     report()

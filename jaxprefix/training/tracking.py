@@ -128,9 +128,10 @@ class Progress:
     def __init__(self, steps: int, start: int, *, every: float = 10.0):
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False)
+        quiet = jax.process_index() != 0
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._steps, self._start, self._every = steps, start, every
-        self._live = self._console.status("") if self._console.is_terminal else None
+        self._live = self._console.status("") if self._console.is_terminal and not quiet else None
         self._begun: float | None = None
         self._tokens, self._last_line = 0, time.monotonic()
         self._metric = ""

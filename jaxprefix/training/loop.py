@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import math
 from pathlib import Path
@@ -26,7 +25,7 @@ from jaxprefix.training.going_on import (
 )
 from jaxprefix.training.metrics import higher_is_better, main_metric
 from jaxprefix.training.preflight import look_before
-from jaxprefix.training.processes import SETUP_SECONDS, Agreement, meet
+from jaxprefix.training.processes import Agreement
 from jaxprefix.training.setup import Setup, set_up
 from jaxprefix.training.sharding import put_batch, replicated
 from jaxprefix.training.shares import own_rows
@@ -99,8 +98,6 @@ def _train(run: Run) -> Result:
         setup = set_up(run, labels=(stored and stored["labels"]) or None)
         if stored is not None:
             refuse_other_backbone(setup, stored)
-        word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)}".encode()).hexdigest()
-        meet(f"the first step of {folder}", SETUP_SECONDS, word)
 
         batches = Batches(setup.examples["train"], run.batch_size, run.seed, run.buckets)
         steps = run.steps or max(1, math.ceil(run.epochs * batches.epoch_steps))

@@ -7,6 +7,7 @@ they end by themselves when it is. So whatever goes wrong in one process, that p
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import re
@@ -27,8 +28,8 @@ from jaxprefix.training import scribe
 
 log = logging.getLogger("jaxprefix")
 
-START_SECONDS = 300  # for all processes to come, to the coordinator and to the end
-SETUP_SECONDS = 3600  # between the first and the last that has read its data, which only one may have in its cache
+START_SECONDS = 300  # for all processes to find the coordinator
+MEET_SECONDS = 1800  # for all to come to a meeting; one may have the tokenised data in its cache, another not
 HEARTBEAT_SECONDS = 30  # without a sign of life, and a process is gone
 LINGER_SECONDS = 3  # process 0 ends after the others when all end for the same reason
 Mode = Literal["auto", "on", "off"]
@@ -235,8 +236,11 @@ def _end(error: BaseException) -> None:
     os._exit(code)
 
 
-def meet(name: str, seconds: float | None = None, word: str = "here") -> None:
-    """Returns when all processes have come here. Each name serves once.
+_meetings = itertools.count()
+
+
+def meet(name: str, word: str = "here") -> None:
+    """Returns when all processes have come here, which must make the same calls in the same order.
 
     Raises:
       RunFailed: some did not come in time; it names them.
@@ -246,25 +250,29 @@ def meet(name: str, seconds: float | None = None, word: str = "here") -> None:
         return
     from jax._src.distributed import global_state  # the service's barriers and keys have no public name
 
-    client, seconds = global_state.client, START_SECONDS if seconds is None else seconds
-    client.key_value_set(f"jaxprefix/{name}/{jax.process_index()}", word)
+    client, key = global_state.client, f"jaxprefix/{next(_meetings)} {name}"
+    client.key_value_set(f"{key}/{jax.process_index()}", word)
     try:
-        client.wait_at_barrier(f"jaxprefix/{name}", round(1000 * seconds))
+        client.wait_at_barrier(key, 1000 * MEET_SECONDS)
     except jax.errors.JaxRuntimeError as error:
         if "DEADLINE_EXCEEDED" not in str(error):
             raise
-        came = {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get(f"jaxprefix/{name}/")}
+        came = _words(client, key)
         missing = ", ".join(str(process) for process in range(jax.process_count()) if process not in came)
         raise RunFailed(
-            f"process {missing} did not come to {name} within {seconds:g} s; look into its log, and {scribe.AGAIN}."
+            f"process {missing} did not come to {name} within {MEET_SECONDS} s; look into its log, and {scribe.AGAIN}."
         ) from error
-    words = {int(key.rpartition("/")[2]): said for key, said in client.key_value_dir_get(f"jaxprefix/{name}/")}
+    words = _words(client, key)
     others = ", ".join(str(process) for process in sorted(words) if words[process] != words[0])
     if others:
         raise UserError(
             f"process {others} came to {name} with another config or version of jaxprefix than process 0; start all of "
             "them by the same command."
         )
+
+
+def _words(client: Any, key: str) -> dict[int, str]:
+    return {int(path.rpartition("/")[2]): word for path, word in client.key_value_dir_get(f"{key}/")}
 
 
 def one_process_only(what: str) -> None:

@@ -1,11 +1,12 @@
 """A process that runs `jaxprefix train` as several processes at once, each a fork of this one; see `several.py`.
 
-A request is a line of JSON on standard input, a list with one entry for each process: `args` of the command line,
-`log`, a file for what it prints; `devices` of it; `moment`, a key of `MOMENTS` with the `number` of the call at which it
-comes; `settings` of `processes.py`. The answer is a line of JSON: exit codes (or minus the signals) and seconds from the
-first end to the last.
+A request is a line of JSON on standard input, a list with one entry for each process: `args` of the command line; `log`,
+a file for what it prints; `devices` of it; `moment`, a key of `MOMENTS` or "disk full of FOLDER", with the `number` of
+the call at which it comes; `settings` of `processes.py`. The answer is a line of JSON: the exit codes (or minus the
+signals), and the seconds from the first end to the last.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -18,8 +19,8 @@ import jax
 
 from jaxprefix import cli
 from jaxprefix.checkpoints import store
-from jaxprefix.training import loop, processes
-from tests.training.killed import at_call, die
+from jaxprefix.training import loop, processes, setup
+from tests.training.killed import at_call
 
 
 def _refuse(number: int) -> Callable[[], None]:
@@ -29,13 +30,9 @@ def _refuse(number: int) -> Callable[[], None]:
     return refuse
 
 
-def _fill() -> None:
-    """Fills the disk that the run's checkpoints lie on."""
-    with open(os.path.join(os.environ["FILLED"], "filler"), "wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
+def _fill(folder: str) -> None:
+    with open(os.path.join(folder, "filler"), "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
             pass
 
 
@@ -49,10 +46,9 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "killed while saving": lambda number: at_call(store, "start_saving", number),
     "SIGTERM before a step": lambda number: at_call(loop, "put_batch", number, _terminate),
     "SIGTERM before its set-up": lambda number: at_call(loop, "set_up", number, _terminate),
-    "late": lambda number: at_call(loop, "set_up", 1, lambda: time.sleep(number)),
+    "late": lambda number: at_call(setup, "prepare", 1, lambda: time.sleep(number)),
     "read-only": lambda number: at_call(store, "check_writable", 1, _refuse(30)),
     "disk full here": lambda number: at_call(store, "start_saving", number, _refuse(28)),
-    "disk full": lambda number: at_call(loop, "put_batch", number, _fill),
 }
 
 
@@ -65,7 +61,11 @@ def child(args: list[str], log: str, devices: int, moment: str, number: int, set
         jax.config.update("jax_num_cpu_devices", devices)
         for name, value in settings.items():
             setattr(processes, name, value)
-        MOMENTS[moment](number)
+        name, _, folder = moment.partition(" of ")
+        if folder:
+            at_call(loop, "put_batch", number, lambda: _fill(folder))
+        else:
+            MOMENTS[name](number)
         code = cli.main(args)
     finally:
         sys.stdout.flush()
@@ -74,7 +74,6 @@ def child(args: list[str], log: str, devices: int, moment: str, number: int, set
 
 
 if __name__ == "__main__":
-    assert die
     for line in sys.stdin:
         numbers = []
         for request in json.loads(line):

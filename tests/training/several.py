@@ -24,7 +24,6 @@ class Several:
             "JAXPREFIX_CACHE": str(cache),
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "FILLED": str(cache.parent / "filled"),
         }
         command = [sys.executable, "-m", "tests.training.forked"]
         self._server = subprocess.Popen(
@@ -64,14 +63,16 @@ class Several:
         for process in range(processes):
             joined = ["--coordinator", address, "--processes", str(processes), "--process", str(process)]
             moment, number = (moments or {}).get(process, ("never", 0))
-            requests.append({
-                "args": ["train", configs[process], *(joined if processes > 1 else [])],
-                "log": found[process],
-                "devices": 4 // processes,
-                "moment": moment,
-                "number": number,
-                "settings": {**QUICK, **settings},
-            })
+            requests.append(
+                {
+                    "args": ["train", configs[process], *(joined if processes > 1 else [])],
+                    "log": found[process],
+                    "devices": 4 // processes,
+                    "moment": moment,
+                    "number": number,
+                    "settings": {**QUICK, **settings},
+                }
+            )
         self._server.stdin.write(json.dumps(requests) + "\n")
         self._server.stdin.flush()
         codes, seconds = json.loads(self._server.stdout.readline())

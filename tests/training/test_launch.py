@@ -96,7 +96,9 @@ def test_a_coordinator_that_nobody_started_is_named(monkeypatch):
     monkeypatch.setattr(processes, "START_SECONDS", 1)
     with socket.create_server(("localhost", 0)) as gone:
         address = f"localhost:{gone.getsockname()[1]}"
-    with pytest.raises(UserError, match=rf"nobody answers at the coordinator's address {address} after 1 s \(.*refused"):
+    with pytest.raises(
+        UserError, match=rf"nobody answers at the coordinator's address {address} after 1 s \(.*refused"
+    ):
         start_processes(Launch("on", address, 2, 1))
 
 

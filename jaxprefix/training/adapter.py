@@ -162,7 +162,7 @@ class Adapter:
         return Path(folder)
 
 
-def write_run_adapter(folder: Path, setup: Setup, trainable: Tree, metrics: dict[str, Any]) -> Path:
+def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any]) -> Any:
     """Writes the adapter folder of a run; returns it. All processes call it, the first one writes."""
     leaves = fetched({"trainable": trainable, "born": setup.frozen["born"]})
     if jax.process_index() == 0:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 import jaxprefix
+from jaxprefix.checkpoints.files import run_folder
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
 from jaxprefix.errors import RunFailed
@@ -42,7 +43,7 @@ class Result:
     """What a run came to.
 
     Attributes:
-      folder: the run's folder.
+      folder: the run's folder; an `epath.Path` where it is a bucket's.
       adapter: its adapter folder; None if the run was stopped by a signal.
       steps: updates done.
       metrics: by split, the metrics of the best checkpoint.
@@ -68,7 +69,7 @@ def train(run: Run) -> Result:
     """
     result = _train(run)
     if run.baseline is not None and result.adapter is not None:
-        folder = str(Path(run.folder) / "baseline")
+        folder = str(run_folder(run.folder) / "baseline")
         beside = _train(dataclasses.replace(run.with_method(run.baseline), folder=folder))
         for split, found in beside.metrics.items():
             name, value = next(iter(result.metrics[split].items()))
@@ -82,7 +83,7 @@ def train(run: Run) -> Result:
 
 def _train(run: Run) -> Result:
     run.check()
-    folder = Path(run.folder)
+    folder = run_folder(run.folder)
     metric_name = main_metric(run.task)
     maximise = higher_is_better(metric_name)
     keep_compiled_programs()
@@ -253,7 +254,7 @@ def _finish(
         for split, examples in setup.examples.items()
         if split != "train"
     }
-    folder = Path(run.folder)
+    folder = run_folder(run.folder)
     adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics)
     for split, found in metrics.items():
         log.info("%s: %s", split, _listed(found))

@@ -224,7 +224,8 @@ def _end(error: BaseException) -> None:
         print(f"jaxprefix: {error}", file=sys.stderr)
     elif isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
         # most likely another process went away in the midst of a collective: the service will say which, and end us
-        log.warning("a computation of all processes broke off; waiting up to %d s to hear why", 2 * HEARTBEAT_SECONDS)
+        said = str(error).splitlines()[0]
+        log.warning("a computation of all processes broke off (%s); waiting to hear why", said)
         time.sleep(2 * HEARTBEAT_SECONDS)
         traceback.print_exception(error)
     else:

@@ -1,9 +1,9 @@
 """A process that runs `jaxprefix train` as several processes at once, each a fork of this one; see `several.py`.
 
-A request is a line of JSON on standard input, a list with one entry for each process: `args` of the command line; `log`,
-a file for what it prints; `devices` of it; `moment`, a key of `MOMENTS` or "disk full of FOLDER", with the `number` of
-the call at which it comes; `settings` of `processes.py`. The answer is a line of JSON: the exit codes (or minus the
-signals), and the seconds from the first end to the last.
+A request is a line of JSON on standard input, a list with one entry for each process: `args` of the command line;
+`log`, a file for what it prints; `devices` of it; `moment`, a key of `MOMENTS` or "disk full of FOLDER", with the
+`number` of the call at which it comes; `settings` of `processes.py`. The answer is a line of JSON: the exit codes (or
+minus the signals), and the seconds from the first end to the last.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ from typing import Any
 import jax
 
 from jaxprefix import cli
-from jaxprefix.checkpoints import store
+from jaxprefix.checkpoints import files, store
+from jaxprefix.checkpoints.records import Damaged
 from jaxprefix.training import loop, processes, setup
 from tests.training.killed import at_call
 
@@ -28,6 +29,10 @@ def _refuse(number: int) -> Callable[[], None]:
         raise OSError(number, os.strerror(number))
 
     return refuse
+
+
+def _damage() -> None:
+    raise Damaged("its arrays cannot be read (a test)")
 
 
 def _fill(folder: str) -> None:
@@ -47,7 +52,8 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "SIGTERM before a step": lambda number: at_call(loop, "put_batch", number, _terminate),
     "SIGTERM before its set-up": lambda number: at_call(loop, "set_up", number, _terminate),
     "late": lambda number: at_call(setup, "prepare", 1, lambda: time.sleep(number)),
-    "read-only": lambda number: at_call(store, "check_writable", 1, _refuse(30)),
+    "read-only": lambda number: at_call(files, "is_remote", number, _refuse(30)),
+    "damage here": lambda number: at_call(store, "read", number, _damage),
     "disk full here": lambda number: at_call(store, "start_saving", number, _refuse(28)),
 }
 

@@ -91,8 +91,8 @@ def test_one_process_is_four_to_rounding(world, several, whole, tmp_path):
 def test_told_to_stop_all_save_the_same_step_and_exit_in_peace(stopped):
     folder, codes, said = stopped
     assert codes == [0, 0], said
-    assert "stopped at step 8 of 20; start the same run again to go on" in said[0]
-    assert kept_steps(folder)[-1] == 8
+    assert "stopped at step 9 of 20; start the same run again to go on" in said[0]
+    assert kept_steps(folder)[-1] == 9
     assert not (folder / "adapter").exists()
 
 
@@ -102,7 +102,7 @@ def test_a_stopped_run_goes_on_in_as_many_processes_or_more_to_the_bit(
 ):
     codes, said, _ = several(copied(world, stopped[0], tmp_path), processes, tmp_path)
     assert codes == [0] * processes, said
-    assert "going on from step 8 of 20" in said[0]
+    assert "going on from step 9 of 20" in said[0]
     same_end(whole, tmp_path / "run")
     assert lines(tmp_path / "run") == lines(whole)
 
@@ -113,13 +113,13 @@ def test_a_stopped_run_goes_on_in_fewer_processes_or_another_mesh_to_rounding(
 ):
     codes, said, _ = several(copied(world, stopped[0], tmp_path, mesh=mesh), processes, tmp_path)
     assert codes == [0] * processes, said
-    assert "going on from step 8 of 20" in said[0]
+    assert "going on from step 9 of 20" in said[0]
     near(whole, tmp_path / "run")
 
 
 def test_a_damaged_shard_is_found_by_all_and_the_checkpoint_before_is_taken(world, several, whole, stopped, tmp_path):
     config = copied(world, stopped[0], tmp_path)
-    newest = tmp_path / "run" / "checkpoints" / "8"
+    newest = tmp_path / "run" / "checkpoints" / "9"
     before = kept_steps(tmp_path / "run")[-2]
     shard = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(shard.read_bytes())
@@ -129,7 +129,18 @@ def test_a_damaged_shard_is_found_by_all_and_the_checkpoint_before_is_taken(worl
     assert codes == [0, 0], said
     assert f"the checkpoint {newest} is damaged" in said[0]
     assert f"going on from step {before} of 20" in said[0]
-    assert newest.with_name("8.damaged").exists()
+    assert newest.with_name("9.damaged").exists()
+    same_end(whole, tmp_path / "run")
+
+
+def test_damage_that_one_process_alone_sees_is_heard_of_by_all(world, several, whole, stopped, tmp_path):
+    before = kept_steps(stopped[0])[-2]
+    config = copied(world, stopped[0], tmp_path)
+    codes, said, _ = several(config, 2, tmp_path, {1: ("damage here", 1)})
+    assert codes == [0, 0], said
+    assert "is damaged: another process says so; it is skipped" in said[0]
+    assert "its arrays cannot be read (a test)" in said[1]
+    assert f"going on from step {before} of 20" in said[0]
     same_end(whole, tmp_path / "run")
 
 
@@ -177,7 +188,7 @@ def test_processes_with_other_configs_are_refused(world, several, tmp_path):
 
 def test_a_folder_that_one_process_cannot_write_ends_all(world, several, tmp_path):
     config = world.config_file(tmp_path / "config.py", tmp_path / "run")
-    codes, said, seconds = several(config, 2, tmp_path, {1: ("read-only", 0)})
+    codes, said, seconds = several(config, 2, tmp_path, {1: ("read-only", 2)})
     assert codes[1] == 2 and codes[0] not in (0, None)
     assert "Read-only file system" in said[1].splitlines()[-1]
     assert "process 1 " + GONE in said[0]

@@ -11,6 +11,7 @@ from typing import Any
 from common import RESULTS, ROOT
 from report_decoders import decoding, triples
 from report_parts import origin, table
+from report_pods import kills
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -294,6 +295,7 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("many_adapters", many_adapters),
     ("triples", triples),
     ("decoding", decoding),
+    ("kills", kills),
 )
 
 

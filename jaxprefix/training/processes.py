@@ -98,7 +98,7 @@ def start_processes(launch: Launch = Launch()) -> None:
         _check_port(coordinator)
     else:
         _await_port(coordinator)
-    _attach_scribe(coordinator, process, processes)
+    _attach_scribe(coordinator, processes)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     try:
         jax.distributed.initialize(
@@ -199,11 +199,10 @@ def _await_port(coordinator: str) -> None:
     )
 
 
-def _attach_scribe(coordinator: str, process: int, processes: int) -> None:
+def _attach_scribe(coordinator: str, processes: int) -> None:
     """Lets standard error run through `scribe.py`."""
     reads, writes = os.pipe()
-    about = (coordinator, str(process), str(processes), str(START_SECONDS))
-    command = [sys.executable, "-I", "-S", scribe.__file__, *about]
+    command = [sys.executable, "-I", "-S", scribe.__file__, coordinator, str(processes), str(START_SECONDS)]
     _children.append(subprocess.Popen(command, stdin=reads, stdout=subprocess.DEVNULL, start_new_session=True))
     os.close(reads)
     sys.stderr.flush()

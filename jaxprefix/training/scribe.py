@@ -4,27 +4,28 @@ When a process is gone, the coordination service of JAX aborts the others from a
 code can keep it from, with a stack trace of a page. The scribe outlives the process, and says in its place which
 process is gone and what to do. What it does not know it passes on as it is.
 
-Arguments: the coordinator's address, this process's number, how many there are, seconds that they wait at the start.
+Arguments: the coordinator's address, how many processes there are, seconds that they wait at the start.
 """
 
 import re
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 _DYING = re.compile(r"^[EF]\d{4} .*\b(coordination_service(_agent)?\.cc|client\.h):\d+\]")
 _FATAL = "the JAX distributed service detected fatal errors"
 AGAIN = "start the same command again on all of them to go on from the last checkpoint"
 
 
-def sentence(last: str, address: str, process: int, processes: int, seconds: int) -> str | None:
+def sentence(last: str, address: str, processes: int, seconds: int) -> str | None:
     """What the last words of a process mean; None where they are not the service's, or not known."""
     _, found, why = last.partition(_FATAL)
     if not found:
         return None
-    if "different incarnation" in why or "ALREADY_EXISTS" in why or "already connected" in why:
+    if "different incarnation" in why or "Incarnation ID mismatch" in why:
         return (
-            f"the coordinator at {address} knows another process {process}: it is that of an earlier run which has "
-            "not ended, or two processes were given the same number; end that run, or take another port."
+            f"a process with a number that is taken came to the coordinator at {address}: it was started again while "
+            f"the others went on, or another run names the same coordinator; end them all, and {AGAIN}."
         )
     if "RegisterTask" in why:
         return (
@@ -45,7 +46,7 @@ def sentence(last: str, address: str, process: int, processes: int, seconds: int
     return None
 
 
-def write(lines: Iterable[str], out: object, address: str, process: int, processes: int, seconds: int) -> None:
+def write(lines: Iterable[str], out: Any, address: str, processes: int, seconds: int) -> None:
     """Passes the lines on as they come; from the service's last words on they wait for the end."""
     last: list[str] = []
     for line in lines:
@@ -53,7 +54,7 @@ def write(lines: Iterable[str], out: object, address: str, process: int, process
             last.append(line)
         else:
             print(line, end="", file=out, flush=True)
-    said = sentence("".join(last), address, process, processes, seconds)
+    said = sentence("".join(last), address, processes, seconds)
     print("".join(last) if said is None else f"jaxprefix: {said}\n", end="", file=out, flush=True)
 
 
@@ -64,4 +65,4 @@ if __name__ == "__main__":
         signal.signal(number, signal.SIG_IGN)
     text = open(0, encoding="utf-8", errors="replace", newline="")  # noqa: SIM115
     sys.stderr.reconfigure(newline="")
-    write(text, sys.stderr, sys.argv[1], *map(int, sys.argv[2:5]))
+    write(text, sys.stderr, sys.argv[1], *map(int, sys.argv[2:4]))

@@ -125,13 +125,14 @@ WORDS = {
     "processes 1, 3 are gone": "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n1\n3\nT",
     "process 0, the coordinator at a:1, is gone": "UNAVAILABLE: Failed to send RPC to coordination service. Either",
     "did not all find the coordinator at a:1 within 300 s": "DEADLINE_EXCEEDED\n\nRPC: /xla.x/RegisterTask",
-    "knows another process 1": "ABORTED: 1 tried to connect with a different incarnation. RPC: /xla.x/RegisterTask",
+    "a number that is taken came to the coordinator at a:1": "ABORTED: 1 unexpectedly tried to connect with a "
+    "different incarnation. It has likely restarted.",
 }
 
 
 def passed_on(lines):
     out = io.StringIO()
-    scribe.write(lines, out, "a:1", 1, 4, 300)
+    scribe.write(lines, out, "a:1", 4, 300)
     return out.getvalue()
 
 
@@ -153,7 +154,7 @@ def test_what_the_scribe_does_not_know_is_passed_on():
 
 
 def test_the_scribe_passes_lines_on_as_they_come_and_outlives_a_signal():
-    command = [sys.executable, "-I", "-S", scribe.__file__, "a:1", "1", "4", "300"]
+    command = [sys.executable, "-I", "-S", scribe.__file__, "a:1", "4", "300"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(child.stderr))

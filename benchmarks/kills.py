@@ -22,7 +22,7 @@ from typing import Any
 
 from common import ROOT, save, versions
 
-PROCESSES, EVERY, LIMIT = 4, 5, 60.0
+PROCESSES, EVERY, LIMIT = 4, 3, 60.0
 CONFIG = """import jaxprefix as jp
 
 
@@ -109,7 +109,7 @@ def newest(folder: Path) -> int:
 
 
 def kill_once(config: Path, folder: Path, logs: Path, cache: Path, draw: random.Random) -> dict[str, Any]:
-    victim, later = draw.randrange(PROCESSES), draw.randint(3, 40)
+    victim, later = draw.randrange(PROCESSES), draw.randint(3, 12)
     expected = newest(folder)
     launch = Launch(config, logs, cache)
     while True:  # the log is cut back to the checkpoint when the run goes on
@@ -153,7 +153,7 @@ def main() -> None:
     options = parser.parse_args()
     base, draw = Path(tempfile.mkdtemp(prefix="kills-")), random.Random(options.seed)
     write_rows(base / "rows.jsonl")
-    steps = 45 * options.kills + 20
+    steps = 14 * options.kills + 20
     folders = {name: base / name for name in ("whole", "killed")}
     for name, folder in folders.items():
         text = CONFIG.format(rows=str(base / "rows.jsonl"), steps=steps, every=EVERY, folder=str(folder))

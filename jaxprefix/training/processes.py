@@ -32,6 +32,7 @@ START_SECONDS = 300  # for all processes to find the coordinator
 MEET_SECONDS = 1800  # for all to come to a meeting; one may have the tokenised data in its cache, another not
 HEARTBEAT_SECONDS = 30  # without a sign of life, and a process is gone
 LINGER_SECONDS = 3  # process 0 ends after the others when all end for the same reason
+FLAGS = " [--distributed auto|on|off] [--coordinator HOST:PORT --processes N --process I]"
 Mode = Literal["auto", "on", "off"]
 
 

@@ -33,8 +33,14 @@ def launched(tmp_path):
         env = {
             **os.environ,
             "PATH": f"{commands}:{os.environ['PATH']}",
-            **{"BUCKET": "bucket", "NAME": "name", "CLUSTER": "cluster", "PROJECT": "project", "WAIT": "0"},
-            **{"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_NAME": "job", "SLURM_JOB_ID": "7"},
+            "BUCKET": "bucket",
+            "NAME": "name",
+            "CLUSTER": "cluster",
+            "PROJECT": "project",
+            "WAIT": "0",
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_NAME": "job",
+            "SLURM_JOB_ID": "7",
         }
         command = ["bash", str(ROOT / "examples" / "launch" / script), *args]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)

@@ -54,8 +54,8 @@ class Clock:
         if share > WARN_SHARE and self._steps >= WARN_STEPS and not self._warned:
             self._warned = True
             log.warning(
-                "the run is bound by its input: %.0f %% of the time goes into making batches, and the device waits; take "
-                "fewer distinct lengths (buckets), larger batches, or more processor cores per device.",
+                "the run is bound by its input: %.0f %% of the time goes into making batches, and the device waits; "
+                "take fewer distinct lengths (buckets), larger batches, or more processor cores per device.",
                 100 * share,
             )
         self._seconds, self._steps, self._since = {}, 0, now

@@ -93,6 +93,7 @@ class Run:
       mesh: devices along data, fsdp and tp.
       seed: of the initialisation, the order of the data and the dropout.
       log_every: updates between lines of `metrics.jsonl`.
+      profile: updates that are traced for XProf or Perfetto, into `<folder>/profile`, from the tenth on after a start.
       writers: where metrics go beside `metrics.jsonl`; each is an extra of the package.
       folder: where checkpoints, metrics and the adapter go; a run that is started again there goes on.
     """
@@ -124,6 +125,7 @@ class Run:
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     seed: int = 0
     log_every: int = 10
+    profile: int = 0
     writers: tuple[Writer, ...] = ()
     folder: str = "runs/run"
 
@@ -133,6 +135,7 @@ class Run:
         "baseline",
         "writers",
         "log_every",
+        "profile",
         "checkpoint_every",
         "mesh",
         "unroll",

@@ -12,7 +12,7 @@ import jax
 log = logging.getLogger("jaxprefix")
 
 Part = Literal["data", "step", "evaluation", "checkpoint"]
-WARN_SHARE = 0.5  # of the time between reports that goes into data
+WARN_SHARE = 0.5  # of a run's time
 WARN_STEPS = 20  # fewer tell nothing
 PROFILED_FROM = 10  # steps after the start: the first ones compile
 
@@ -26,7 +26,9 @@ class Clock:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._steps, self._since, self._warned = 0, time.perf_counter(), False
+        self._steps, self._since = 0, time.perf_counter()
+        self._first, self._warned = True, False
+        self._counted, self._data, self._all = 0, 0.0, 0.0
 
     @contextlib.contextmanager
     def of(self, part: Part) -> Iterator[None]:
@@ -44,19 +46,24 @@ class Clock:
     def report(self) -> dict[str, float]:
         """Milliseconds per step by part since the last report, `milliseconds/all` among them; begins anew.
 
-        Warns, once in a run, where the device waits for data more than half of the time.
+        Warns, once in a run, where more than half of the time goes into data; the time before the first report, with its
+        compilations, does not count.
         """
         now = time.perf_counter()
         steps, spent = max(self._steps, 1), now - self._since
         found = {f"milliseconds/{part}": 1e3 * seconds / steps for part, seconds in self._seconds.items()}
         found["milliseconds/all"] = 1e3 * spent / steps
-        share = self._seconds.get("data", 0.0) / spent if spent else 0.0
-        if share > WARN_SHARE and self._steps >= WARN_STEPS and not self._warned:
+        if not self._first:
+            self._counted += self._steps
+            self._data += self._seconds.get("data", 0.0)
+            self._all += spent
+        self._first = False
+        if self._counted >= WARN_STEPS and self._data > WARN_SHARE * self._all and not self._warned:
             self._warned = True
             log.warning(
                 "the run is bound by its input: %.0f %% of the time goes into making batches, and the device waits; "
                 "take fewer distinct lengths (buckets), larger batches, or more processor cores per device.",
-                100 * share,
+                100 * self._data / self._all,
             )
         self._seconds, self._steps, self._since = {}, 0, now
         return found

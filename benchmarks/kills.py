@@ -100,7 +100,8 @@ def logged(folder: Path) -> list[dict[str, Any]]:
             found.append(json.loads(line))
         except ValueError:
             continue  # being written
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in found]
+    timed = ("tokens_per_second", "milliseconds/", "memory/")
+    return [{key: value for key, value in line.items() if not key.startswith(timed)} for line in found]
 
 
 def newest(folder: Path) -> int:

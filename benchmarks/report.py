@@ -11,7 +11,7 @@ from typing import Any
 from common import RESULTS, ROOT
 from report_decoders import decoding, triples
 from report_parts import origin, table
-from report_pods import kills
+from report_pods import int8, kills, streaming_load
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -295,6 +295,8 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("many_adapters", many_adapters),
     ("triples", triples),
     ("decoding", decoding),
+    ("streaming_load", streaming_load),
+    ("int8", int8),
     ("kills", kills),
 )
 

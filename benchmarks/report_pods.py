@@ -1,8 +1,63 @@
-"""Sections of docs/benchmarks.md about many devices and processes."""
+"""The sections of docs/benchmarks.md on large models, many devices and several processes."""
 
 from typing import Any
 
 from report_parts import origin, table
+
+MB = 1e6
+
+
+def streaming_load(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    rows = [
+        (name, *(f"{found[key] / MB:.0f}" for key in ("extra_bytes", "tree_bytes", "largest_leaf_bytes")))
+        for name, found in figures["loads"].items()
+    ]
+    first = next(iter(figures["loads"].values()))
+    return (
+        f"## Host memory of a load\n\n{origin(record)}\n\n"
+        + table(("load", "memory beside the tree, MB", "tree, MB", "largest leaf, MB"), rows)
+        + f"\n\nA fake Llama of {figures['model_bytes'] / 1e9:.2f} GB in bfloat16, {figures['layers']} layers, over "
+        "eight CPU devices (fsdp 4, tp 2), each load in a fresh process. CPU devices live in host memory, so the "
+        "tree's own bytes, and what the process held before the load, are taken off the peak (VmHWM). The largest "
+        f"shard has {first['largest_shard_bytes'] / MB:.0f} MB and the largest tensor of a layer "
+        f"{figures['layer_tensor_bytes'] / MB:.0f} MB, together {figures['bound_bytes'] / MB:.0f} MB. `shards` is "
+        "how backbones are loaded; `leaves` makes each leaf whole on the host before its shards are placed. `hashed "
+        "before` finds the fingerprints of the tensors in the cache."
+    )
+
+
+def int8(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    run, hidden, decoder = figures["quickstart"], figures["hidden"], figures["perplexity"]
+    states = [
+        (
+            name,
+            f"{found['bytes'] / MB:.1f}",
+            f"{100 * found['relative_error']:.2f} %" if "relative_error" in found else "",
+            f"{found['least_cosine']:.5f}" if "least_cosine" in found else "",
+        )
+        for name, found in hidden.items()
+    ]
+    ways = ("tuned on float32", "tuned on float32, asked on int8", "tuned on int8")
+    tuned = [(way, f"{100 * run[way][run['metric']]:.1f} %", f"{run[way]['loss']:.4f}") for way in ways]
+    words = [
+        (name, f"{decoder[name]['bytes'] / MB:.2f}", f"{decoder[name]['perplexity']:.4f}")
+        for name in ("float32", "int8")
+    ]
+    steps = "in full" if run["steps"] is None else f"{run['steps']} steps"
+    return (
+        f"## Int8 kernels\n\n{origin(record)}\n\nThe quickstart, {steps}, on the encoder in the package; its frozen "
+        f"tree has {run['bytes float32'] / MB:.2f} MB in float32 and {run['bytes int8'] / MB:.2f} MB with int8 "
+        "kernels. One seed, so the last digit says nothing.\n\n"
+        + table(("run", f"{run['split']} {run['metric']}", "loss"), tuned)
+        + f"\n\nHidden states of the encoder in {figures['name'].replace('_', '-')} for eight texts: root mean square "
+        "error over that of the float32 states, and the least cosine between means over tokens.\n\n"
+        + table(("frozen tree", "MB", "error", "cosine"), states)
+        + f"\n\nThe decoder in the package, untuned, on {decoder['rows']} validation stories:\n\n"
+        + table(("frozen tree", "MB", "perplexity"), words)
+        + "\n\nEmbeddings stay in float and are most of so small a model; of a large one nearly all is kernels."
+    )
 
 
 def kills(record: dict[str, Any]) -> str:

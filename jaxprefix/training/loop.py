@@ -31,6 +31,7 @@ from jaxprefix.training.setup import Setup, set_up
 from jaxprefix.training.sharding import put_batch, replicated
 from jaxprefix.training.shares import own_rows
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step, run_key
+from jaxprefix.training.timing import Clock, Profile, memory_in_use
 from jaxprefix.training.tracking import Progress, Writers
 from jaxprefix.trees import Tree, count
 from jaxprefix.typed_json import to_json
@@ -150,6 +151,7 @@ class _Loop:
     def __post_init__(self) -> None:
         self.evaluate_every = self.run_config.evaluate_every or self.batches.epoch_steps
         self.last_saved = 0
+        self.clock = Clock()
 
     def finished(self, step: int) -> bool:
         patience = self.run_config.patience
@@ -161,6 +163,7 @@ class _Loop:
         step = self.last_saved = int(state.step)
         pending: tuple[int, int, dict] | None = None
         agreed, rows = Agreement(setup.mesh), own_rows(setup.mesh, run.batch_size)
+        profile = Profile(run.profile, step, run_folder(run.folder))
         with Progress(self.steps, step) as progress, Writers(run, step) as writers:
 
             def report() -> None:
@@ -170,9 +173,12 @@ class _Loop:
                     pending = None
 
             while not self.finished(step) and not agreed(stop.came):
-                placed = put_batch(self.batches.batch(step, rows), setup.mesh)
-                state, metrics = self.train_step(state, rates, setup.frozen, placed)
-                report()  # of the step before, while this one runs
+                profile.at(step, state)
+                with self.clock.of("data"):
+                    placed = put_batch(self.batches.batch(step, rows), setup.mesh)
+                with self.clock.of("step"):
+                    state, metrics = self.train_step(state, rates, setup.frozen, placed)
+                    report()  # of the step before, while this one runs
                 pending = (step + 1, self.batches.tokens(step), metrics)
                 step += 1
                 due = step % self.evaluate_every == 0 or step >= self.steps
@@ -189,6 +195,7 @@ class _Loop:
                     report()
                     self._save(state, None)
             report()
+            profile.close(state)
         if step > self.last_saved:
             self._save(state, None)
         self.checkpoints.wait()
@@ -197,9 +204,10 @@ class _Loop:
     def _evaluate(self, trainable: Tree, split: str) -> dict[str, float]:
         run, setup = self.run_config, self.setup
         rows = run.eval_batch_size or run.batch_size
-        return evaluate_examples(
-            self.eval_step, trainable, setup.frozen, run.task, setup.examples[split], rows, setup.mesh
-        )
+        with self.clock.of("evaluation"):
+            return evaluate_examples(
+                self.eval_step, trainable, setup.frozen, run.task, setup.examples[split], rows, setup.mesh
+            )
 
     def _save(self, state: TrainState, metric: float | None) -> None:
         info = {
@@ -210,7 +218,8 @@ class _Loop:
             "jaxprefix": jaxprefix.__version__,
         }
         self.last_saved = int(state.step)
-        self.checkpoints.save(self.last_saved, state, info=info, metric=metric)
+        with self.clock.of("checkpoint"):
+            self.checkpoints.save(self.last_saved, state, info=info, metric=metric)
 
     def _report(self, pending: tuple[int, int, dict], progress: Progress, writers: "Writers") -> None:
         step, tokens, metrics = pending
@@ -226,8 +235,10 @@ class _Loop:
                 f"{values['rate']:.3g}; {good} in {self.checkpoints.folder}; lower the learning rate or the clip."
             )
         rate = progress.step(step, tokens, values["loss"])
+        self.clock.stepped()
         if step % self.run_config.log_every == 0 or step == self.steps:
-            writers.scalars(step, {**values, "tokens_per_second": rate})
+            spent = {**self.clock.report(), **memory_in_use()}
+            writers.scalars(step, {**values, "tokens_per_second": rate, **spent})
 
 
 def _finish(

@@ -92,8 +92,9 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
         identity: dict[str, Any] = {"source": "new", "identity": "", "fingerprint": {}}
     else:
         module = make_backbone(read_hf_config(read_config(find_folder(run.backbone))))
-        places = frozen_shardings(module, mesh)
-        config, tree, report = read_backbone(run.backbone, dtype=dtype, sharding=places)
+        config, tree, report = read_backbone(
+            run.backbone, dtype=dtype, sharding=frozen_shardings(module, mesh), quantize=run.quantize
+        )
         for line in report.lines():
             log.info(line)
         tokenizer = read_tokenizer(run.backbone)

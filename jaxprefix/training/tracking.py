@@ -154,12 +154,13 @@ class Writers:
 class Progress:
     """What a person sees while a run goes on: one live line on a terminal, else a plain line now and then."""
 
-    def __init__(self, steps: int, start: int, *, every: float = 10.0):
+    def __init__(self, steps: int, start: int):
         from rich.console import Console
 
         quiet = jax.process_index() != 0
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
-        self._steps, self._start, self._every = steps, start, every
+        self._steps, self._start = steps, start
+        self._every = 10.0 if jax.process_count() == 1 else 60.0  # seconds between lines
         self._live = self._console.status("") if self._console.is_terminal and not quiet else None
         self._begun: float | None = None
         self._tokens, self._last_line = 0, time.monotonic()

@@ -110,7 +110,7 @@ def newest(folder: Path) -> int:
 
 
 def kill_once(config: Path, folder: Path, logs: Path, cache: Path, draw: random.Random) -> dict[str, Any]:
-    victim, later = draw.randrange(PROCESSES), draw.randint(3, 12)
+    victim, later = draw.randrange(PROCESSES), draw.randint(3, 8)
     expected = newest(folder)
     launch = Launch(config, logs, cache)
     while True:  # the log is cut back to the checkpoint when the run goes on
@@ -133,6 +133,8 @@ def kill_once(config: Path, folder: Path, logs: Path, cache: Path, draw: random.
         if process != victim
     ]
     named = all(len(found) == 1 and f"process {victim}" in found[0] and "is gone" in found[0] for found in sentences)
+    if not named:
+        print("\n".join(map(launch.said, range(PROCESSES))), file=sys.stderr)
     resumed = int(begun[1]) if expected else 0
     return {
         "victim": victim,
@@ -154,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     base, draw = Path(tempfile.mkdtemp(prefix="kills-")), random.Random(options.seed)
     write_rows(base / "rows.jsonl")
-    steps = 14 * options.kills + 20
+    steps = 10 * options.kills + 20
     folders = {name: base / name for name in ("whole", "killed")}
     for name, folder in folders.items():
         text = CONFIG.format(rows=str(base / "rows.jsonl"), steps=steps, every=EVERY, folder=str(folder))

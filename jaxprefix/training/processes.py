@@ -222,19 +222,22 @@ def _end(error: BaseException) -> None:
     elif isinstance(error, UserError | RunFailed):
         code = 2 if isinstance(error, UserError) else 1
         print(f"jaxprefix: {error}", file=sys.stderr)
-    elif isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-        # most likely another process went away in the midst of a collective: the service will say which, and end us
-        said = str(error).splitlines()[0]
-        log.warning("a computation of all processes broke off (%s); waiting to hear why", said)
-        time.sleep(2 * HEARTBEAT_SECONDS)
-        traceback.print_exception(error)
     else:
+        if _broke_off(error):  # most likely another process is gone: the service will say which, and end this one
+            time.sleep(1.5 * HEARTBEAT_SECONDS)
         traceback.print_exception(error)
     if jax.process_index() == 0:
         time.sleep(LINGER_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _broke_off(error: BaseException) -> bool:
+    """Whether a collective failed; gloo, which CPUs use, raises more than one kind of error."""
+    if "Gloo" in str(error):
+        return True
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
 
 
 _meetings = itertools.count()

@@ -24,7 +24,9 @@ def streaming_load(record: dict[str, Any]) -> str:
         f"shard has {first['largest_shard_bytes'] / MB:.0f} MB and the largest tensor of a layer "
         f"{figures['layer_tensor_bytes'] / MB:.0f} MB, together {figures['bound_bytes'] / MB:.0f} MB. `shards` is "
         "how backbones are loaded; `leaves` makes each leaf whole on the host before its shards are placed. `hashed "
-        "before` finds the fingerprints of the tensors in the cache."
+        "before` finds the fingerprints of the tensors in the cache. A CPU device takes a shard's buffer as it is, so "
+        "`shards` needs next to nothing here; an accelerator has memory of its own, and there the shard's copy on the "
+        f"host comes on top, {(first['extra_bytes'] + first['largest_shard_bytes']) / MB:.0f} MB together."
     )
 
 

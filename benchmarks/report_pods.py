@@ -18,12 +18,15 @@ def streaming_load(record: dict[str, Any]) -> str:
         f"## Host memory of a load\n\n{origin(record)}\n\n"
         + table(("load", "memory beside the tree, MB", "tree, MB", "largest leaf, MB"), rows)
         + f"\n\nA fake Llama of {figures['model_bytes'] / 1e9:.2f} GB in bfloat16, {figures['layers']} layers, over "
-        "eight CPU devices (fsdp 4, tp 2), each load in a fresh process. CPU devices live in host memory, so the "
-        "tree's own bytes, and what the process held before the load, are taken off the peak (VmHWM). The largest "
+        "eight CPU devices (fsdp 4, tp 2), each load in a fresh process. CPU devices live in host memory, so "
+        "leaves that are there already, and what the process held before, are taken off the peak (VmHWM) at each leaf; "
+        "the table has the worst one. The largest "
         f"shard has {first['largest_shard_bytes'] / MB:.0f} MB and the largest tensor of a layer "
         f"{figures['layer_tensor_bytes'] / MB:.0f} MB, together {figures['bound_bytes'] / MB:.0f} MB. `shards` is "
         "how backbones are loaded; `leaves` makes each leaf whole on the host before its shards are placed. `hashed "
-        "before` finds the fingerprints of the tensors in the cache."
+        "before` finds the fingerprints of the tensors in the cache. A CPU device takes a shard's buffer as it is, so "
+        "`shards` needs next to nothing here; an accelerator has memory of its own, and there the shard's copy on the "
+        f"host comes on top, {(first['extra_bytes'] + first['largest_shard_bytes']) / MB:.0f} MB together."
     )
 
 

@@ -1,0 +1,65 @@
+"""The sections of docs/benchmarks.md on where prefixes begin, and on what gated ones add to a program."""
+
+from typing import Any
+
+from common import ROOT
+from report_parts import origin, table
+
+
+def starts(record: dict[str, Any]) -> str:
+    figures, rows = record["figures"], []
+    early = round(figures["steps"] / 5)
+    done = {name: found for name, found in figures["starts"].items() if found["runs"]}
+    for name, found in sorted(done.items(), key=lambda item: item[1]["mean"]):
+        runs = list(found["runs"].values())
+        at = {step: _mean(dict(map(tuple, run["curve"]))[step] for run in runs) for step in (0, early)}
+        tried = sorted(map(float, found["rates"]))
+        edge = "*" if found["rate"] in (tried[0], tried[-1]) else ""
+        deviation = "" if found["deviation"] is None else f" ± {found['deviation']:.4f}"
+        difference = ""
+        if "difference" in found:
+            low, high = found["interval"]
+            difference = f"{found['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+        parts = ("keys", "values")
+        sizes = " / ".join(f"{_mean(run['begins'][part] for run in runs):.2g}" for part in parts)
+        spread = " / ".join(f"{_mean(run['ends'][f'{part}_spread'] for run in runs):.2f}" for part in parts)
+        losses = (f"{at[0]:.3f}", f"{at[early]:.3f}", f"{found['mean']:.4f}{deviation}")
+        rows.append((name, f"{found['rate']:g}{edge}", sizes, *losses, difference, spread))
+    head = ("start", "rate", "size at step 0: keys / values", "loss at step 0", f"at step {early}", "test loss, end")
+    seeds = max(len(found["runs"]) for found in done.values())
+    picture = "\n\n![validation loss of each start by step](starts.png)" * (ROOT / "docs" / "starts.png").exists()
+    return (
+        f"## Where a prefix begins\n\n{origin(record)}\n\n"
+        + table((*head, f"less that of {figures['reference']}, 95 %", "tokens' spread at the end"), rows)
+        + f"\n\nP-Tuning v2 of {figures['length']} virtual tokens a layer on the embedded triples-to-text task, "
+        f"{figures['steps']} steps of {figures['batch']} rows, {seeds} seeds, no dropout, positions not shifted in any "
+        "start. Losses are nats per target token: on the validation rows at step 0 and early, on the test rows at the "
+        "end, of the leaves with the best validation loss. A seed is the random numbers or drawn words, where there "
+        "are any, and the order of the data; differences are paired by it, intervals are Student's, each for itself. "
+        "Rates are the best of four or more by the validation loss of one further seed at full length, the grid being "
+        "widened at its ends (* is an end that could not be). Size is a root mean square over layers. The spread is "
+        "the distance of a layer's virtual tokens from their mean, as a share of their size." + picture
+    )
+
+
+def apt_memory(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    shape, rows = figures["shape"], []
+    for found in figures["rows"]:
+        sizes = (f"{found[name] / 2**20:.1f}" for name in ("bare_bytes", "gated_bytes", "unit_bytes"))
+        rows.append((found["pass"], found["stack"], found["rows"], *sizes, f"{found['ratio']:.3f}"))
+    ratios = [found["ratio"] for found in figures["rows"] if found["pass"] == "forward"]
+    verdict = "within" if max(ratios) <= figures["bound"] else "beyond"
+    return (
+        f"## What gates add to memory\n\n{origin(record)}\n\n"
+        + table(("pass", "layers", "rows", "bare MiB", "gated prefix MiB", "unit MiB", "growth / unit"), rows)
+        + f"\n\nTemporaries of the compiled program, Adaptive Prefix Tuning of {shape['length']} virtual tokens, no "
+        f"dropout, BERT of {shape['layers']} x {shape['width']}, {shape['tokens']} tokens. The unit is one layer's "
+        f"scores of the virtual tokens in float32. The forward pass is {verdict} the bound of {figures['bound']:g} "
+        "units; a copy of keys and values for each row would show in it."
+    )
+
+
+def _mean(values: Any) -> float:
+    values = list(values)
+    return sum(values) / len(values)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from common import RESULTS, ROOT, save, versions
+from starts_plot import draw
 
 import jaxprefix as jp
 from jaxprefix.allocator import keep_large_buffers
@@ -47,8 +48,6 @@ STARTS: dict[str, tuple[dict[str, Any], Start | None]] = {
     "text, a request": ({}, jp.TextStart(SAID)),
     "text, an example": ({}, jp.TextStart(SHOWN)),
 }
-INK, GRID = "#1b1b1b", "#e4e4e4"
-COLOURS = ("#1b1b1b", "#8a8a8a", "#c2410c", "#b7950b", "#2a7f62", "#2166ac", "#7b3294")
 
 
 def started(run: jp.Run, name: str, seed: int) -> jp.Run:
@@ -147,41 +146,6 @@ def summary(starts: dict[str, Any]) -> None:
         if name != REFERENCE and own.keys() <= reference.keys():
             difference, interval = paired_interval([loss - reference[seed] for seed, loss in own.items()])
             start["difference"], start["interval"] = difference, interval
-
-
-def draw(figures: dict[str, Any]) -> None:
-    """Validation loss by step: the mean over seeds as a line, the deviation as a band."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.6, 4.8), layout="constrained")
-    axes = figure.subplots()
-    drawn = {name: found for name, found in figures["starts"].items() if found["runs"]}
-    for name in sorted(drawn, key=lambda name: drawn[name]["mean"], reverse=True):
-        curves = np.array([run["curve"] for run in drawn[name]["runs"].values()])
-        steps, losses = curves[0, :, 0], curves[:, :, 1]
-        mean, deviation = losses.mean(0), losses.std(0, ddof=1) if len(losses) > 1 else 0 * losses[0]
-        colour = COLOURS[list(STARTS).index(name)]
-        axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.15, lw=0)
-        axes.plot(steps, mean, "-o", color=colour, lw=1.6, markersize=3, label=f"{name} (rate {drawn[name]['rate']:g})")
-    axes.set_yscale("log")
-    ticks = [value for value in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8) if axes.get_ylim()[0] <= value <= axes.get_ylim()[1]]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("step", color=INK)
-    axes.set_ylabel("validation loss, nats per token (log scale)", color=INK)
-    axes.set_title(
-        f"Starts of a prefix of {figures['length']} virtual tokens, triples to text\n"
-        "mean and deviation over seeds, each at its best learning rate; worst at the end first",
-        loc="left",
-        fontsize=10,
-        color=INK,
-    )
-    axes.grid(axis="y", color=GRID, lw=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    figure.savefig(ROOT / "docs" / "starts.png", dpi=160)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from jaxprefix.training.population_loop import Population
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 FIRST = slice(3, 7)  # of RATES; the others are tried where the best of these is the lowest or the highest
 SEARCH_SEED = 100
-REFERENCE = "random"
+REFERENCES = ("random", "random, wide")
 SAID = "All that is known is told in sentences."
 SHOWN = "Karik | known for | songs\nKarik is known for songs."
 STARTS: dict[str, tuple[dict[str, Any], Start | None]] = {
@@ -132,7 +132,7 @@ def train_seeds(run: jp.Run, name: str, rate: float, seeds: int, runs: dict[str,
 
 
 def summary(starts: dict[str, Any]) -> None:
-    """Adds means, deviations and paired differences to every start that has runs."""
+    """Adds means, deviations and paired differences to the references to every start that has runs."""
     losses = {
         name: {seed: found["test"]["loss"] for seed, found in start["runs"].items()} for name, start in starts.items()
     }
@@ -142,10 +142,12 @@ def summary(starts: dict[str, Any]) -> None:
         start, known = starts[name], list(own.values())
         start["mean"] = statistics.fmean(known)
         start["deviation"] = statistics.stdev(known) if len(known) > 1 else None
-        reference = losses.get(REFERENCE, {})
-        if name != REFERENCE and own.keys() <= reference.keys():
-            difference, interval = paired_interval([loss - reference[seed] for seed, loss in own.items()])
-            start["difference"], start["interval"] = difference, interval
+        start["differences"] = {}
+        for reference in REFERENCES:
+            theirs = losses.get(reference, {})
+            if name != reference and own.keys() <= theirs.keys():
+                mean, interval = paired_interval([loss - theirs[seed] for seed, loss in own.items()])
+                start["differences"][reference] = {"mean": mean, "interval": interval}
 
 
 def main() -> None:
@@ -169,7 +171,9 @@ def main() -> None:
     kept = json.loads(path.read_text())["figures"] if path.exists() else {}
     sizes = {"steps": options.steps, "batch": options.batch, "length": options.length}
     same = all(kept.get(name) == value for name, value in sizes.items())
-    figures = kept if same else {**sizes, "reference": REFERENCE, "starts": {}}
+    figures = kept if same else {**sizes, "starts": {}}
+    before = json.dumps(kept)
+    figures["texts"] = {name: start.text for name, (_, start) in STARTS.items() if isinstance(start, jp.TextStart)}
 
     def keep() -> None:
         summary(figures["starts"])
@@ -179,7 +183,10 @@ def main() -> None:
         found = figures["starts"].setdefault(name, {"rates": {}, "runs": {}})
         found["rate"] = search(run, name, found["rates"], keep)
         train_seeds(run, name, found["rate"], options.seeds, found["runs"], keep)
-        print(name, found["rate"], round(found["mean"], 4), found.get("difference"), flush=True)
+        print(name, found["rate"], round(found["mean"], 4), flush=True)
+    summary(figures["starts"])
+    if json.dumps(figures) != before:
+        keep()
     draw(figures)
 
 

@@ -46,7 +46,7 @@ def starts(record: dict[str, Any]) -> str:
         "Zeros are the one start that is clearly bad: equal tokens get equal gradients and stay equal, so that all of "
         "a layer's tokens are one with their summed weight. Beyond that the size of the numbers is most of what is to "
         "be seen: wide random numbers, half the size of real keys, end better than small ones, and five seeds do not "
-        "tell them from words or texts, though the means of words and of the request are lower. Masses of 0 are slowest "
+        "tell them from words or texts, though the means of words and of the request are lower. Masses of 0 are slow "
         "at first. That a text helps by its meaning is not to be seen: drawn words do as well as the request, an "
         "example of the task does no better, and the loss at step 0 says nothing of the end.\n\n"
         "This is one small decoder, one task, length and number of steps. Its positions are a table and are not "

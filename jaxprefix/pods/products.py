@@ -29,7 +29,17 @@ def _flops(it: Instruction, computation: Computation) -> int:
         return _convolution(it, computation)
     if it.opcode == "custom-call" and (library := _LIBRARY.search(it.attributes)):
         return _dot(it, computation, library[1])
-    return 0
+    return _attention(it, computation) if "tpu_custom_call" in it.attributes else 0
+
+
+def _attention(it: Instruction, computation: Computation) -> int:
+    """The TPU's compiler replaces softmax attention by a kernel of its own where it finds it, of queries, keys and
+    values; kernels of other forms count nothing."""
+    dims = [computation[name].arrays[0].dims for name in it.operands if name in computation]
+    if len(dims) != 3 or any(len(one) < 3 for one in dims) or not it.arrays:
+        return 0
+    queries, keys, values = dims
+    return 2 * math.prod(queries[:-1]) * keys[-2] * (keys[-1] + values[-1])
 
 
 def _dot(it: Instruction, computation: Computation, library: str = "") -> int:

@@ -6,7 +6,9 @@ chips); v5e and v6e count chips. A *device* is what JAX computes on: a chip, of 
 
 import dataclasses
 import difflib
+import importlib.util
 import math
+import os
 import re
 from typing import Any
 
@@ -190,10 +192,11 @@ def topology_devices(topology: Topology) -> list[Any]:
     Raises:
       UserError: the compiler's library is not installed.
     """
-    if importlib_missing():
+    if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"compiling for {topology} needs the TPU compiler; run `pip install 'jaxprefix[tpu]'`, or plan for `here`."
         )
+    prepare_environment()
     from jax.experimental import topologies
 
     options: dict[str, Any] = {"chip_config_name": topology.chip.config}
@@ -202,8 +205,15 @@ def topology_devices(topology: Topology) -> list[Any]:
     return list(topologies.get_topology_desc(topology.library_name, "tpu", **options).devices)
 
 
-def importlib_missing() -> bool:
-    """Whether the TPU compiler's library is absent."""
-    import importlib.util
-
-    return importlib.util.find_spec("libtpu") is None
+def prepare_environment() -> None:
+    """Lets the TPU compiler start without a TPU: it asks no metadata server, leaves the chips to whoever has them, and
+    keeps what it thinks of that to itself. Only what is not set yet is set, and only before it has started."""
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_STDERR_LOG_LEVEL": "3",
+        "TPU_MIN_LOG_LEVEL": "3",
+    }.items():
+        os.environ.setdefault(name, value)

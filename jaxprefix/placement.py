@@ -5,18 +5,20 @@ the temporaries and 1.8 times the FLOPs of one training step.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 from jax import Array
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int
 
 AXES = ("data", "fsdp", "tp")
 ROWS = ("data", "fsdp")
 """The axes that share out a batch's rows."""
 
-Axis = Literal["rows", "tp"] | None
+Axis = Literal["rows", "data", "fsdp", "tp"] | None
 
 
 def constrain(x: Array, *axes: Axis) -> Array:
@@ -24,7 +26,7 @@ def constrain(x: Array, *axes: Axis) -> Array:
 
     Args:
       x: any array of as many axes as are named.
-      axes: for each of its axes `rows` (over data and fsdp), `tp`, or None for not divided. What an axis's size does
+      axes: for each of its axes `rows` (over data and fsdp), an axis of the mesh, or None for not divided. What an axis's size does
         not divide by is not divided.
     """
     mesh = jax.sharding.get_abstract_mesh()
@@ -32,6 +34,17 @@ def constrain(x: Array, *axes: Axis) -> Array:
         return x
     named = [divided(size, ROWS if axis == "rows" else axis, mesh) for size, axis in zip(x.shape, axes, strict=True)]
     return jax.lax.with_sharding_constraint(x, P(*named))
+
+
+
+def look_up(table: Callable[[Array], Array], ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Rows of an embedding table whose width is divided over fsdp.
+
+    Each device looks up its part of the width for all rows of its fsdp group, and one exchange among them gives each
+    its rows in full. Left to itself the compiler gathers either the whole table or the whole batch.
+    """
+    found = constrain(table(constrain(ids, "data", None)), "data", None, "fsdp")
+    return constrain(found, "rows", None, None)
 
 
 def divided(size: int, names: str | tuple[str, ...] | None, mesh: Any) -> str | tuple[str, ...] | None:

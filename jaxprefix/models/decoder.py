@@ -26,7 +26,7 @@ from jaxprefix.models.linear import LayerNorm, Linear, RMSNorm
 from jaxprefix.models.rope import Turns, rotate, turns
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, run_layers, should_unroll
-from jaxprefix.placement import constrain
+from jaxprefix.placement import constrain, look_up
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
@@ -138,16 +138,16 @@ class Embeddings(nn.Module):
         config, normal = self.config, nn.initializers.normal(self.config.initializer_range)
         table = nn.Embed(config.vocab, config.width, dtype=self.dtype, embedding_init=normal, name="word")
 
-        def look_up(ids: Array) -> Array:
-            rows = table(jnp.minimum(ids, config.vocab - 1)) * jnp.asarray(config.embedding_scale, self.dtype)
+        def embed(ids: Array) -> Array:
+            rows = look_up(table, jnp.minimum(ids, config.vocab - 1)) * jnp.asarray(config.embedding_scale, self.dtype)
             if words is None:
                 return rows
             new = words[jnp.clip(ids - config.vocab, 0, words.shape[0] - 1)].astype(self.dtype)
             return jnp.where((ids >= config.vocab)[..., None], new, rows)
 
-        h = look_up(ids)
+        h = embed(ids)
         if types is not None:
-            h = h + look_up(types)
+            h = h + embed(types)
         if prompt is not None:
             rows = jnp.broadcast_to(prompt.astype(h.dtype), (h.shape[0], *prompt.shape))
             h = jnp.take_along_axis(jnp.concatenate([rows, h], axis=1), order[:, :, None], axis=1)

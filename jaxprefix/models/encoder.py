@@ -19,7 +19,7 @@ from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, run_layers, should_unroll
-from jaxprefix.placement import constrain
+from jaxprefix.placement import constrain, look_up
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
@@ -63,7 +63,7 @@ class Embeddings(nn.Module):
             init = nn.initializers.normal(config.initializer_range)
             return nn.Embed(rows, config.width, dtype=self.dtype, embedding_init=init, name=name)(index)
 
-        h = embed("word", config.vocab, ids)
+        h = look_up(lambda ids: embed("word", config.vocab, ids), ids)
         if prompt is not None:
             rows = jnp.broadcast_to(prompt.astype(h.dtype), (h.shape[0], *prompt.shape))
             h = jnp.concatenate([rows, h], axis=1)

@@ -28,7 +28,7 @@ _STACK: Rules = (
 )
 _TABLES: Rules = (
     (r"embeddings/word/embedding", P("tp", "fsdp")),
-    (r"embeddings/(position|token_type)/embedding", P(None, "fsdp")),
+    (r"embeddings/(position|token_type)/embedding", P()),
 )
 ENCODER_RULES: Rules = (
     *_TABLES,

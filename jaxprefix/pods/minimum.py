@@ -2,7 +2,8 @@
 
 Counted are, two FLOPs for each multiply-add: the forward pass; in the backward pass the gradients of activations, each
 product once more by its input, scores and weighted values by both; of virtual tokens their scores, values and
-gradients. In the lowest layer nothing flows below queries, keys and values, unless words themselves are trained.
+gradients. In the lowest layer nothing need flow below queries, keys and values, nor to weights of real tokens, unless
+words themselves are trained.
 Causal queries meet the tokens before them, those of windows the ones inside. Not counted are gradients of frozen
 leaves, layers computed twice, and a method's own maps (LoRA, inducers, gates), which are small.
 """
@@ -15,6 +16,7 @@ import jax
 from jaxprefix.edits import Dims, Edits
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.trees import flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def least_flops(model: TunedModel, trainable: Any, rows: int, tokens: int) -> Le
         return Least(forward, head, _words(model, virtual, lowest < columns))
     backward = dims.layers * linear + 2 * pair * (seen + dims.layers * virtual) + through
     if edits.prompt is None and edits.words is None:
-        backward -= maps["q"] + maps["k"] + maps["v"] + pair * lowest
+        backward -= maps["q"] + maps["k"] + maps["v"] + 2 * pair * lowest + pair * virtual / 2
     return Least(forward, round(backward), _words(model, virtual, lowest < columns))
 
 
@@ -79,7 +81,8 @@ def seen_tokens(config: Any, dims: Dims, layer: int, tokens: int) -> float:
 
 
 def _moves(model: TunedModel, trainable: Any) -> bool:
-    return "backbone" in trainable and not (model.head is not None and model.head.trains(next(iter(trainable["backbone"]))))
+    """Whether the method trains leaves of the backbone itself."""
+    return any(model.method.trains(path) for path in flatten(trainable.get("backbone", {})))
 
 
 def _head_flops(model: TunedModel, rows: int, tokens: int, dims: Dims) -> int:

@@ -19,14 +19,14 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device of a generation. Sizes and speeds are those of docs.cloud.google.com/tpu/docs/<page>, for tpu7x halved,
-    since one of its devices is half a chip.
+    """One device of a generation. Sizes and speeds are those of docs.cloud.google.com/tpu/docs/<page>; halved for tpu7x,
+    of whose chips a device is one half.
 
     Attributes:
       name: as people say it.
       page: of that documentation.
       hbm: bytes of memory.
-      usable: bytes of it that the compiler gives a program; its own words when one needs more ("exceeds available HBM").
+      usable: bytes of it that the compiler gives a program; its own words when one needs more.
       flops: bfloat16 FLOP/s at the peak.
       per_cycle: FLOPs of its matrix units in a cycle, which makes its clock (the compiler counts cycles).
       bandwidth: bytes/s of the memory.
@@ -71,7 +71,22 @@ CHIPS = {
         Chip("v5e", "v5e", 16 * GIB, _gib(15.75), 197e12, 2**17, 819e9, 200e9, 3.1e9, 2, 1, 1, "v5e", "default"),
         Chip("v5p", "v5p", 95 * GIB, 95 * GIB, 459e12, 2**18, 2765e9, 600e9, 6.25e9, 3, 2, 1, "v5", "megacore"),
         Chip("v6e", "v6e", 32 * GIB, _gib(31.25), 918e12, 2**19, 1638e9, 400e9, 12.5e9, 2, 1, 1, "v6e", "default"),
-        Chip("tpu7x", "tpu7x", 96 * GIB, _gib(94.75), 1153.5e12, 2**19, 3690e9, 300e9, 6.25e9, 3, 2, 2, "tpu7x", "default"),
+        Chip(
+            "tpu7x",
+            "tpu7x",
+            96 * GIB,
+            _gib(94.75),
+            1153.5e12,
+            2**19,
+            3690e9,
+            300e9,
+            6.25e9,
+            3,
+            2,
+            2,
+            "tpu7x",
+            "default",
+        ),
     )
 }
 ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v7x": "tpu7x", "tpu7": "tpu7x", "trillium": "v6e", "ironwood": "tpu7x"}

@@ -1,0 +1,80 @@
+"""What the TPU compiler says of runs on pods, from shapes alone; no TPU, no weights.
+
+    python benchmarks/plan.py [NAME ...]
+
+Needs the extra `tpu`. Every case takes the compiler some minutes; cases that the result file has are left as they are,
+so that an interrupted run goes on. With names, these cases are made anew.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from common import RESULTS, save, versions
+
+NAME = "plan"
+SCALES = (16, 32, 64, 128, 256)
+ROBERTA, LLAMA_8B, LLAMA_70B = "roberta-large", "meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-70B"
+
+
+def classify(rows: int, mesh: dict[str, int]) -> Any:
+    """RoBERTa-large with adaptive prefixes, rows of 128 tokens."""
+    import jaxprefix as jp
+
+    task = jp.Classification(jp.Files("none.jsonl"), max_length=128)
+    method = jp.AdaptivePrefix(length=20)
+    return jp.Run(task, ROBERTA, method, precision="bfloat16", batch_size=rows, mesh=jp.MeshShape(**mesh), remat="dots")
+
+
+def write(name: str, rows: int, mesh: dict[str, int], remat: str = "dots") -> Any:
+    """A decoder with inducers and LoRA, rows of 1,024 tokens."""
+    import jaxprefix as jp
+
+    task = jp.CausalLanguage(jp.Files("none.jsonl"), max_length=1024)
+    method = jp.Inducer() + jp.LoRA(("q", "v"), rank=8)
+    return jp.Run(task, name, method, precision="bfloat16", batch_size=rows, mesh=jp.MeshShape(**mesh), remat=remat)
+
+
+def cases() -> dict[str, tuple[str, Any]]:
+    """Topology and run of every case."""
+    found = {
+        "RoBERTa-large, APT": ("v5e-16", classify(512, {"data": 1, "fsdp": 16})),
+        "Llama-3-8B, inducer + LoRA": ("v5e-16", write(LLAMA_8B, 16, {"data": 1, "fsdp": 16})),
+        "Llama-3-8B, inducer + LoRA, 64 chips": ("v5p-128", write(LLAMA_8B, 256, {"data": 4, "fsdp": 16})),
+        "Llama-3-70B, inducer + LoRA": ("v5p-256", write(LLAMA_70B, 128, {"data": 4, "fsdp": 8, "tp": 4})),
+        "Llama-3-70B, too big": ("v5e-16", write(LLAMA_70B, 16, {"data": 1, "fsdp": 16}, remat="none")),
+    }
+    for chips in SCALES:
+        mesh = {"data": chips // 16, "fsdp": 16}
+        found[f"RoBERTa-large, {chips} chips"] = (f"v5e-{chips}", classify(32 * chips, mesh))
+        found[f"Llama-3-8B, {chips} chips"] = (f"v5e-{chips}", write(LLAMA_8B, chips, mesh))
+    return found
+
+
+def main() -> None:
+    from jaxprefix.pods.planning import as_json, plan_run
+    from jaxprefix.pods.search import remedies
+    from jaxprefix.pods.topologies import find_topology
+
+    path = RESULTS / f"{NAME}.json"
+    done = json.loads(path.read_text())["figures"]["cases"] if path.exists() else {}
+    for name, (topology, run) in cases().items():
+        if name in done and name not in sys.argv[1:]:
+            continue
+        place = find_topology(topology)
+        plan = plan_run(run, place)
+        done[name] = as_json(plan)
+        print(
+            name, done[name]["fits"], done[name]["largest"], done[name]["estimate"], done[name]["problems"], flush=True
+        )
+        if not plan.fits:
+            done[name]["remedies"] = remedies(plan, budget=1800)
+            print(done[name]["remedies"], flush=True)
+        save(NAME, {"cases": done}, versions(("jax", "jaxlib", "libtpu")))
+
+
+if __name__ == "__main__":
+    main()

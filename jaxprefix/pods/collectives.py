@@ -16,18 +16,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxprefix.pods.hlo import Array, Computation, Instruction, Module
+from jaxprefix.pods.hlo import COLLECTIVES, Array, Computation, Instruction, Module
 from jaxprefix.trees import flatten
 
 What = Literal["gradients", "frozen gradients", "weights", "activations", "numbers"]
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 ROW_AXES = {"data", "fsdp"}
 
 _LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:,? ?device_ids=\(?\[?([\d,<=\[\]T()]*)\)?)? \{([^}]*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{} ]*\})\}")
-_CHANNEL = re.compile(r"channel_id=(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Collective:
     """One array that one collective moves.
 
     Attributes:
-      kind: one of `KINDS`.
+      kind: one of `hlo.COLLECTIVES`.
       what: whose the array is.
       axes: of the mesh, over which it goes; none where its groups are no axes' product.
       group: devices that take part together.
@@ -153,7 +151,7 @@ def collectives(module: Module, mesh_shape: Mapping[str, int], owners: Owners) -
     found = []
     for it, computation, times, fused in module.runs():
         kind = it.opcode.removesuffix("-start")
-        if kind not in KINDS or not times or (fused and _continues(it, computation)):
+        if kind not in COLLECTIVES or not times or (fused and _continues(it, computation)):
             continue
         groups = _groups(it, math.prod(mesh_shape.values()))
         axes, size = _axes(it, groups, mesh_shape)
@@ -224,9 +222,3 @@ def _axes(it: Instruction, groups: Any, mesh_shape: Mapping[str, int]) -> tuple[
         return axes, whole
     size = len(groups[0])
     return (axes if whole == size else (), size)
-
-
-def channel(it: Instruction) -> int | None:
-    """The number that parts of one collective share."""
-    found = _CHANNEL.search(it.attributes)
-    return int(found[1]) if found else None

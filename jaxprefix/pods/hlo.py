@@ -28,6 +28,16 @@ _INDEX = re.compile(r"index=(\d+)")
 _DIRECTION = re.compile(r"direction=(\w+)")
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 MOST_TURNS = 1_000_000
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+COUNTED = ("dot", "convolution", "custom-call", *COLLECTIVES)
+"""What is worth knowing how often it runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +131,7 @@ class Module:
         fusion. Of a conditional every branch counts.
 
         Raises:
-          ValueError: a loop whose number of turns cannot be known.
+          ValueError: a loop with `COUNTED` in it whose number of turns cannot be known.
         """
         yield from self._runs(self.entry, 1, False)
 
@@ -131,18 +141,24 @@ class Module:
             yield instruction, computation, times, fused
             inside = instruction.called()
             if instruction.opcode == "while":
-                turns = self.turns(instruction, computation) if self._works(inside[0]) else 0
-                yield from self._runs(inside[0], times * turns, fused)
+                yield from self._runs(inside[0], times * self._turns(instruction, computation, inside[0]), fused)
             else:
                 for other in inside:
                     yield from self._runs(other, times, fused or instruction.opcode == "fusion")
 
-    @functools.cache  # noqa: B019 (a module is read once and dropped)
-    def _works(self, name: str) -> bool:
-        """Whether a computation holds anything but scalar arithmetic, or calls what does."""
+    def _turns(self, loop: Instruction, computation: Computation, body: str) -> int:
+        """As `turns`; a loop of unknown length in which nothing counts is one turn."""
+        try:
+            return self.turns(loop, computation)
+        except ValueError:
+            if self._counts(body):
+                raise
+            return 1
+
+    def _counts(self, name: str) -> bool:
         return any(
-            any(array.dims for array in instruction.arrays) or any(map(self._works, instruction.called()))
-            for instruction in self.computations.get(name, {}).values()
+            it.opcode.removesuffix("-start") in COUNTED or any(map(self._counts, it.called()))
+            for it in self.computations.get(name, {}).values()
         )
 
     def turns(self, loop: Instruction, computation: Computation) -> int:

@@ -19,8 +19,8 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device of a generation. Sizes and speeds are those of docs.cloud.google.com/tpu/docs/<page>; halved for tpu7x,
-    of whose chips a device is one half.
+    """One device of a generation. Sizes and speeds are those of docs.cloud.google.com/tpu/docs/<page>; halved for
+    tpu7x, of whose chips a device is one half.
 
     Attributes:
       name: as people say it.

@@ -19,12 +19,13 @@ import numpy as np
 from jaxprefix.pods.hlo import COLLECTIVES, Array, Computation, Instruction, Module
 from jaxprefix.trees import flatten
 
-What = Literal["gradients", "frozen gradients", "weights", "activations", "numbers"]
+What = Literal["gradients", "frozen gradients", "weights", "state", "activations", "numbers"]
 ROW_AXES = {"data", "fsdp"}
 
 _LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:,? ?device_ids=\(?\[?([\d,<=\[\]T()]*)\)?)? \{([^}]*)\}")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}")
+_ORDER = re.compile(r"\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{} ]*\})\}")
 
 
@@ -104,6 +105,10 @@ class Owners:
             if self._is_frozen(dims):
                 return "frozen gradients"
             return "activations" if self._is_activation(array) else "gradients"
+        if kind in ("all-reduce", "reduce-scatter", "all-to-all"):
+            return "activations"
+        if "jvp(" not in op_name and self._is_trainable(array):
+            return "state"  # of an update that was shared out
         if over_rows and self._is_frozen(dims):
             return "weights"
         return "weights" if array.size in self._sizes and not self._is_activation(array) else "activations"
@@ -199,11 +204,22 @@ def _groups(it: Instruction, devices: int) -> np.ndarray | list[list[int]]:
         chosen = re.findall(r"'([^']*)'", found[3])
         places = [index for index, (name, _) in enumerate(names) if name in chosen]
         rest = [index for index in range(len(names)) if index not in places]
-        ids = np.arange(math.prod(int(size) for _, size in names)).reshape([int(size) for _, size in names])
-        return ids.transpose(rest + places).reshape(-1, math.prod(int(names[index][1]) for index in places))
+        sizes = [int(size) for _, size in names]
+        ids = _order(found[2], math.prod(sizes)).reshape(sizes)
+        return ids.transpose(rest + places).reshape(-1, math.prod(sizes[index] for index in places))
     if found := _LISTS.search(text):
         return [_numbers(group) for group in re.findall(r"\{[\d, ]*\}", found[1])]
     return [list(range(devices))]
+
+
+def _order(text: str | None, devices: int) -> np.ndarray:
+    """The devices in the order of a mesh: as they are numbered, listed, or an array of them turned."""
+    found = _ORDER.search(text) if text else None
+    if found is None:
+        listed = _numbers(text or "")
+        return np.asarray(listed) if len(listed) == devices else np.arange(devices)
+    ids = np.arange(devices).reshape(_numbers(found[1]))
+    return ids.transpose(_numbers(found[2])) if found[2] else ids
 
 
 def _axes(it: Instruction, groups: Any, mesh_shape: Mapping[str, int]) -> tuple[tuple[str, ...], int]:

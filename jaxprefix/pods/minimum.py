@@ -59,7 +59,7 @@ def least_flops(model: TunedModel, trainable: Any, rows: int, tokens: int) -> Le
     through = 2 * head if _moves(model, trainable) else head
     if not edits.layers and edits.prompt is None and edits.words is None and not _moves(model, trainable):
         return Least(forward, head, _words(model, virtual, lowest < columns))
-    backward = dims.layers * linear + 2 * pair * (seen + dims.layers * virtual) + through
+    backward: float = dims.layers * linear + 2 * pair * (seen + dims.layers * virtual) + through
     if edits.prompt is None and edits.words is None:
         backward -= maps["q"] + maps["k"] + maps["v"] + 2 * pair * lowest + pair * virtual / 2
     return Least(forward, round(backward), _words(model, virtual, lowest < columns))
@@ -74,7 +74,7 @@ def virtual_tokens(edits: Edits) -> int:
 def seen_tokens(config: Any, dims: Dims, layer: int, tokens: int) -> float:
     """How many of T tokens a query of a layer sees, on average."""
     if not dims.causal:
-        return tokens
+        return float(tokens)
     sliding = isinstance(config, DecoderConfig) and config.pattern[layer % len(config.pattern)] == "sliding"
     window = min(config.window, tokens) if sliding else tokens
     return (window * (window + 1) / 2 + (tokens - window) * window) / tokens

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import time
 from collections import defaultdict
 from typing import Any
@@ -108,11 +109,20 @@ class Plan:
 
     @property
     def gradients(self) -> tuple[int, int]:
-        """Scalars of gradients that a device sums with others in an update, and those of its trainable leaves."""
+        """Scalars of gradients that a device sums with others in an update, and those of the trainable leaves, of each
+        a device's share over tp."""
         summed = sum(one.elements for one in self.train.moved if one.what == "gradients")
-        leaves = jax.tree.leaves(self.shapes.state.trainable)
-        own = sum(int(jax.numpy.prod(jax.numpy.array(leaf.sharding.shard_shape(leaf.shape)))) for leaf in leaves)
-        return summed, own
+        return summed, sum(_summed_size(leaf) for leaf in jax.tree.leaves(self.shapes.state.trainable))
+
+    def _gradients_add_up(self, summed: int, own: int) -> bool:
+        """Whether every trainable leaf's gradient is summed, and nothing twice: once for each part of a batch, of each
+        leaf as much as a device has, which may be a share over tp. What is trained of the backbone itself lies over
+        fsdp, and may be summed in two steps."""
+        sizes = self.shapes.mesh.shape
+        if all(sizes[axis] == 1 for axis in ROW_AXES):
+            return summed == 0
+        most = own * self.shapes.run.accumulate
+        return own <= summed * sizes["tp"] and (summed <= most or "backbone" in self.shapes.state.trainable)
 
     @property
     def problems(self) -> list[str]:
@@ -124,11 +134,17 @@ class Plan:
                 f"a gradient of a frozen leaf is summed over {' x '.join(one.axes)}: {one.array.dtype}"
                 f"{list(one.array.dims)}, {one.times} times a step, at {one.op_name}"
             )
-        rows = [n for axis, n in self.shapes.mesh.shape.items() if axis in ROW_AXES and n > 1]
         summed, own = self.gradients
-        if rows and self.train.moved and summed != own * max(1, round(summed / own)):
+        if self.train.moved and not self._gradients_add_up(summed, own):
             found.append(f"{summed:,} scalars of gradients are summed over rows, and the trainable leaves have {own:,}")
         return found
+
+
+def _summed_size(leaf: Any) -> int:
+    """Scalars of a leaf's gradient that a device holds before they are summed over rows."""
+    sizes, names = leaf.sharding.mesh.shape, leaf.sharding.spec
+    axes = [axis for name in names if name for axis in ((name,) if isinstance(name, str) else name)]
+    return leaf.size // math.prod(sizes[axis] for axis in axes if axis not in ROW_AXES)
 
 
 def plan_run(

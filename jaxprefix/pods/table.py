@@ -21,6 +21,7 @@ _MEANING = {
     "gradients": "gradients of trainable leaves",
     "frozen gradients": "gradients of FROZEN leaves",
     "weights": "frozen weights",
+    "state": "trainable leaves, optimizer",
     "activations": "activations",
     "numbers": "sums of losses and norms",
 }

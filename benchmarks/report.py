@@ -11,6 +11,8 @@ from typing import Any
 from common import RESULTS, ROOT
 from report_decoders import decoding, triples
 from report_parts import origin, table
+from report_pods import int8, kills, streaming_load
+from report_starts import apt_memory, starts
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -288,12 +290,17 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("population", population),
     ("real_text", real_text),
     ("overhead", overhead),
+    ("apt_memory", apt_memory),
     *((f"comparison_{name}", comparison(name)) for name in COMPARISONS),
     ("gate_rates", gate_rates),
     ("world_tasks", world_tasks),
     ("many_adapters", many_adapters),
     ("triples", triples),
     ("decoding", decoding),
+    ("streaming_load", streaming_load),
+    ("int8", int8),
+    ("kills", kills),
+    ("starts", starts),
 )
 
 

@@ -67,10 +67,11 @@ def _nearest_field(error: Exception) -> str:
     return f" (the nearest field is {near[0]!r})" if near else ""
 
 
-def parse_run(args: Sequence[str], program: str) -> Any:
-    """`CONFIG [--field.sub value ...]` as a `Run`: the file's value with fields overridden by name."""
+def parse_run(args: Sequence[str], program: str, flags: str = "") -> Any:
+    """`CONFIG [--field.sub value ...]` as a `Run`: the file's value with fields overridden by name; `flags` are those
+    that the program has beside them, for its help."""
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: {program} CONFIG.py [--field value ...]\n\n{program} CONFIG.py --help lists the fields.")
+        print(f"usage: {program} CONFIG.py [--field value ...]{flags}\n\n{program} CONFIG.py --help lists the fields.")
         raise SystemExit(0 if args else 2)
     import tyro
 
@@ -90,10 +91,14 @@ def parse_run(args: Sequence[str], program: str) -> Any:
 
 
 def _train(args: Sequence[str]) -> int:
-    run = parse_run(args, "jaxprefix train")
-    from jaxprefix.training.loop import train
+    from jaxprefix.training.processes import FLAGS, take_launch, together
 
-    train(run)
+    launch, rest = take_launch(args)
+    with together(launch):
+        run = parse_run(rest, "jaxprefix train", FLAGS)
+        from jaxprefix.training.loop import train
+
+        train(run)
     return 0
 
 

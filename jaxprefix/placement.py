@@ -26,15 +26,14 @@ def constrain(x: Array, *axes: Axis) -> Array:
 
     Args:
       x: any array of as many axes as are named.
-      axes: for each of its axes `rows` (over data and fsdp), an axis of the mesh, or None for not divided. What an axis's size does
-        not divide by is not divided.
+      axes: for each of its axes `rows` (over data and fsdp), an axis of the mesh, or None for not divided; what its
+        size does not divide by is left out.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return x
     named = [divided(size, ROWS if axis == "rows" else axis, mesh) for size, axis in zip(x.shape, axes, strict=True)]
     return jax.lax.with_sharding_constraint(x, P(*named))
-
 
 
 def look_up(table: Callable[[Array], Array], ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:

@@ -8,7 +8,9 @@ import contextlib
 import ctypes
 import errno
 import os
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jaxprefix.errors import UserError
@@ -26,6 +28,11 @@ def as_path(path: str | os.PathLike) -> Any:
 
 def is_remote(path: Any) -> bool:
     return "://" in os.fspath(path)
+
+
+def run_folder(path: str) -> Any:
+    """A run's folder as it is named in its config: a local path as it stands, or a bucket's."""
+    return as_path(path) if is_remote(path) else Path(path)
 
 
 def flush(path: Any) -> None:
@@ -145,6 +152,6 @@ def check_writable(folder: Any) -> None:
     with writing("a checkpoint", folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not is_remote(folder):
-            probe = folder / f".probe-{os.getpid()}"
+            probe = folder / f".probe-{secrets.token_hex(8)}"  # processes on several machines may have one number
             probe.write_text("")
             probe.unlink()

@@ -40,11 +40,11 @@ def start_saving(folder: Any, leaves: dict[str, jax.Array]) -> Callable[[], Any]
         ).result  # refuses size 0
 
 
-def load(folder: Any, record: Record, abstract_state: Any) -> Any:
-    """The state whose leaves are in `folder`, with the shardings of `abstract_state`.
+def read(folder: Any, abstract_state: Any) -> dict[str, jax.Array]:
+    """The leaves that are in `folder`, by name, with the shardings of `abstract_state`; random keys as words.
 
     Raises:
-      Damaged: some array cannot be read, or its digest is not that of the record.
+      Damaged: some array cannot be read by this process.
       UserError: what keeps it from being read is not the files themselves.
     """
     wanted = {name: _abstract(leaf) for name, leaf in named_leaves(abstract_state).items()}
@@ -64,13 +64,23 @@ def load(folder: Any, record: Record, abstract_state: Any) -> Any:
             loaded[name] = jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding)
         elif not isinstance(loaded.get(name), jax.Array):  # where partial loading is on, Orbax leaves an abstract value
             raise Damaged(f"its leaf {name} is missing")
-    for name, digest in digests({name: loaded[name] for name in stored}).items():
+    return {name: loaded[name] for name in stored}
+
+
+def verified(leaves: dict[str, jax.Array], record: Record, abstract_state: Any) -> Any:
+    """The state of the leaves that `read` gave; with several processes all must call this together.
+
+    Raises:
+      Damaged: in all processes alike, where some digest is not that of the record.
+    """
+    for name, digest in digests(leaves).items():
         if digest != record.digests.get(name):
             raise Damaged(f"its leaf {name} does not match the digest that was stored with it")
-    for name, leaf in wanted.items():
-        if is_key(leaf):
-            loaded[name] = jax.random.wrap_key_data(loaded[name], impl=_key_impl(leaf))
-    return jax.tree.unflatten(jax.tree.structure(abstract_state), [loaded[name] for name in wanted])
+    made = [
+        jax.random.wrap_key_data(leaves[name], impl=_key_impl(leaf)) if is_key(leaf) else leaves[name]
+        for name, leaf in named_leaves(abstract_state).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(abstract_state), made)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

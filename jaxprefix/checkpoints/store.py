@@ -19,7 +19,7 @@ import numpy as np
 from jaxprefix.checkpoints import records
 from jaxprefix.checkpoints.digests import digests
 from jaxprefix.checkpoints.files import OLD, as_path, check_writable, put_folder, recover_folder, writing
-from jaxprefix.checkpoints.leaves import copies, load, start_saving
+from jaxprefix.checkpoints.leaves import copies, read, start_saving, verified
 from jaxprefix.checkpoints.quiet import quiet
 from jaxprefix.checkpoints.records import Damaged, Record
 from jaxprefix.errors import UserError
@@ -70,8 +70,8 @@ class Checkpoints:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is None:
             self.close()
-        elif failure := self._join():  # the error under way matters more; the other processes need not come here
-            log.error("%s", failure)
+        elif jax.process_count() == 1 and (failure := self._join()):  # the error under way matters more
+            log.error("%s", failure)  # several processes do not wait: the save may need one that is gone
 
     # Saving
 
@@ -126,11 +126,15 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Waits until nothing is being written; raises what went wrong in the background."""
+        """Waits until nothing is being written; raises what went wrong in the background.
+
+        With several processes it is raised where it happened: the others wait for that one, and it must end.
+        """
         if self._commit is not None:
             failure = self._join()
-            if not _everywhere(failure is None):
-                raise failure or UserError(f"another process could not write to {self.folder}; its log says why.")
+            if failure is not None:
+                raise failure
+            _everywhere(True)
 
     def _join(self) -> BaseException | None:
         """Waits for the thread of this process, and gives what went wrong in it."""
@@ -250,11 +254,14 @@ class Checkpoints:
             try:
                 record = records.read(folder)
                 records.check_same_leaves(record, records.specs(records.named_leaves(abstract_state)), self.folder)
-                state = load(folder / "arrays", record, abstract_state)
+                leaves = read(folder / "arrays", abstract_state)
             except Damaged as error:
                 reason = str(error)
-            if _everywhere(reason is None):
-                return step, state, record.info
+            if _everywhere(reason is None):  # before digests, which all processes compute together
+                try:
+                    return step, verified(leaves, record, abstract_state), record.info
+                except Damaged as error:
+                    reason = str(error)
             log.warning(
                 "the checkpoint %s is damaged: %s; it is skipped.",
                 folder,

@@ -19,6 +19,7 @@ from jaxprefix.models.loading import load_pretrained
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.going_on import StopSignal
 from jaxprefix.training.metrics import higher_is_better, main_metric
+from jaxprefix.training.processes import one_process_only
 from jaxprefix.trees import count
 
 log = logging.getLogger("jaxprefix")
@@ -106,6 +107,7 @@ def compare(
 
 def _check(run: Run, methods: Sequence[Any], seeds: int, budget: float, rates: Sequence[float]) -> None:
     run.check()
+    one_process_only("a comparison")
     if isinstance(run.backbone, NewBackbone):
         raise UserError("a comparison tunes a pretrained backbone; name a folder or a hub name.")
     if "validation" not in given_splits(run.task.source):

@@ -86,8 +86,7 @@ def step_cost(run: Run) -> dict[str, Any]:
     )
     state = init_state(setup.model, setup.trainable, run.optimizer, run_key(run.seed), setup.mesh)
     rates = jax.device_put(run.optimizer.rates(), replicated(setup.mesh))
-    place = jax.process_index(), jax.process_count()
-    batch = put_batch(batches.batch(0, *place, width=max(batches.buckets)), setup.mesh)
+    batch = put_batch(batches.batch(0, width=max(batches.buckets)), setup.mesh)
     program = step.lower(state, rates, setup.frozen, batch).compile()
     memory, seconds = program.memory_analysis(), []
     for _ in range(1 + TIMED):

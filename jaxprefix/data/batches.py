@@ -1,4 +1,4 @@
-"""Padded batches. The global batch is a pure function of (seed, step); processes take slices of it."""
+"""Padded batches. The global batch is a pure function of (seed, step); processes take rows of it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from jaxprefix.data.masking import mask_tokens
 from jaxprefix.errors import UserError
 
 Batch = dict[str, np.ndarray]
+Places = Integer[np.ndarray, " b"]
 
 
 class Batches:
@@ -50,8 +51,12 @@ class Batches:
         """T of the global batch of a step: one of `buckets`."""
         return _bucket(int(self._lengths[self.rows(step)].max()), self.buckets)
 
-    def batch(self, step: int, process: int = 0, processes: int = 1, width: int | None = None) -> Batch:
-        """This process's contiguous slice of the global batch: `batch_size / processes` rows.
+    def tokens(self, step: int) -> int:
+        """Tokens of the global batch of a step, padding not counted."""
+        return int(self._lengths[self.rows(step)].sum())
+
+    def batch(self, step: int, own: Places | None = None, width: int | None = None) -> Batch:
+        """The rows at the places `own` of the global batch, which are this process's; None for all of them.
 
         int32 `input_ids`, `segments` [B, T], bool `mask` [B, T], float32 `weight` [B], and, unless the examples are
         unlabelled, int32 `labels` [B] or [B, T]; where rows are packed int32 `documents` [B, T], 0 for padding, and
@@ -59,8 +64,7 @@ class Batches:
         """
         rows = self.rows(step)
         width = self.width(step) if width is None else width
-        mine = _slice(self.batch_size, process, processes)
-        return _padded(self.examples, rows[mine], width, self.seed, step)
+        return _padded(self.examples, rows if own is None else rows[own], width, self.seed, step)
 
 
 def batches_per_epoch(rows: int, batch_size: int) -> int:
@@ -72,26 +76,25 @@ def evaluation_batches(
     examples: Examples,
     batch_size: int,
     buckets: Sequence[int] | None = None,
-    process: int = 0,
-    processes: int = 1,
+    own: Places | None = None,
 ) -> Iterator[tuple[Batch, Integer[np.ndarray, " rows"]]]:
     """Every row once, sorted by length so that little is padded.
 
-    Yields each batch (this process's slice of it, of the form that `Batches.batch` gives) with the numbers of the rows
-    in the *global* batch: `result[index] = outputs[:len(index)]`, or `restore_order`. A last batch is filled up with
-    copies of its last row, of weight 0, that `index` does not count. Masked language rows are masked as at step 0 of
-    seed 0, the same in every evaluation.
+    Yields each batch (its rows at the places `own`, of the form that `Batches.batch` gives) with the numbers of the
+    rows in the *global* batch: `result[index] = outputs[:len(index)]`, or `restore_order`. A last batch is filled up
+    with copies of its last row, of weight 0, that `index` does not count. Masked language rows are masked as at step 0
+    of seed 0, the same in every evaluation.
     """
     buckets = evaluation_buckets(examples) if buckets is None else _checked(buckets, examples)
-    mine = _slice(batch_size, process, processes)
+    own = np.arange(batch_size) if own is None else own
     lengths = examples.lengths
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
         filled = np.concatenate([index, np.repeat(index[-1:], batch_size - len(index))])
         width = _bucket(int(lengths[index].max()), buckets)
-        batch = _padded(examples, filled[mine], width, seed=0, step=0)
-        batch["weight"] = (np.arange(batch_size) < len(index)).astype(np.float32)[mine]
+        batch = _padded(examples, filled[own], width, seed=0, step=0)
+        batch["weight"] = (np.arange(batch_size) < len(index)).astype(np.float32)[own]
         if "labels" in batch and batch["labels"].ndim == 2:
             batch["labels"][batch["weight"] == 0] = IGNORED
         yield batch, index
@@ -147,13 +150,6 @@ def _checked(buckets: Sequence[int], examples: Examples) -> tuple[int, ...]:
 
 def _bucket(longest: int, buckets: tuple[int, ...]) -> int:
     return next(bucket for bucket in buckets if bucket >= longest)
-
-
-def _slice(batch_size: int, process: int, processes: int) -> slice:
-    if batch_size % processes:
-        raise UserError(f"The batch size {batch_size} is not divisible by the {processes} processes; change it.")
-    size = batch_size // processes
-    return slice(process * size, (process + 1) * size)
 
 
 def _padded(examples: Examples, rows: np.ndarray, width: int, seed: int, step: int) -> Batch:

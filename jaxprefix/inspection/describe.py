@@ -91,7 +91,8 @@ def _facts(setup: Setup) -> dict[str, str]:
     examples = setup.examples["train"]
     return {
         "backbone": f"{setup.backbone.identity['source']}: {config.kind}, {config.layers} layers x {config.width}, "
-        f"{config.heads} heads, {config.vocab:,} word pieces, {run.precision}",
+        f"{config.heads} heads, {config.vocab:,} word pieces, {run.precision}"
+        + (f", layers' kernels {run.quantize}" if run.quantize else ""),
         "method": _fields(run.method),
         "head": _fields(setup.model.head),
         "trainable": f"{trained:,} of {trained + frozen:,} parameters ({100 * trained / (trained + frozen):.3g} %): "

@@ -25,7 +25,7 @@ from jaxprefix.models.encoder import Encoded, check_positions
 from jaxprefix.models.linear import LayerNorm, Linear, RMSNorm
 from jaxprefix.models.rope import Turns, rotate, turns
 from jaxprefix.models.self_attention import self_attention
-from jaxprefix.models.stack import Remat, run_layers, should_unroll
+from jaxprefix.models.stack import Remat, run_layers, should_unroll, stacked_params
 from jaxprefix.placement import constrain, look_up
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
@@ -303,7 +303,7 @@ class Decoder(nn.Module):
             out, seen = layer.apply({"params": params}, h, layer_edits, own, layer_keys, capture, by[kind], recall)
             return (out, cache), (out, seen) if capture else None
 
-        stacked = (self.param("layers", init_layers), edits.layers, keys)
+        stacked = (stacked_params(self, init_layers), edits.layers, keys)
         (last, cache), outs = run_layers(
             run,
             (h, cache),

@@ -18,7 +18,7 @@ from jaxprefix.models.cache import Cache
 from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.self_attention import self_attention
-from jaxprefix.models.stack import Remat, run_layers, should_unroll
+from jaxprefix.models.stack import Remat, run_layers, should_unroll, stacked_params
 from jaxprefix.placement import constrain, look_up
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
@@ -206,7 +206,7 @@ class Encoder(nn.Module):
             out, seen = layer.apply({"params": params}, h, layer_edits, ctx, layer_keys, capture)
             return out, (out, seen) if capture else None
 
-        params = self.param("layers", init_layers)
+        params = stacked_params(self, init_layers)
         unroll = should_unroll(self.unroll, count)
         last, outs = run_layers(run, h, (params, edits.layers, keys), unroll=unroll, remat=self.remat)
         if not capture:

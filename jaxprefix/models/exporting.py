@@ -13,6 +13,7 @@ from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.decoder_names import decoder_leaves
 from jaxprefix.models.decoder_to_hf import decoder_to_hf
 from jaxprefix.models.names import encoder_leaves
+from jaxprefix.models.quantizing import refuse_quantized
 from jaxprefix.trees import Tree, flatten
 
 _ARCHITECTURES = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM"}
@@ -28,10 +29,12 @@ def save_pretrained(folder: str | Path, config: BackboneConfig, tree: Tree, toke
       tokenizer: a transformers tokenizer; None leaves the folder's own files as they are.
 
     Raises:
-      UserError: the tree lacks leaves, or no `config.json` of the decoder's family says what its config says.
+      UserError: the tree lacks leaves or is quantized, or no `config.json` of the decoder's family says what its config
+        says.
     """
     from safetensors.numpy import save_file
 
+    refuse_quantized(tree, "save_pretrained writes")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     flat, tensors = flatten(tree), {}

@@ -7,14 +7,36 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int8
+
+
+@jax.custom_vjp
+def int8_product(x: Float[Array, "*B I"], kernel: Int8[Array, "I O"]) -> Float[Array, "*B O"]:
+    """`x W` of a kernel in int8, without a gradient by the kernel.
+
+    The backward pass keeps the kernel as it is. Left to itself it would keep the kernel's cast, of every layer of a
+    scan: the float copy of the stack that int8 is to save.
+    """
+    return x @ kernel.astype(x.dtype)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, Array]:
+    return int8_product(x, kernel), kernel
+
+
+def _backward(kernel: Array, dy: Array) -> tuple[Array, None]:
+    return dy @ kernel.astype(dy.dtype).T, None
+
+
+int8_product.defvjp(_forward, _backward)
 
 
 class Linear(nn.Module):
     """`y = x W + b` in the compute dtype, offered to the edits' `project` hook under the map's own name.
 
     Parameters are `kernel` `[I, O]` and, with `use_bias`, `bias` `[O]`, cast to `dtype` at use, so that a tree in
-    another dtype (bf16 on disk, f32 while it is trained) runs as it is.
+    another dtype (bf16 on disk, f32 while it is trained) runs as it is. Beside a kernel in int8 there is a
+    `kernel_scale` float32 `[O]`: then `y = (x W) s + b`, and what exists of W in the compute dtype is this layer's.
     """
 
     features: int
@@ -28,7 +50,11 @@ class Linear(nn.Module):
     ) -> Float[Array, "*B O"]:
         normal = nn.initializers.normal(self.initializer_range)
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.has_variable("params", "kernel_scale"):
+            scale = self.get_variable("params", "kernel_scale")
+            y = (int8_product(x.astype(self.dtype), kernel) * scale).astype(self.dtype)
+        else:
+            y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y if project is None else project(self.name, x, y)

@@ -1,7 +1,7 @@
 """Loading a pretrained backbone: Hugging Face folder in, frozen tree out, straight into dtype and sharding.
 
-One leaf is in the making at a time: its tensors are read one by one into its stack, the stack goes to the devices,
-and the host's copy is dropped. Beside the tree itself the host holds at most the largest leaf and one tensor.
+One leaf is in the making at a time, and of it one shard (`shards.py`): beside the tree itself the host holds at most
+the largest shard and one tensor. Every process reads what its own devices hold, and hashes its share of the tensors.
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxprefix.errors import UserError
 from jaxprefix.models.backbones import (
@@ -27,12 +26,15 @@ from jaxprefix.models.backbones import (
 )
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.names import DECODER, WORD, Leaf
+from jaxprefix.models.quantizing import Quantize, quantized
 from jaxprefix.models.safetensors_files import TensorFiles
+from jaxprefix.models.shards import leaf_shape, load_leaf
 from jaxprefix.models.sources import find_folder, read_config, read_tokenizer
 from jaxprefix.models.stack import Remat
 from jaxprefix.trees import Tree, unflatten
 
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+"""The sharding of every leaf, or a function from a leaf's path (`layers/q/kernel`) and whole shape to its sharding."""
 
 PARTS = {"pooler": "pooler", "mlm": "masked-LM head"}
 """The parts of a tree that files may lack, in words."""
@@ -90,6 +92,7 @@ def load_pretrained(
     *,
     dtype: Any = jnp.float32,
     sharding: Placement | None = None,
+    quantize: Quantize | None = None,
     unroll: bool | None = None,
     remat: Remat = "none",
 ) -> Pretrained:
@@ -98,8 +101,8 @@ def load_pretrained(
     Args:
       source: a local folder, an embedded backbone (`tiny-encoder`), or a name on the Hugging Face hub.
       dtype: of the tree and of the computation.
-      sharding: of every leaf, or a function from a leaf's path (`layers/q/kernel`) and global shape to its
-        sharding.
+      sharding: of every leaf, or a function from a leaf's path (`layers/q/kernel`) and shape to its sharding.
+      quantize: `int8` keeps the kernels of the layers as int8 with a float32 scale per output (`models/quantizing.py`).
       unroll: see `Encoder`.
       remat: see `Encoder`.
 
@@ -107,7 +110,7 @@ def load_pretrained(
       UserError: the folder is not to be had or is of no supported architecture, its files are damaged, or its tokenizer
         has more entries than its word table.
     """
-    config, frozen, report = read_backbone(source, dtype=dtype, sharding=sharding)
+    config, frozen, report = read_backbone(source, dtype=dtype, sharding=sharding, quantize=quantize)
     for line in report.lines():
         logger.info(line)
     tokenizer = read_tokenizer(report.path)
@@ -120,14 +123,20 @@ def load_pretrained(
 
 
 def read_backbone(
-    source: str | Path, *, dtype: Any = jnp.float32, sharding: Placement | None = None
+    source: str | Path,
+    *,
+    dtype: Any = jnp.float32,
+    sharding: Placement | None = None,
+    quantize: Quantize | None = None,
 ) -> tuple[BackboneConfig, Tree, Report]:
     """The frozen tree of a backbone, without its tokenizer.
 
     Args:
       source: as for `load_pretrained`.
       dtype: of the leaves; float64 needs jax's x64 mode.
-      sharding: as for `load_pretrained`; None puts the leaves on the default device.
+      sharding: as for `load_pretrained`; None puts the leaves on the default device. Where it spans processes, all of
+        them must call this, with the same arguments.
+      quantize: as for `load_pretrained`; each kernel is quantized on its devices before the next leaf is read.
 
     Returns:
       The config; the tree as nested dicts: `embeddings`, `layers` (leaves `[L, ...]`, kernels `[L, in, out]`), of
@@ -143,12 +152,17 @@ def read_backbone(
     raw = read_config(folder)
     config = read_hf_config(raw)
     files = TensorFiles(folder)
+    if _spans_processes(sharding, config):
+        files.share_hashing(jax.process_index(), jax.process_count())
     plan, missing = _plan(config, files, folder, untied=raw.get("tie_word_embeddings") is False)
     _check_shapes(plan, files, folder)
 
-    tree = {leaf.path: _place(_read(leaf, tensors, files, dtype), leaf.path, sharding) for leaf, tensors in plan}
-    used = sorted({tensor for _, tensors in plan for tensor in tensors})
-    fingerprint = {name: files.fingerprint(name) for name in used}
+    tree: dict[str, jax.Array] = {}
+    for leaf, tensors in plan:
+        where = sharding(leaf.path, leaf_shape(leaf, tensors)) if callable(sharding) else sharding
+        array = load_leaf(leaf, tensors, files, dtype, where)
+        tree.update({leaf.path: array} if quantize is None else quantized(leaf.path, array))
+    fingerprint = files.fingerprints(sorted({tensor for _, tensors in plan for tensor in tensors}))
     unused = _unused(plan, files, fingerprint)
     files.remember()
     return config, unflatten(tree), Report(str(source), folder, config, missing, unused, fingerprint)
@@ -199,7 +213,8 @@ def _tensors(leaf: Leaf, config: BackboneConfig, files: TensorFiles) -> list[str
 
 
 def _equal(files: TensorFiles, first: list[str], second: list[str]) -> bool:
-    return [files.fingerprint(name) for name in first] == [files.fingerprint(name) for name in second]
+    digests = files.fingerprints([*first, *second])
+    return [digests[name] for name in first] == [digests[name] for name in second]
 
 
 def _check_shapes(plan: Plan, files: TensorFiles, folder: Path) -> None:
@@ -213,39 +228,20 @@ def _check_shapes(plan: Plan, files: TensorFiles, folder: Path) -> None:
                 )
 
 
-def _read(leaf: Leaf, tensors: list[str], files: TensorFiles, dtype: Any) -> np.ndarray:
-    """The leaf on the host, in our orientation."""
-
-    def oriented(name: str) -> np.ndarray:
-        tensor = files.read(name).T if leaf.transposed else files.read(name)
-        return tensor if leaf.part is None else tensor[..., slice(*leaf.part)]
-
-    if not leaf.stacked:
-        return np.ascontiguousarray(oriented(tensors[0]), dtype)
-    stack = np.empty((len(tensors), *leaf.shape), dtype)
-    for layer, name in enumerate(tensors):
-        stack[layer] = oriented(name)
-    return stack
-
-
-def _place(array: np.ndarray, path: str, sharding: Placement | None) -> jax.Array:
-    """The leaf on its devices; waits, because until then the host's copy cannot be dropped."""
-    if sharding is None:
-        return jax.block_until_ready(jax.device_put(array))
-    where = sharding if isinstance(sharding, jax.sharding.Sharding) else sharding(path, array.shape)
-    # not device_put: with several processes each gives the shards of its own devices
-    return jax.block_until_ready(jax.make_array_from_callback(array.shape, where, lambda index: array[index]))
+def _spans_processes(sharding: Placement | None, config: BackboneConfig) -> bool:
+    """Whether the tree is one of several processes; a function is asked for one leaf, since all share a mesh."""
+    if sharding is None or jax.process_count() == 1:
+        return False
+    return not (sharding(WORD, (config.vocab, config.width)) if callable(sharding) else sharding).is_fully_addressable
 
 
 def _unused(plan: Plan, files: TensorFiles, fingerprint: dict[str, str]) -> tuple[str, ...]:
     """What is left over, less old constants and second copies of tied tensors."""
-    digests = set(fingerprint.values())
-    second_names = {name for leaf, _ in plan for name in leaf.names} - fingerprint.keys()
-
-    def tied(name: str) -> bool:
-        return name in second_names and files.fingerprint(name) in digests
-
-    return tuple(name for name in files.places if name not in fingerprint and not is_constant(name) and not tied(name))
+    second_names = {name for leaf, _ in plan for name in leaf.names}
+    left = [name for name in files.places if name not in fingerprint and not is_constant(name)]
+    seconds = files.fingerprints(name for name in left if name in second_names)
+    tied = {name for name, digest in seconds.items() if digest in set(fingerprint.values())}
+    return tuple(name for name in left if name not in tied)
 
 
 def _listed(names: Iterable[str], shown: int = 4) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 from jaxprefix.errors import UserError
 from jaxprefix.methods import Combined, HeadOnly, LoRA, SequentialAdapter, parts_of
 from jaxprefix.methods.lora import merge_update
+from jaxprefix.models.quantizing import refuse_quantized
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, flatten, merge, split
 
@@ -22,13 +23,14 @@ def merge_lora(model: TunedModel, trainable: Tree, frozen: Tree) -> tuple[TunedM
       Model, trainable tree and frozen tree; the method is what remains of the sum, `HeadOnly` where nothing does.
 
     Raises:
-      UserError: there is no LoRA, or a part before it acts on an output that it updates.
+      UserError: there is no LoRA, a part before it acts on an output that it updates, or the backbone is quantized.
     """
     parts = parts_of(model.method)
     names = model.method.names if isinstance(model.method, Combined) else ("",)
     if not any(isinstance(part, LoRA) for part in parts):
         raise UserError(f"{type(model.method).__name__} has no LoRA to merge; give a model that was tuned with one.")
     backbone = merge(frozen["backbone"], trainable.get("backbone", {}))
+    refuse_quantized(backbone, "merge_lora changes")
     leaves, kept = trainable.get("method", {}), {}
     for index, (name, part) in enumerate(zip(names, parts, strict=True)):
         own = leaves.get(name, {}) if name else leaves

@@ -23,7 +23,8 @@ _STACK: Rules = (
     (r"layers/(q|k|v|gate|up)/kernel", P(None, "fsdp", "tp")),
     (r"layers/(q|k|v|gate|up)/(bias|kernel_scale)", P(None, "tp")),
     (r"layers/(o|down)/kernel", P(None, "tp", "fsdp")),
-    (r"layers/(o|down)/(bias|kernel_scale)", P()),
+    (r"layers/(o|down)/kernel_scale", P(None, "fsdp")),
+    (r"layers/(o|down)/bias", P()),
     (r"(layers/)?(\w+_)?norm/(scale|bias)", P()),
 )
 _TABLES: Rules = (

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +15,16 @@ UNROLL_ON_CPU = 12  # layers; a scan is slower there (benchmarks/step_speed.py),
 def should_unroll(unroll: bool | None, layers: int) -> bool:
     """`unroll`, or where it is None: yes on a CPU up to 12 layers, no elsewhere."""
     return jax.default_backend() == "cpu" and layers <= UNROLL_ON_CPU if unroll is None else unroll
+
+
+def stacked_params(module: nn.Module, init: Callable[[Any], Any]) -> Any:
+    """The parameters `layers` of a backbone: those that it is applied to, else those that `init` draws from a key.
+
+    Not `module.param`, which holds the leaves to those of `init`, and int8 kernels have scales beside them; each
+    layer's modules check their own.
+    """
+    given = module.has_variable("params", "layers")
+    return module.get_variable("params", "layers") if given else module.param("layers", init)
 
 
 def run_layers(

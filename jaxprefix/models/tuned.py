@@ -14,6 +14,7 @@ from jaxprefix.methods.combined import parts_of
 from jaxprefix.models.backbones import Module
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head
+from jaxprefix.models.quantizing import refuse_quantized
 from jaxprefix.trees import Tree, flatten, merge, split
 
 
@@ -66,7 +67,8 @@ class TunedModel:
           did not have (a pooler drawn at random), which are saved with the adapter.
 
         Raises:
-          UserError: nothing is trained, or `frozen` is not a backbone's tree or has not what a method trains of it.
+          UserError: nothing is trained, or `frozen` is not a backbone's tree, has not what a method trains of it, or
+            has it as int8.
         """
         if "embeddings" not in frozen:
             raise UserError(
@@ -87,6 +89,7 @@ class TunedModel:
             trainable["head"] = self.head.init(head_key, self.backbone.dims)
             born = self.head.born(born_key, self.backbone.dims, frozen)
         moved, kept = split(frozen, self._trains)
+        refuse_quantized(moved, f"{type(self.method).__name__} trains")
         born_moved, born = split(born, self._trains)
         # a copy: training donates `trainable`, and the caller's tree must outlive that
         trainable["backbone"] = jax.tree.map(lambda w: jnp.array(w, jnp.float32), merge(moved, born_moved))

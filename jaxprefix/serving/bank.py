@@ -31,6 +31,7 @@ from jaxprefix.serving.heads import Classifier, HeadSlots, make_head_slots, read
 from jaxprefix.serving.slots import Slot, canonical_edits, fill_slots, make_slots
 from jaxprefix.serving.writing import bank_generate
 from jaxprefix.training.adapter import Adapter, load_adapter
+from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Backbone
 from jaxprefix.trees import Tree
 
@@ -82,7 +83,7 @@ class Bank:
         if not adapters:
             raise UserError("a bank has no adapters; give it at least one.")
         self._first, first = next(iter(adapters.items()))
-        self._precision = first.run.precision
+        self._precision = _precision(first.run)
         self.backbone: Backbone = first.backbone
         self._shelf = _shelve({name: self._member(name, adapter) for name, adapter in adapters.items()})
 
@@ -257,15 +258,19 @@ class Bank:
             raise UserError(
                 f"the adapters {name!r} and {self._first!r} were trained on different backbones; make a bank for each."
             )
-        if adapter.run.precision != self._precision:
+        if _precision(adapter.run) != self._precision:
             raise UserError(
-                f"the adapter {name!r} computes in {adapter.run.precision} and {self._first!r} in {self._precision}; "
+                f"the adapter {name!r} computes in {_precision(adapter.run)} and {self._first!r} in {self._precision}; "
                 "make a bank for each."
             )
         head = read_head(name, adapter.model.head, adapter.trainable, adapter.frozen["born"])
         edits = adapter.model.edits(adapter.trainable)
         canonical = canonical_edits(name, edits, self.backbone.module.dims)
         return Member(adapter, canonical, edits.position_offset, head)
+
+
+def _precision(run: Run) -> str:
+    return run.precision if run.quantize is None else f"{run.precision} with {run.quantize} kernels"
 
 
 def load_adapters(

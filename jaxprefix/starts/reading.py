@@ -41,8 +41,12 @@ def _read(backbone: Module, params: Tree, ids: Int[Array, "P"]) -> KeysValues:
     inputs = backbone.apply({"params": params}, batch, capture=True).captured[:-1, 0]
 
     def projected(name: str) -> Float[Array, "L P K E"]:
-        kernel, bias = (params["layers"][name][leaf].astype(inputs.dtype) for leaf in ("kernel", "bias"))
-        made = jnp.einsum("ltd,ldo->lto", inputs, kernel) + bias[:, None]
+        leaves = params["layers"][name]
+        kernel, bias = (leaves[leaf].astype(inputs.dtype) for leaf in ("kernel", "bias"))
+        made = jnp.einsum("ltd,ldo->lto", inputs, kernel)
+        if "kernel_scale" in leaves:
+            made = (made * leaves["kernel_scale"][:, None]).astype(inputs.dtype)
+        made = made + bias[:, None]
         return made.reshape(dims.layers, -1, dims.kv_heads, dims.head_width).astype(jnp.float32)
 
     return projected("k"), projected("v")

@@ -20,6 +20,7 @@ from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import evaluate_examples, run_rows, score_texts
 from jaxprefix.training.setup import Backbone, Setup, read_run_backbone
 from jaxprefix.training.sharding import MeshShape, make_mesh
+from jaxprefix.training.shares import fetched
 from jaxprefix.training.step import make_eval_step
 from jaxprefix.trees import Tree, count, flatten, split
 from jaxprefix.typed_json import from_json, to_json
@@ -161,12 +162,13 @@ class Adapter:
         return Path(folder)
 
 
-def write_run_adapter(folder: Path, setup: Setup, trainable: Tree, metrics: dict[str, Any]) -> Path:
-    """Writes the adapter folder of a run; returns it."""
+def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any]) -> Any:
+    """Writes the adapter folder of a run; returns it. All processes call it, the first one writes."""
+    leaves = fetched({"trainable": trainable, "born": setup.frozen["born"]})
     if jax.process_index() == 0:
         write_adapter(
             folder,
-            leaves={"trainable": trainable, "born": setup.frozen["born"]},
+            leaves=leaves,
             config_json=to_json(setup.run),
             backbone=_described(setup.backbone),
             metrics=metrics,

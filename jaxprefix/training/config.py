@@ -22,6 +22,7 @@ from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.heads import CausalLM, Head, MaskedLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.initial import Start as BackboneStart
+from jaxprefix.models.quantizing import Quantize
 from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
 from jaxprefix.starts import STARTS, Start, TextStart, startable
@@ -83,6 +84,8 @@ class Run:
       hidden_dropout: rate in the backbone, its embeddings and sublayers; None keeps the backbone's own.
       attention_dropout: rate of the attention weights; None keeps the backbone's own.
       precision: dtype of the frozen leaves and of the computation; trainable leaves and softmax are float32 always.
+      quantize: `int8` keeps the kernels of the frozen layers as int8 with one scale per output, a quarter of float32;
+        what is trained and computed stays in float. None keeps them in `precision`.
       unroll: layers as a Python loop (fast on CPU) or as a scan (small program); None decides by backend and depth.
       remat: what the backward pass keeps of a layer: all (`none`), results of linear maps (`dots`), inputs (`full`).
       baseline: a method that is trained by the same settings afterwards, in `<folder>/baseline`, to be reported beside
@@ -90,6 +93,7 @@ class Run:
       mesh: devices along data, fsdp and tp.
       seed: of the initialisation, the order of the data and the dropout.
       log_every: updates between lines of `metrics.jsonl`.
+      profile: updates that are traced for XProf or Perfetto, into `<folder>/profile`, from the tenth on after a start.
       writers: where metrics go beside `metrics.jsonl`; each is an extra of the package.
       folder: where checkpoints, metrics and the adapter go; a run that is started again there goes on.
     """
@@ -114,12 +118,14 @@ class Run:
     hidden_dropout: float | None = None
     attention_dropout: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    quantize: Quantize | None = None
     unroll: bool | None = None
     remat: Remat = "none"
     baseline: Method | None = None
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     seed: int = 0
     log_every: int = 10
+    profile: int = 0
     writers: tuple[Writer, ...] = ()
     folder: str = "runs/run"
 
@@ -129,6 +135,7 @@ class Run:
         "baseline",
         "writers",
         "log_every",
+        "profile",
         "checkpoint_every",
         "mesh",
         "unroll",
@@ -151,6 +158,8 @@ class Run:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 0 and below 1.")
+        if self.quantize is not None and isinstance(self.backbone, NewBackbone):
+            raise UserError("quantize is for pretrained weights, and this backbone is new; set quantize=None.")
         if self.start is not None:
             startable(self.method)
         expected = HEADS[type(self.task)]

@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -26,6 +25,7 @@ from jaxprefix.generation.texts import generate_texts
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.metrics import evaluate_metrics
 from jaxprefix.training.sharding import put_batch
+from jaxprefix.training.shares import fetched, own_rows
 from jaxprefix.trees import Tree
 
 log = logging.getLogger("jaxprefix")
@@ -44,12 +44,12 @@ def run_rows(
 
     def collect(outputs: dict[str, Any]) -> None:
         for name, value in outputs.items():
-            collected.setdefault(name, []).append(np.asarray(jax.device_get(value)))
+            collected.setdefault(name, []).append(fetched(value))
 
-    processes = jax.process_count()
-    for batch, index in evaluation_batches(examples, batch_size, None, jax.process_index(), processes):
-        labels = {"labels": batch["labels"]} if "labels" in batch else {}
-        outputs = {**eval_step(trainable, frozen, put_batch(batch, mesh)), **labels}
+    for batch, index in evaluation_batches(examples, batch_size, None, own_rows(mesh, batch_size)):
+        placed = put_batch(batch, mesh)
+        labels = {"labels": placed["labels"]} if "labels" in placed else {}
+        outputs = {**eval_step(trainable, frozen, placed), **labels}
         collect(pending)
         pending = outputs
         indices.append(index)

@@ -1,5 +1,6 @@
 """A run from its config to its adapter, top to bottom."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 
 import jaxprefix
+from jaxprefix.checkpoints.files import run_folder
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
 from jaxprefix.errors import RunFailed
@@ -24,9 +26,12 @@ from jaxprefix.training.going_on import (
 )
 from jaxprefix.training.metrics import higher_is_better, main_metric
 from jaxprefix.training.preflight import look_before
+from jaxprefix.training.processes import Agreement
 from jaxprefix.training.setup import Setup, set_up
 from jaxprefix.training.sharding import put_batch, replicated
+from jaxprefix.training.shares import own_rows
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step, run_key
+from jaxprefix.training.timing import Clock, Profile, memory_in_use
 from jaxprefix.training.tracking import Progress, Writers
 from jaxprefix.trees import Tree, count
 from jaxprefix.typed_json import to_json
@@ -39,7 +44,7 @@ class Result:
     """What a run came to.
 
     Attributes:
-      folder: the run's folder.
+      folder: the run's folder; an `epath.Path` where it is a bucket's.
       adapter: its adapter folder; None if the run was stopped by a signal.
       steps: updates done.
       metrics: by split, the metrics of the best checkpoint.
@@ -65,7 +70,7 @@ def train(run: Run) -> Result:
     """
     result = _train(run)
     if run.baseline is not None and result.adapter is not None:
-        folder = str(Path(run.folder) / "baseline")
+        folder = str(run_folder(run.folder) / "baseline")
         beside = _train(dataclasses.replace(run.with_method(run.baseline), folder=folder))
         for split, found in beside.metrics.items():
             name, value = next(iter(result.metrics[split].items()))
@@ -79,11 +84,16 @@ def train(run: Run) -> Result:
 
 def _train(run: Run) -> Result:
     run.check()
-    folder = Path(run.folder)
+    folder = run_folder(run.folder)
     metric_name = main_metric(run.task)
     maximise = higher_is_better(metric_name)
     keep_compiled_programs()
-    with Checkpoints(folder / "checkpoints", best="max" if maximise else "min") as checkpoints:
+    # One process that is told to stop before its first step just ends; among several that would end the others badly.
+    stop, listening = StopSignal(), jax.process_count() > 1
+    with (
+        stop if listening else contextlib.nullcontext(),
+        Checkpoints(folder / "checkpoints", best="max" if maximise else "min") as checkpoints,
+    ):
         stored = checkpoints.read_info()
         if stored is not None:
             refuse_other_run(run, stored)
@@ -116,9 +126,9 @@ def _train(run: Run) -> Result:
             look_before(setup, eval_step, state.trainable)
 
         loop = _Loop(run, setup, steps, batches, train_step, eval_step, checkpoints, history, maximise)
-        with StopSignal() as stop:
+        with contextlib.nullcontext() if listening else stop:
             state = loop.run(state, stop)
-        if stop.came and not loop.finished(int(state.step)):
+        if not loop.finished(int(state.step)):
             log.info("stopped at step %d of %d; start the same run again to go on", int(state.step), steps)
             return Result(folder, None, int(state.step), {})
         return _finish(run, setup, state, abstract, checkpoints, history, eval_step)
@@ -141,6 +151,7 @@ class _Loop:
     def __post_init__(self) -> None:
         self.evaluate_every = self.run_config.evaluate_every or self.batches.epoch_steps
         self.last_saved = 0
+        self.clock = Clock()
 
     def finished(self, step: int) -> bool:
         patience = self.run_config.patience
@@ -151,6 +162,8 @@ class _Loop:
         rates = jax.device_put(run.optimizer.rates(), replicated(setup.mesh))
         step = self.last_saved = int(state.step)
         pending: tuple[int, int, dict] | None = None
+        agreed, rows = Agreement(setup.mesh), own_rows(setup.mesh, run.batch_size)
+        profile = Profile(run.profile, step, run_folder(run.folder))
         with Progress(self.steps, step) as progress, Writers(run, step) as writers:
 
             def report() -> None:
@@ -159,13 +172,15 @@ class _Loop:
                     self._report(pending, progress, writers)
                     pending = None
 
-            while not self.finished(step) and not stop.came:
-                batch = self.batches.batch(step, jax.process_index(), jax.process_count())
-                placed = put_batch(batch, setup.mesh)
-                state, metrics = self.train_step(state, rates, setup.frozen, placed)
-                report()  # of the step before, while this one runs
+            while not self.finished(step) and not agreed(stop.came):
+                profile.at(step, state)
+                with self.clock.of("data"):
+                    placed = put_batch(self.batches.batch(step, rows), setup.mesh)
+                with self.clock.of("step"):
+                    state, metrics = self.train_step(state, rates, setup.frozen, placed)
+                    report()  # of the step before, while this one runs
+                pending = (step + 1, self.batches.tokens(step), metrics)
                 step += 1
-                pending = (step, int(batch["mask"].sum()), metrics)
                 due = step % self.evaluate_every == 0 or step >= self.steps
                 if due and "validation" in setup.examples:
                     report()
@@ -180,6 +195,7 @@ class _Loop:
                     report()
                     self._save(state, None)
             report()
+            profile.close(state)
         if step > self.last_saved:
             self._save(state, None)
         self.checkpoints.wait()
@@ -188,9 +204,10 @@ class _Loop:
     def _evaluate(self, trainable: Tree, split: str) -> dict[str, float]:
         run, setup = self.run_config, self.setup
         rows = run.eval_batch_size or run.batch_size
-        return evaluate_examples(
-            self.eval_step, trainable, setup.frozen, run.task, setup.examples[split], rows, setup.mesh
-        )
+        with self.clock.of("evaluation"):
+            return evaluate_examples(
+                self.eval_step, trainable, setup.frozen, run.task, setup.examples[split], rows, setup.mesh
+            )
 
     def _save(self, state: TrainState, metric: float | None) -> None:
         info = {
@@ -201,7 +218,8 @@ class _Loop:
             "jaxprefix": jaxprefix.__version__,
         }
         self.last_saved = int(state.step)
-        self.checkpoints.save(self.last_saved, state, info=info, metric=metric)
+        with self.clock.of("checkpoint"):
+            self.checkpoints.save(self.last_saved, state, info=info, metric=metric)
 
     def _report(self, pending: tuple[int, int, dict], progress: Progress, writers: "Writers") -> None:
         step, tokens, metrics = pending
@@ -217,8 +235,10 @@ class _Loop:
                 f"{values['rate']:.3g}; {good} in {self.checkpoints.folder}; lower the learning rate or the clip."
             )
         rate = progress.step(step, tokens, values["loss"])
+        self.clock.stepped()
         if step % self.run_config.log_every == 0 or step == self.steps:
-            writers.scalars(step, {**values, "tokens_per_second": rate})
+            spent = {**self.clock.report(), **memory_in_use()}
+            writers.scalars(step, {**values, "tokens_per_second": rate, **spent})
 
 
 def _finish(
@@ -245,7 +265,7 @@ def _finish(
         for split, examples in setup.examples.items()
         if split != "train"
     }
-    folder = Path(run.folder)
+    folder = run_folder(run.folder)
     adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics)
     for split, found in metrics.items():
         log.info("%s: %s", split, _listed(found))

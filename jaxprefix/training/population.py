@@ -18,6 +18,7 @@ from jaxprefix.training.going_on import MemberHistory, StopSignal, refuse_other_
 from jaxprefix.training.members import Fields, member_of, member_runs
 from jaxprefix.training.population_loop import Population
 from jaxprefix.training.population_step import PopulationState, chosen
+from jaxprefix.training.processes import one_process_only
 from jaxprefix.trees import Tree
 
 log = logging.getLogger("jaxprefix")
@@ -87,6 +88,7 @@ def train_population(
     Raises:
       UserError: something must be corrected: a field that members cannot differ in is named, before compiling.
     """
+    one_process_only("a population")
     runs = member_runs(run, members)
     if at_once is not None and at_once < 1:
         raise UserError(f"at_once is {at_once}; it must be at least 1, or None.")

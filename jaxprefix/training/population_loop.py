@@ -141,12 +141,11 @@ class Population:
 
     def _batch(self, step: int) -> tuple[dict[str, jax.Array], int]:
         """The batch of all members, or theirs stacked and padded to the same length, with the number of its tokens."""
-        place = jax.process_index(), jax.process_count()
         if not self.own_order:
-            batch = self._batches[0].batch(step, *place)
+            batch = self._batches[0].batch(step)
             return put_batch(batch, self.setup.mesh), len(self.runs) * int(batch["mask"].sum())
         width = max(batches.width(step) for batches in self._batches)
-        found = [batches.batch(step, *place, width) for batches in self._batches]
+        found = [batches.batch(step, width=width) for batches in self._batches]
         stacked = {name: np.stack([batch[name] for batch in found]) for name in found[0]}
         return put_batch(stacked, self.setup.mesh, axis=1), int(stacked["mask"].sum())
 

@@ -14,6 +14,7 @@ from jaxprefix.data import evaluation_batches
 from jaxprefix.errors import UserError
 from jaxprefix.training.setup import Setup
 from jaxprefix.training.sharding import put_batch
+from jaxprefix.training.shares import fetched, own_rows
 from jaxprefix.trees import Tree, flatten, unflatten
 
 log = logging.getLogger("jaxprefix")
@@ -28,8 +29,7 @@ def look_before(setup: Setup, eval_step: Any, trainable: Tree) -> None:
     """
     split = next(name for name in ("validation", "test", "train") if name in setup.examples)
     rows = setup.run.eval_batch_size or setup.run.batch_size
-    there = jax.process_index(), jax.process_count()
-    batch, _ = next(evaluation_batches(setup.examples[split], rows, None, *there))
+    batch, _ = next(evaluation_batches(setup.examples[split], rows, None, own_rows(setup.mesh, rows)))
 
     def losses(leaves: Tree, batch: dict) -> np.ndarray:
         return np.asarray(jax.device_get(eval_step(leaves, setup.frozen, put_batch(batch, setup.mesh))["losses"]))
@@ -60,7 +60,7 @@ def _moved(trainable: Tree) -> Tree | None:
     if not leaves:
         return None
     moved = {
-        path: np.asarray(leaf) + np.float32(0.1) * np.abs(random.standard_normal(leaf.shape, np.float32))
+        path: fetched(leaf) + np.float32(0.1) * np.abs(random.standard_normal(leaf.shape, np.float32))
         for path, leaf in leaves.items()
     }
     return {**trainable, **unflatten(moved)}

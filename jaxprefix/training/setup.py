@@ -1,6 +1,7 @@
 """Everything before the first step: backbone, data, model, mesh, and the checks that need them but no compiler."""
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+import jaxprefix
 from jaxprefix.data import CausalLanguage, ConditionalGeneration, Examples, MaskedLanguage, given_splits, prepare
 from jaxprefix.data.formats.tokens import added_tokens, with_added_tokens
 from jaxprefix.edits import Edits
@@ -24,8 +26,10 @@ from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts import start
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.optimizer import group
+from jaxprefix.training.processes import meet
 from jaxprefix.training.sharding import check_batch, frozen_shardings, make_mesh, tree_shardings
 from jaxprefix.trees import Tree, flatten
+from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
 
@@ -88,8 +92,9 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
         identity: dict[str, Any] = {"source": "new", "identity": "", "fingerprint": {}}
     else:
         module = make_backbone(read_hf_config(read_config(find_folder(run.backbone))))
-        places = frozen_shardings(module, mesh)
-        config, tree, report = read_backbone(run.backbone, dtype=dtype, sharding=places)
+        config, tree, report = read_backbone(
+            run.backbone, dtype=dtype, sharding=frozen_shardings(module, mesh), quantize=run.quantize
+        )
         for line in report.lines():
             log.info(line)
         tokenizer = read_tokenizer(run.backbone)
@@ -137,6 +142,9 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
     names = next(iter(examples.values())).names
     model = TunedModel(backbone.module, run.method, run.made_head(len(names)))
     longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
+    # from here on all processes compute together
+    word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)}".encode()).hexdigest()
+    meet(f"the set-up of {run.folder}", word)
     trainable, frozen = born(run, model, backbone, names)
     frozen = {**frozen, "born": jax.device_put(frozen["born"], tree_shardings(backbone.module, frozen, mesh)["born"])}
     edits = model.edits(trainable)

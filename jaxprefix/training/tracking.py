@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import jax
 
-from jaxprefix.checkpoints.files import writing
+from jaxprefix.checkpoints.files import is_remote, run_folder, writing
 from jaxprefix.errors import UserError
 from jaxprefix.training.config import Run
 from jaxprefix.typed_json import to_json
@@ -60,10 +60,37 @@ class JsonLines:
             self._file.close()
 
 
+class BucketLines:
+    """The same in a bucket, whose files cannot be added to: written anew now and then, and at the end.
+
+    Args:
+      path: an `epath.Path`.
+      last_step: as of `JsonLines`.
+      every: seconds between two writings; a process that is killed loses the lines since the last one.
+    """
+
+    def __init__(self, path: Any, last_step: int, every: float = 60.0):
+        self._path, self._every, self._written = path, every, time.monotonic()
+        self._lines = []
+        with writing("metrics", path):
+            if path.exists():
+                self._lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= last_step]
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self._lines.append(json.dumps({"step": step, **values}))
+        if time.monotonic() - self._written >= self._every:
+            self.close()
+
+    def close(self) -> None:
+        with writing("metrics", self._path):
+            self._path.write_text("".join(line + "\n" for line in self._lines))
+        self._written = time.monotonic()
+
+
 class TensorBoard:
     """TensorBoard event files in `<folder>/tensorboard` (extra `tensorboard`)."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Any):
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
@@ -83,12 +110,13 @@ class TensorBoard:
 class WandB:
     """A Weights & Biases run named after the folder (extra `wandb`)."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]):
+    def __init__(self, folder: Any, config: dict[str, Any]):
         try:
             import wandb
         except ImportError as error:
             raise UserError("the writer wandb needs its extra; run `pip install 'jaxprefix[wandb]'`.") from error
-        self._run = wandb.init(project="jaxprefix", name=folder.name, dir=str(folder), config=config, resume="allow")
+        place = None if is_remote(folder) else str(folder)
+        self._run = wandb.init(project="jaxprefix", name=folder.name, dir=place, config=config, resume="allow")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
@@ -101,10 +129,11 @@ class Writers:
     """All writers of a run as one; on process 0 only."""
 
     def __init__(self, run: Run, last_step: int):
-        folder = Path(run.folder)
+        folder = run_folder(run.folder)
         self._writers: list[MetricWriter] = []
         if jax.process_index() == 0:
-            self._writers.append(JsonLines(folder / "metrics.jsonl", last_step))
+            lines = BucketLines if is_remote(folder) else JsonLines
+            self._writers.append(lines(folder / "metrics.jsonl", last_step))
             if "tensorboard" in run.writers:
                 self._writers.append(TensorBoard(folder))
             if "wandb" in run.writers:
@@ -125,12 +154,14 @@ class Writers:
 class Progress:
     """What a person sees while a run goes on: one live line on a terminal, else a plain line now and then."""
 
-    def __init__(self, steps: int, start: int, *, every: float = 10.0):
+    def __init__(self, steps: int, start: int):
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False)
-        self._steps, self._start, self._every = steps, start, every
-        self._live = self._console.status("") if self._console.is_terminal else None
+        quiet = jax.process_index() != 0
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._steps, self._start = steps, start
+        self._every = 10.0 if jax.process_count() == 1 else 60.0  # seconds between lines
+        self._live = self._console.status("") if self._console.is_terminal and not quiet else None
         self._begun: float | None = None
         self._tokens, self._last_line = 0, time.monotonic()
         self._metric = ""

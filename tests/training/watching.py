@@ -83,7 +83,8 @@ def same_end(one: Path, other: Path) -> None:
 def lines(folder: Path) -> list[dict]:
     """What `metrics.jsonl` holds, without the speed."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in found]
+    timed = ("tokens_per_second", "milliseconds/", "memory/")
+    return [{key: value for key, value in line.items() if not key.startswith(timed)} for line in found]
 
 
 def bits(tree: Any) -> dict[str, bytes]:

@@ -21,6 +21,7 @@ from jaxprefix.trees import flatten
 
 What = Literal["gradients", "frozen gradients", "weights", "state", "activations", "numbers"]
 ROW_AXES = {"data", "fsdp"}
+MOST_TOGETHER = 4
 
 _LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -114,9 +115,10 @@ class Owners:
         return "weights" if array.size in self._sizes and not self._is_activation(array) else "activations"
 
     def _is_trainable(self, array: Array) -> bool:
-        """Leaves of equal sizes may be summed as one array."""
+        """A few leaves of equal sizes (keys and values) may be summed as one array."""
         dims = tuple(size for size in array.dims if size != 1)
-        return any(tuple(sorted(form)) in self._trainable for form in (dims, dims[1:]) if form)
+        forms = (dims, dims[1:]) if len(dims) > 2 and dims[0] <= MOST_TOGETHER else (dims,)
+        return any(tuple(sorted(form)) in self._trainable for form in forms if form)
 
     def _is_frozen(self, dims: tuple[int, ...]) -> bool:
         return bool(dims) and dims in self._frozen

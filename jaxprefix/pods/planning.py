@@ -265,7 +265,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "accumulate": run.accumulate,
         "remat": run.remat,
         "precision": run.precision,
-        "quantize": getattr(run, "quantize", None),
+        "quantize": run.quantize,
         "fits": plan.fits,
         "capacity": plan.capacity,
         "largest": plan.largest,

@@ -110,7 +110,7 @@ def _needs_more(run: Run, other: Run) -> bool:
         run.mesh == other.mesh
         and run.batch_size >= other.batch_size
         and REMATS.index(run.remat) <= REMATS.index(other.remat)
-        and getattr(run, "quantize", None) == getattr(other, "quantize", None)
+        and run.quantize == other.quantize
     )
 
 
@@ -131,7 +131,7 @@ def difference(run: Run, other: Run) -> str:
     """What another run has of its own, in words."""
     words = [f"mesh data {other.mesh.data}, fsdp {other.mesh.fsdp}, tp {other.mesh.tp}"]
     words += [f"{name} {getattr(other, name)}" for name in ("remat", "batch_size", "accumulate")]
-    if getattr(other, "quantize", None) != getattr(run, "quantize", None):
+    if other.quantize != run.quantize:
         words.append(f"quantize {other.quantize}")
     return ", ".join(words)
 
@@ -191,7 +191,7 @@ def _remedies(run: Run, topology: Topology, dims: Any) -> Iterator[tuple[str, To
                 dataclasses.replace(better, mesh=mesh, batch_size=rows),
             )
             break
-    if hasattr(run, "quantize") and run.quantize is None:
+    if run.quantize is None:
         yield f"mesh fsdp {ways}, remat full, quantize int8", topology, dataclasses.replace(better, quantize="int8")
     place = topology
     for _ in range(4):

@@ -19,6 +19,7 @@ from jaxprefix.models.decoder_names import decoder_leaves
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.known import known_config
 from jaxprefix.models.names import DECODER, encoder_leaves
+from jaxprefix.models.quantizing import quantized_shapes
 from jaxprefix.models.sources import CONFIG, EMBEDDED, find_folder, read_config
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.config import NewBackbone, Run
@@ -139,18 +140,14 @@ def frozen_shapes(run: Run, config: BackboneConfig) -> Tree:
     decoder = isinstance(config, DecoderConfig)
     leaves = decoder_leaves(config, "") if decoder else encoder_leaves(config, "")
     dtype, layers = jnp.dtype(run.precision), config.layers
-    tree = unflatten(
-        {
-            leaf.path: jax.ShapeDtypeStruct((layers, *leaf.shape) if leaf.stacked else leaf.shape, dtype)
-            for leaf in leaves
-            if leaf.path != DECODER  # tied in every encoder that is known
-        }
-    )
-    if getattr(run, "quantize", None) is None:
-        return tree
-    from jaxprefix.models.quantizing import quantize_tree
-
-    return jax.eval_shape(quantize_tree, tree)
+    flat = {
+        leaf.path: jax.ShapeDtypeStruct((layers, *leaf.shape) if leaf.stacked else leaf.shape, dtype)
+        for leaf in leaves
+        if leaf.path != DECODER  # tied in every encoder that is known
+    }
+    if run.quantize is not None:
+        flat = {new: leaf for path, old in flat.items() for new, leaf in quantized_shapes(path, old).items()}
+    return unflatten(flat)
 
 
 def labels_of(run: Run, labels: int | None) -> int:

@@ -58,7 +58,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     found = {
         "topology": place,
         "backbone": f"{run.backbone if isinstance(run.backbone, str) else 'new'} ({shapes.source}), {run.precision}"
-        + (f", {run.quantize}" if getattr(run, "quantize", None) else ""),
+        + (f", {run.quantize}" if run.quantize else ""),
         "method": f"{type(run.method).__name__}, {type(shapes.model.head).__name__}",
         "mesh": mesh,
         "batch": f"{run.batch_size} rows of {shapes.tokens} tokens"

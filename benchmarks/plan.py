@@ -59,21 +59,21 @@ def main() -> None:
     from jaxprefix.pods.search import remedies
     from jaxprefix.pods.topologies import find_topology
 
-    path = RESULTS / f"{NAME}.json"
-    done = json.loads(path.read_text())["figures"]["cases"] if path.exists() else {}
-    for name, (topology, run) in cases().items():
-        if name in done and name not in sys.argv[1:]:
-            continue
-        place = find_topology(topology)
-        plan = plan_run(run, place, evaluate=not name.endswith("chips"))
-        done[name] = as_json(plan)
-        print(
-            name, done[name]["fits"], done[name]["largest"], done[name]["estimate"], done[name]["problems"], flush=True
-        )
+    wanted = sys.argv[1:] or [name for name in cases() if name not in made()]
+    for name in wanted:
+        topology, run = cases()[name]
+        plan = plan_run(run, find_topology(topology), evaluate=not name.endswith(" chips"))
+        found = as_json(plan)
         if not plan.fits:
-            done[name]["remedies"] = remedies(plan, budget=1800)
-            print(done[name]["remedies"], flush=True)
-        save(NAME, {"cases": done}, versions(("jax", "jaxlib", "libtpu")))
+            found["remedies"] = remedies(plan, budget=1800)
+        print(name, found["fits"], found["largest"], found["estimate"], found["problems"], found.get("remedies"))
+        save(NAME, {"cases": {**made(), name: found}}, versions(("jax", "jaxlib", "libtpu")))
+
+
+def made() -> dict[str, Any]:
+    """The cases in the result file."""
+    path = RESULTS / f"{NAME}.json"
+    return json.loads(path.read_text())["figures"]["cases"] if path.exists() else {}
 
 
 if __name__ == "__main__":

@@ -144,11 +144,14 @@ def verdict(plan: Plan) -> str:
 
 
 def remedies(plan: Plan, *, budget: float = 1800.0) -> list[dict[str, Any]]:
-    """What would make a run fit that does not: each change on its own first, then together, then more chips; every one
-    is compiled, and the first that fits of each sort is kept.
+    """What would make a run fit that does not: weights divided over all devices and layers computed twice, and with
+    that one row per device, int8 kernels, tp, more chips. Each is compiled, until two of them fit.
+
+    Args:
+      budget: seconds after which no other one is begun.
 
     Returns:
-      `change` in words, `fits`, `largest` in bytes of a device, `topology`.
+      What was tried, in order: `change` in words, `fits`, `largest` in bytes of a device, `topology`.
     """
     run, topology = plan.shapes.run, plan.topology
     if topology is None:
@@ -181,6 +184,8 @@ def _remedies(run: Run, topology: Topology, dims: Any) -> Iterator[tuple[str, To
     if run.batch_size > least:
         small = dataclasses.replace(better, batch_size=least, accumulate=1)
         yield f"the same with batch_size {least}, one row per device", topology, small
+    if run.quantize is None:
+        yield f"mesh fsdp {ways}, remat full, quantize int8", topology, dataclasses.replace(better, quantize="int8")
     for tp in (4, 8):
         if dims.kv_heads % tp == 0 and ways % tp == 0:
             mesh = MeshShape(topology.slices, ways // tp, tp)
@@ -191,8 +196,6 @@ def _remedies(run: Run, topology: Topology, dims: Any) -> Iterator[tuple[str, To
                 dataclasses.replace(better, mesh=mesh, batch_size=rows),
             )
             break
-    if run.quantize is None:
-        yield f"mesh fsdp {ways}, remat full, quantize int8", topology, dataclasses.replace(better, quantize="int8")
     place = topology
     for _ in range(4):
         bigger = larger(place)

@@ -11,7 +11,7 @@ from typing import Any
 from common import RESULTS, ROOT
 from report_decoders import decoding, triples
 from report_parts import origin, table
-from report_pods import int8, kills, streaming_load
+from report_pods import int8, kills, plans, streaming_load, weak_scaling
 from report_starts import apt_memory, starts
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -300,6 +300,8 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("streaming_load", streaming_load),
     ("int8", int8),
     ("kills", kills),
+    ("plan", plans),
+    ("plan", weak_scaling),
     ("starts", starts),
 )
 

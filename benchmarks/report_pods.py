@@ -104,3 +104,111 @@ def kills(record: dict[str, Any]) -> str:
         f"{yes(figures['same_log'])}. Stack traces of the coordination service in the logs: "
         f"{sum(kill['traces'] for kill in found)}."
     )
+
+
+GIB = 2**30
+
+
+def plans(record: dict[str, Any]) -> str:
+    cases = {name: case for name, case in record["figures"]["cases"].items() if not name.endswith(" chips")}
+    cases |= {name: case for name, case in record["figures"]["cases"].items() if "LoRA, 64 chips" in name}
+    rows = [_plan_row(name, case) for name, case in cases.items()]
+    head = ("run", "slice", "mesh", "rows x tokens", "remat", "fits", "GiB a device", "of", "FLOPs over least")
+    parts = [
+        f"## Plans for pods\n\n{origin(record)}\n\nWhat the TPU's compiler says of training steps from shapes alone; "
+        "no TPU was used. Frozen weights in bfloat16.\n\n" + table((*head, "ms", "tokens/s", "of peak"), rows),
+        "\n\nTimes are the compiler's estimate of its operations plus bytes over link bandwidth, and no measurement "
+        "(docs/plan.md). MiB of one device:\n\n" + _memory_table(cases),
+        "\n\nMiB that a device sends in a step, by what it is. Scalars of gradients that are summed, beside the "
+        "trainable ones on a device:\n\n" + _traffic_table(cases),
+    ]
+    for name, case in cases.items():
+        if case.get("remedies"):
+            tried = "; ".join(
+                f"{one['change']}: {'fits' if one['fits'] else 'does not fit'}"
+                + (f" ({one['largest'] / GIB:.1f} GiB)" if one["largest"] else "")
+                for one in case["remedies"]
+            )
+            parts.append(f"\n\n{name} ({case['topology']}): it does not fit. What was tried instead: {tried}.")
+    return "".join(parts)
+
+
+def _plan_row(name: str, case: dict[str, Any]) -> list[Any]:
+    time, flops = case["estimate"], case["flops"]["train"]
+    return [
+        name,
+        case["topology"],
+        " x ".join(str(size) for size in case["mesh"].values()),
+        f"{case['rows']} x {case['tokens']}",
+        case["remat"],
+        "yes" if case["fits"] else "no",
+        f"{case['largest'] / GIB:.2f}",
+        f"{case['capacity'] / GIB:.2f}",
+        f"{flops / case['flops']['least']:.3f}" if flops else "",
+        *(
+            (f"{1e3 * time['seconds']:.0f}", f"{time['tokens_per_second']:,.0f}", f"{100 * time['utilisation']:.1f} %")
+            if time
+            else ("", "", "")
+        ),
+    ]
+
+
+def _memory_table(cases: dict[str, Any]) -> str:
+    kinds = ("frozen", "trainable", "optimizer", "batch", "activations", "padding", "program")
+    found = {name: case["memory"]["train"] for name, case in cases.items() if case["memory"]["train"]}
+    return table(
+        ("run", *kinds), ((name, *(f"{sizes[kind] / 2**20:,.1f}" for kind in kinds)) for name, sizes in found.items())
+    )
+
+
+def _traffic_table(cases: dict[str, Any]) -> str:
+    kinds = ("gradients", "frozen gradients", "weights", "state", "activations")
+    rows = []
+    for name, case in cases.items():
+        if case["traffic"]:
+            sent = {kind: sum(row["sent"] for row in case["traffic"] if row["what"] == kind) for kind in kinds}
+            scalars = case["gradients"]
+            rows.append(
+                (
+                    name,
+                    *(f"{sent[kind] / 2**20:,.1f}" for kind in kinds),
+                    f"{scalars['summed']:,}",
+                    f"{scalars['trainable']:,}",
+                )
+            )
+    return table(("run", *kinds, "summed", "trainable"), rows)
+
+
+def weak_scaling(record: dict[str, Any]) -> str:
+    cases, parts = record["figures"]["cases"], []
+    for model, first in (("RoBERTa-large", "RoBERTa-large, APT"), ("Llama-3-8B", "Llama-3-8B, inducer + LoRA")):
+        found = [cases[first]] + [
+            case
+            for name, case in cases.items()
+            if name.startswith(f"{model}, ") and name.endswith(" chips") and "LoRA" not in name
+        ]
+        found.sort(key=lambda case: case["chips"])
+        base = found[0]["estimate"]["seconds"]
+        rows = [
+            (
+                case["chips"],
+                " x ".join(str(size) for size in case["mesh"].values()),
+                case["rows"],
+                f"{case['largest'] / GIB:.2f}",
+                f"{1e3 * case['estimate']['seconds']:.1f}",
+                f"{100 * (case['estimate']['seconds'] / base - 1):+.1f} %",
+                f"{case['estimate']['tokens_per_second']:,.0f}",
+                f"{sum(row['sent'] for row in case['traffic'] if row['what'] == 'gradients') / 2**20:.1f}",
+            )
+            for case in found
+        ]
+        head = ("v5e chips", "mesh", "rows", "GiB a chip", "ms a step", "growth", "tokens/s", "MiB of gradients sent")
+        parts.append(
+            f"{model}, {found[0]['rows'] // found[0]['chips']} rows of {found[0]['tokens']} tokens a chip:\n\n"
+            + table(head, rows)
+        )
+    return (
+        f"## Weak scaling by estimate\n\n{origin(record)}\n\nThe batch grows with the chips; weights are divided over 16 "
+        "chips and those groups are copies of each other (mesh data x fsdp x tp). Times are the compiler's estimate plus "
+        "bytes over link bandwidth, and no measurement.\n\n" + "\n\n".join(parts)
+    )

@@ -37,7 +37,8 @@ def config():
     return jp.Run(
         task=jp.Classification(jp.Files({rows!r}), max_length=24),
         backbone=jp.NewBackbone(
-            jp.EncoderConfig("bert", vocab=4096, width=32, layers=2, heads=4, mlp_width=64, positions=64), "tiny-encoder"
+            jp.EncoderConfig("bert", vocab=4096, width=32, layers=2, heads=4, mlp_width=64, positions=64),
+            "tiny-encoder",
         ),
         method=jp.PTuningV2(length=4),
         steps={steps},

@@ -14,6 +14,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
+from jaxprefix.edits import Dims
+
 AXES = ("data", "fsdp", "tp")
 ROWS = ("data", "fsdp")
 """The axes that share out a batch's rows."""
@@ -44,6 +46,19 @@ def look_up(table: Callable[[Array], Array], ids: Int[Array, "B T"]) -> Float[Ar
     """
     found = constrain(table(constrain(ids, "data", None)), "data", None, "fsdp")
     return constrain(found, "rows", None, None)
+
+
+def axis_size(name: str) -> int:
+    """Devices along an axis of the mesh that is set; 1 where none is."""
+    return jax.sharding.get_abstract_mesh().shape.get(name, 1)
+
+
+def kernel_axes(name: str, dims: Dims) -> tuple[Axis, Axis]:
+    """How the kernel `[I, O]` of a layer's map lies once it is gathered from fsdp: over tp by whole heads, or by units
+    of the MLP."""
+    units = {"q": dims.heads, "o": dims.heads, "k": dims.kv_heads, "v": dims.kv_heads}.get(name, dims.mlp_width)
+    tp: Axis = "tp" if units % axis_size("tp") == 0 else None
+    return (tp, None) if name in ("o", "down") else (None, tp)
 
 
 def divided(size: int, names: str | tuple[str, ...] | None, mesh: Any) -> str | tuple[str, ...] | None:

@@ -26,7 +26,7 @@ from jaxprefix.models.linear import LayerNorm, Linear, RMSNorm
 from jaxprefix.models.rope import Turns, rotate, turns
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, run_layers, should_unroll, stacked_params
-from jaxprefix.placement import constrain, look_up
+from jaxprefix.placement import constrain, kernel_axes, look_up
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
@@ -71,7 +71,8 @@ class DecoderLayer(nn.Module):
         def linear(name: str, z: Array) -> Array:
             bias = biased.get(name, config.mlp_bias)
             features = self.dims.maps[name][1]
-            return Linear(features, self.dtype, config.initializer_range, bias, name=name)(z, hooks.project)
+            made = Linear(features, self.dtype, config.initializer_range, bias, kernel_axes(name, self.dims), name=name)
+            return made(z, hooks.project)
 
         def drop(f: Array, site: int) -> Array:
             return dropout(f, hidden_rate, keys[site]) if ctx.training else f

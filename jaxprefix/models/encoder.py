@@ -19,7 +19,7 @@ from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, run_layers, should_unroll, stacked_params
-from jaxprefix.placement import constrain, look_up
+from jaxprefix.placement import constrain, kernel_axes, look_up
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
@@ -93,7 +93,8 @@ class EncoderLayer(nn.Module):
 
         def linear(name: str, z: Array) -> Array:
             features = config.mlp_width if name == "up" else config.width
-            return Linear(features, self.dtype, config.initializer_range, name=name)(z, hooks.project)
+            axes = kernel_axes(name, self.dims)
+            return Linear(features, self.dtype, config.initializer_range, axes=axes, name=name)(z, hooks.project)
 
         def drop(f: Array, site: int) -> Array:
             return dropout(f, hidden_rate, keys[site]) if ctx.training else f

@@ -1,5 +1,6 @@
 """The linear map and the layer norm of every backbone."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,28 +8,49 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Num
+
+from jaxprefix.placement import Axis, axis_size, constrain
+
+Axes = tuple[Axis, Axis]
+WHOLE: Axes = (None, None)
 
 
-@jax.custom_vjp
-def int8_product(x: Float[Array, "*B I"], kernel: Int8[Array, "I O"]) -> Float[Array, "*B O"]:
-    """`x W` of a kernel in int8, without a gradient by the kernel.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def kernel_product(x: Float[Array, "*B I"], kernel: Num[Array, "I O"], axes: Axes = WHOLE) -> Float[Array, "*B O"]:
+    """`x W` of a kernel that is stored in another form than it is used in: as int8, in another dtype, or divided over
+    fsdp, from which it is gathered.
 
-    The backward pass keeps the kernel as it is. Left to itself it would keep the kernel's cast, of every layer of a
-    scan: the float copy of the stack that int8 is to save.
+    The backward pass keeps the kernel as it is stored, and makes the used form again. Left to itself it would keep that
+    form, of every layer of a scan: a copy of the whole stack, on every device.
+
+    Args:
+      x: the input, whose dtype is that of the product.
+      kernel: of int8 or floats; only the latter has a gradient, which costs nothing where nobody asks for it.
+      axes: how the used form lies over the mesh (`constrain`).
     """
-    return x @ kernel.astype(x.dtype)
+    return x @ _used(kernel, x.dtype, axes)
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, Array]:
-    return int8_product(x, kernel), kernel
+def _used(kernel: Array, dtype: Any, axes: Axes) -> Array:
+    """Gathered in whichever of both dtypes is smaller."""
+    if kernel.dtype.itemsize <= jnp.dtype(dtype).itemsize:
+        return constrain(kernel, *axes).astype(dtype)
+    return constrain(kernel.astype(dtype), *axes)
 
 
-def _backward(kernel: Array, dy: Array) -> tuple[Array, None]:
-    return dy @ kernel.astype(dy.dtype).T, None
+def _forward(x: Any, kernel: Any, axes: Axes) -> tuple[Array, tuple[Array | None, Array]]:
+    y = kernel_product(x.value, kernel.value, axes)
+    return y, (x.value if kernel.perturbed else None, kernel.value)
 
 
-int8_product.defvjp(_forward, _backward)
+def _backward(axes: Axes, kept: tuple[Array | None, Array], dy: Array) -> tuple[Array, Array | None]:
+    x, kernel = kept
+    dx = dy @ _used(kernel, dy.dtype, axes).T
+    return dx, None if x is None else jnp.einsum("...i,...o->io", x, dy).astype(kernel.dtype)
+
+
+kernel_product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 class Linear(nn.Module):
@@ -37,12 +59,14 @@ class Linear(nn.Module):
     Parameters are `kernel` `[I, O]` and, with `use_bias`, `bias` `[O]`, cast to `dtype` at use, so that a tree in
     another dtype (bf16 on disk, f32 while it is trained) runs as it is. Beside a kernel in int8 there is a
     `kernel_scale` float32 `[O]`: then `y = (x W) s + b`, and what exists of W in the compute dtype is this layer's.
+    `axes` say how the kernel lies over a mesh once it is gathered from fsdp.
     """
 
     features: int
     dtype: Any = jnp.float32
     initializer_range: float = 0.02
     use_bias: bool = True
+    axes: Axes = WHOLE
 
     @nn.compact
     def __call__(
@@ -50,11 +74,11 @@ class Linear(nn.Module):
     ) -> Float[Array, "*B O"]:
         normal = nn.initializers.normal(self.initializer_range)
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
+        x = x.astype(self.dtype)
+        stored_otherwise = kernel.dtype != x.dtype or axis_size("fsdp") > 1
+        y = kernel_product(x, kernel, self.axes) if stored_otherwise else x @ kernel
         if self.has_variable("params", "kernel_scale"):
-            scale = self.get_variable("params", "kernel_scale")
-            y = (int8_product(x.astype(self.dtype), kernel) * scale).astype(self.dtype)
-        else:
-            y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+            y = (y * self.get_variable("params", "kernel_scale")).astype(self.dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y if project is None else project(self.name, x, y)

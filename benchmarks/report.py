@@ -11,7 +11,8 @@ from typing import Any
 from common import RESULTS, ROOT
 from report_decoders import decoding, triples
 from report_parts import origin, table
-from report_pods import int8, kills, streaming_load
+from report_pods import int8, kills, plans, streaming_load, weak_scaling
+from report_starts import apt_memory, starts
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -289,6 +290,7 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("population", population),
     ("real_text", real_text),
     ("overhead", overhead),
+    ("apt_memory", apt_memory),
     *((f"comparison_{name}", comparison(name)) for name in COMPARISONS),
     ("gate_rates", gate_rates),
     ("world_tasks", world_tasks),
@@ -298,6 +300,9 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("streaming_load", streaming_load),
     ("int8", int8),
     ("kills", kills),
+    ("plan", plans),
+    ("plan", weak_scaling),
+    ("starts", starts),
 )
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/streaming_load.py
 
-Each load is a fresh process. CPU devices live in host memory, so the tree's own bytes, and what the process held before
-the load, are taken off the peak of the resident memory; what remains is what the load itself needed. It is held against
-one shard plus one layer's tensor, and against leaves made whole on the host before they are placed.
+Each load is a fresh process. CPU devices live in host memory, so the leaves that are there already, and what the
+process held before the load, are taken off the peak of the resident memory while a leaf is read; the most that remains
+is what the load itself needed. It is held against one shard plus one layer's tensor, and against leaves made whole on
+the host before they are placed.
 """
 
 import argparse

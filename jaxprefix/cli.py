@@ -220,6 +220,12 @@ def _compare(args: Sequence[str]) -> int:
     return compare.run(args)
 
 
+def _plan(args: Sequence[str]) -> int:
+    from jaxprefix.commands import plan
+
+    return plan.run(args)
+
+
 COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
@@ -231,6 +237,7 @@ COMMANDS = {
     "export": _export,
     "import": _import,
     "compare": _compare,
+    "plan": _plan,
 }
 USAGE = """usage: jaxprefix COMMAND ...
 
@@ -244,6 +251,7 @@ USAGE = """usage: jaxprefix COMMAND ...
   export ADAPTER FOLDER            an adapter as a folder of Hugging Face PEFT
   import FOLDER --out ADAPTER      an adapter of PEFT, P-Tuning v2 or the adapters library as one of ours
   compare CONFIG --methods A B     methods times seeds in one table; started again, it goes on
+  plan CONFIG --topology v5e-256   whether a run fits a pod, what it computes and moves, without a pod
 
 Each command has its own --help.
 """

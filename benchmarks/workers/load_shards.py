@@ -1,5 +1,7 @@
-"""Loads a folder over eight CPU devices and answers with the peak of this process's memory: `FOLDER shards|leaves`.
+"""Loads a folder over eight CPU devices and answers with the host memory that it took: `FOLDER shards|leaves`.
 
+The peak of the resident memory is read and set back at every leaf, and the leaves that are there by then are taken off:
+the peak of the whole load would hide what an early leaf needs behind those that are still to come.
 `shards` is the package as it is. `leaves` makes every leaf whole on the host first and then places its shards.
 """
 
@@ -25,8 +27,15 @@ BY_INPUTS = ("o", "down")  # whose inputs, not outputs, lie along tp
 
 
 def peak() -> int:
-    """The most memory that was resident so far, in bytes: VmHWM, since ru_maxrss starts at the parent's size."""
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    """The most bytes that were resident since the last call: VmHWM, which ru_maxrss is not, and which Linux resets."""
+    found = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    Path("/proc/self/clear_refs").write_text("5")
+    return found
+
+
+def bytes_of(leaf: jax.Array) -> int:
+    """What a leaf's shards take, copies included."""
+    return sum(shard.data.nbytes for shard in leaf.addressable_shards)
 
 
 def whole_leaf(leaf, tensors, files, dtype, sharding):
@@ -47,18 +56,29 @@ def main(folder: str, way: str) -> None:
             return NamedSharding(mesh, P(*[None] * (len(shape) - 2), *last))
         return NamedSharding(mesh, P())
 
-    if way == "leaves":
-        loading.load_leaf = whole_leaf
+    load_leaf = whole_leaf if way == "leaves" else shards.load_leaf
+    held, extra = 0, {}
+
+    def watched(leaf, *rest):
+        nonlocal held
+        made = load_leaf(leaf, *rest)
+        held += bytes_of(made)
+        extra[leaf.path] = peak() - before - held
+        return made
+
+    loading.load_leaf = watched
     read_hf_config(read_config(Path(folder)))  # imports transformers, which is no part of the load
     jax.block_until_ready(jax.device_put(jnp.ones(8), NamedSharding(mesh, P("fsdp"))))
+    peak()
     before, started = peak(), time.perf_counter()
     _, tree, report = loading.read_backbone(folder, dtype=jnp.bfloat16, sharding=place)
     seconds = time.perf_counter() - started
     leaves = flatten(tree)
-    held = {path: sum(shard.data.nbytes for shard in leaf.addressable_shards) for path, leaf in leaves.items()}
+    worst = max(extra, key=extra.get)
     found = {
-        "extra_bytes": peak() - before - sum(held.values()),
-        "tree_bytes": sum(held.values()),
+        "extra_bytes": extra[worst],
+        "at": worst,
+        "tree_bytes": held,
         "largest_leaf_bytes": max(leaf.nbytes for leaf in leaves.values()),
         "largest_shard_bytes": max(leaf.addressable_shards[0].data.nbytes for leaf in leaves.values()),
         "seconds": seconds,

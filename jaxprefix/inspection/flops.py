@@ -7,8 +7,6 @@ fusions, or handed to a library (a custom call that names its dimensions as a do
 """
 
 import dataclasses
-import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,16 +14,9 @@ import jax
 
 from jaxprefix.edits import Dims
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.pods.hlo import Module
+from jaxprefix.pods.products import product_flops
 from jaxprefix.trees import flatten
-
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+)(?: \([^)]*.*\))? (?:->.*)?\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_ARRAY = re.compile(r"^\w+\[([\d,]*)\]")
-_CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
-_LIBRARY = re.compile(r'custom_call_target="([^"]*(?:matmul|dot|gemm|Eigen)[^"]*)"', re.IGNORECASE)
 
 
 def dot_flops(compiled: jax.stages.Compiled) -> int:
@@ -36,75 +27,7 @@ def dot_flops(compiled: jax.stages.Compiled) -> int:
     Raises:
       ValueError: a loop whose number of turns the compiler does not know, or a library call that hides its sizes.
     """
-    return _Program(compiled.as_text()).flops()
-
-
-class _Program:
-    """The text of an HLO module, split into computations."""
-
-    def __init__(self, text: str):
-        self._lines: dict[str, list[str]] = {}
-        self._entry = ""
-        name = None
-        for line in text.splitlines():
-            header = _COMPUTATION.match(line)
-            if header is not None:
-                name = header[1]
-                self._lines[name] = []
-                if line.startswith("ENTRY"):
-                    self._entry = name
-            elif line.startswith("}"):
-                name = None
-            elif name is not None:
-                self._lines[name].append(line)
-        if not self._entry:
-            raise ValueError("this is not the text of an HLO module: it has no ENTRY computation")
-        self._known: dict[str, int] = {}
-
-    def flops(self, name: str | None = None) -> int:
-        """Of one call of a computation and of all that it calls."""
-        name = name or self._entry
-        if name not in self._known:
-            shapes: dict[str, tuple[int, ...]] = {}
-            self._known[name] = sum(self._of_line(line, shapes) for line in self._lines.get(name, ()))
-        return self._known[name]
-
-    def _of_line(self, line: str, shapes: dict[str, tuple[int, ...]]) -> int:
-        found = _INSTRUCTION.match(line)
-        if found is None:
-            return 0
-        name, rest = found.groups()
-        array = _ARRAY.match(rest)
-        if array is not None:
-            shapes[name] = _numbers(array[1])
-        if " dot(" in rest:
-            return _dot(rest, shapes, name)
-        library = _LIBRARY.search(rest) if " custom-call(" in rest else None
-        if library is not None:
-            return _dot(rest, shapes, name, library[1])
-        called = _CALLED.findall(rest)
-        for branches in _BRANCHES.findall(rest):
-            called += [branch.strip().lstrip("%") for branch in branches.split(",")]
-        inside = sum(self.flops(other) for other in called)
-        if " while(" in rest and inside:
-            trips = _TRIPS.search(rest)
-            if trips is None:
-                raise ValueError(f"the loop {name} has no known number of turns")
-            inside *= int(trips[1])
-        return inside
-
-
-def _dot(rest: str, shapes: Mapping[str, tuple[int, ...]], name: str, library: str = "") -> int:
-    contracted = _CONTRACTED.search(rest)
-    operands = re.findall(r"%([\w.\-]+)", rest[rest.index("(") :])
-    if contracted is None or not operands or operands[0] not in shapes:
-        raise ValueError(f"the dot product {name} {f'of the library {library} ' if library else ''}hides its sizes")
-    over = math.prod(shapes[operands[0]][axis] for axis in _numbers(contracted[1]))
-    return 2 * math.prod(shapes[name]) * over
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(",") if number)
+    return product_flops(Module(compiled.as_text()))
 
 
 @dataclasses.dataclass(frozen=True)

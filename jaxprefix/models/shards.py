@@ -5,6 +5,8 @@ holds one shard and at most one layer's tensor at a time: a tensor that a shard 
 only the block, in pieces.
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,13 +58,19 @@ def read_shard(leaf: Leaf, tensors: Sequence[str], files: TensorFiles, dtype: An
     whole = own == tuple((0, size) for size in leaf.shape)
     if whole and not leaf.stacked:
         return np.ascontiguousarray(_oriented(leaf, files.read(tensors[0])), dtype)
-    stack = np.empty((len(layers), *(last - first for first, last in own)), dtype)
+    stack = _empty((len(layers), *(last - first for first, last in own)), dtype)
     for part, name in zip(stack, layers, strict=True):
         if whole:
             part[...] = _oriented(leaf, files.read(name))
         else:
             files.read_block(name, _stored(leaf, own), part.T if leaf.transposed else part)
     return stack if leaf.stacked else stack[0]
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array in pages of its own, which go back to the system with it: malloc keeps what lies among other things."""
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    return np.ndarray(shape, dtype, mmap.mmap(-1, max(size, 1)))
 
 
 def _oriented(leaf: Leaf, tensor: np.ndarray) -> np.ndarray:

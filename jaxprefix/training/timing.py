@@ -46,8 +46,8 @@ class Clock:
     def report(self) -> dict[str, float]:
         """Milliseconds per step by part since the last report, `milliseconds/all` among them; begins anew.
 
-        Warns, once in a run, where more than half of the time goes into data; the time before the first report, with its
-        compilations, does not count.
+        Warns, once in a run, where more than half of the time goes into data; what comes before the first report, with
+        its compilations, does not count.
         """
         now = time.perf_counter()
         steps, spent = max(self._steps, 1), now - self._since

@@ -8,6 +8,8 @@ import jax
 
 from jaxprefix.errors import UserError
 from jaxprefix.training.loop import train
+from jaxprefix.training.members import grid
+from jaxprefix.training.population import train_population
 from jaxprefix.training.sharding import MeshShape
 from tests.training.watching import lines, watched
 from tests.training.worlds import make_world
@@ -26,15 +28,16 @@ def main(devices: int, folder: Path) -> dict:
         sentence = ""
     except UserError as error:
         sentence = str(error)
-    mesh = MeshShape(data=-1, fsdp=2 if devices > 1 else 1)
+    mesh = MeshShape(data=-1, fsdp=2, tp=2) if devices > 1 else MeshShape()
     seen = watched(world.run(folder / "run", steps=4, accumulate=2, mesh=mesh, **usual))
     leaves = jax.tree.leaves(seen.state)
+    population = world.run(folder / "members", steps=4, mesh=mesh, **usual)
+    members = train_population(population, grid({"seed": (1, 2)}), own_order=True, at_once=2).members
     return {
         "sentence": sentence,
         "metrics": seen.result.metrics,
         "devices": [len(leaf.sharding.device_set) for leaf in leaves],
-        "replicated": all(leaf.sharding.is_fully_replicated for leaf in leaves),
-        "frozen": all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(seen.setup.frozen)),
+        "members": [member.metrics["test"]["loss"] for member in members],
         "norms": [line["gradient_norm"] for line in lines(folder / "run") if "loss" in line],
     }
 

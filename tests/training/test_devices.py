@@ -1,4 +1,4 @@
-"""A run on eight devices is the run on one, to rounding."""
+"""A run on eight devices, and a population, is the one on a single device, to rounding."""
 
 import json
 import os
@@ -27,8 +27,7 @@ def test_eight_devices(tmp_path):
     assert "multiple of 8" in eight["sentence"]
     assert one["sentence"] == ""
     assert set(eight["devices"]) == {8}
-    assert eight["replicated"]
-    assert eight["frozen"]
     assert eight["norms"] == pytest.approx(one["norms"], rel=1e-3)
+    assert eight["members"] == pytest.approx(one["members"], rel=1e-3)
     for split, metrics in one["metrics"].items():
         assert eight["metrics"][split]["loss"] == pytest.approx(metrics["loss"], rel=1e-3)

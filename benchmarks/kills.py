@@ -156,10 +156,12 @@ def kill_once(config: Path, folder: Path, logs: Path, draw: random.Random) -> di
     step = logged(folder)[-1]["step"]
     codes = launch.wait(LIMIT + 30)
     seconds = time.monotonic() - killed
+    until = time.monotonic() + 10  # what the processes say at their end comes a moment later
+    survivors = [process for process in range(PROCESSES) if process != victim]
+    while not all("jaxprefix: " in launch.said(process) for process in survivors) and time.monotonic() < until:
+        time.sleep(0.05)
     sentences = [
-        [line for line in launch.said(process).splitlines() if line.startswith("jaxprefix: ")]
-        for process in range(PROCESSES)
-        if process != victim
+        [line for line in launch.said(process).splitlines() if line.startswith("jaxprefix: ")] for process in survivors
     ]
     named = all(len(found) == 1 and f"process {victim}" in found[0] and "is gone" in found[0] for found in sentences)
     if not named:
@@ -172,7 +174,7 @@ def kill_once(config: Path, folder: Path, logs: Path, draw: random.Random) -> di
         "killed_after": step,
         "newest": newest(folder),
         "seconds": round(seconds, 1),
-        "ended": all(code not in (0, None) for process, code in enumerate(codes) if process != victim),
+        "ended": all(codes[process] not in (0, None) for process in survivors),
         "named": named,
         "traces": sum("Check failure stack trace" in launch.said(process) for process in range(PROCESSES)),
     }

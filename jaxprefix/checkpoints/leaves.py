@@ -83,7 +83,7 @@ def verified(leaves: dict[str, jax.Array], record: Record, abstract_state: Any) 
         if digest != record.digests.get(name):
             raise Damaged(f"its leaf {name} does not match the digest that was stored with it")
     made = [
-        jax.random.wrap_key_data(leaves[name], impl=_key_impl(leaf)) if is_key(leaf) else leaves[name]
+        jax.random.wrap_key_data(leaves[name], impl=_key_impl(_abstract(leaf))) if is_key(leaf) else leaves[name]
         for name, leaf in named_leaves(abstract_state).items()
     ]
     return jax.tree.unflatten(jax.tree.structure(abstract_state), made)

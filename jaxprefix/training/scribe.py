@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-_DYING = re.compile(r"^[EF]\d{4} .*\b(coordination_service(_agent)?\.cc|client\.h):\d+\]")
+_DYING = re.compile(r"^([EF]\d{4} .*\b(coordination_service(_agent)?\.cc|client\.h):\d+\]|terminate called .*gloo::)")
 _FATAL = "the JAX distributed service detected fatal errors"
 AGAIN = "start the same command again on all of them to go on from the last checkpoint"
 
@@ -21,7 +21,13 @@ def sentence(last: str, address: str, processes: int, seconds: int) -> str | Non
     """What the last words of a process mean; None where they are not the service's, or not known."""
     _, found, why = last.partition(_FATAL)
     if not found:
-        return None
+        broken = re.search(r"^terminate called .*gloo::.*\n(.*)", last, re.MULTILINE)
+        if not broken:
+            return None
+        return (
+            "a computation of all processes broke off, most likely because one of them is gone, which the others' logs "
+            f"name ({broken[1].strip()[:200]}); {AGAIN}."
+        )
     if "different incarnation" in why or "Incarnation ID mismatch" in why:
         return (
             f"a process with a number that is taken came to the coordinator at {address}: it was started again while "

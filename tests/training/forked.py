@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -68,10 +69,9 @@ MOMENTS: dict[str, Callable[[int], None]] = {
 }
 
 
-def child(args: list[str], log: str, devices: int, moment: str, number: int, settings: dict[str, Any]) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+def child(args: list[str], log: int, devices: int, moment: str, number: int, settings: dict[str, Any]) -> None:
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     code = 70
     try:
         jax.config.update("jax_num_cpu_devices", devices)
@@ -89,16 +89,30 @@ def child(args: list[str], log: str, devices: int, moment: str, number: int, set
         os._exit(code)
 
 
+def keep(reads: int, log: str) -> None:
+    """What a process and its scribe print, in a file."""
+    with open(reads, "rb") as said, open(log, "wb") as file:
+        file.write(said.read())
+
+
 if __name__ == "__main__":
     for line in sys.stdin:
-        numbers = []
-        for request in json.loads(line):
+        numbers, requests = [], json.loads(line)
+        pipes = [os.pipe() for _ in requests]
+        for request, (_, writes) in zip(requests, pipes, strict=True):
             numbers.append(os.fork())
             if numbers[-1] == 0:
-                child(**request)
+                child(**{**request, "log": writes})
+        readers = []
+        for request, (reads, writes) in zip(requests, pipes, strict=True):
+            os.close(writes)
+            readers.append(threading.Thread(target=keep, args=(reads, request["log"])))
+            readers[-1].start()
         codes, ends = {}, []
         while len(codes) < len(numbers):
             ended, status = os.wait()
             codes[ended] = os.waitstatus_to_exitcode(status)
             ends.append(time.monotonic())
+        for reader in readers:  # until the scribes, which outlive their processes, have ended as well
+            reader.join()
         print(json.dumps([[codes[number] for number in numbers], ends[-1] - ends[0]]), flush=True)

@@ -130,6 +130,11 @@ WORDS = {
 }
 
 
+GLOO = """terminate called after throwing an instance of 'gloo::EnforceNotMet'
+  what():  [enforce fail at pair.cc:459] op.preamble.length <= op.nbytes. 32 vs 4. Received data size doesn't match.
+"""
+
+
 def passed_on(lines):
     out = io.StringIO()
     scribe.write(lines, out, "a:1", 4, 300)
@@ -144,6 +149,14 @@ def test_last_words_become_one_sentence(said):
     assert found[0] == "step 3"
     assert found[1].startswith("jaxprefix: ") and said in found[1]
     assert len(found) == 2
+
+
+def test_a_process_that_gloo_ends_says_so_in_one_sentence():
+    (found,) = passed_on(GLOO.splitlines(keepends=True)).splitlines()
+    assert found.startswith(
+        "jaxprefix: a computation of all processes broke off, most likely because one of them is gone"
+    )
+    assert "32 vs 4" in found and "start the same command again" in found
 
 
 def test_what_the_scribe_does_not_know_is_passed_on():

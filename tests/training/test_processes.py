@@ -7,6 +7,7 @@ in one XLA does: two processes and four are equal to the bit, and one to roundin
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,8 @@ from tests.training.worlds import write_jsonl
 
 pytestmark = pytest.mark.slow
 FIELDS = {"steps": "20", "checkpoint_every": "2"}  # with evaluations after 6, 12, 18 and 20
-GONE = "is gone (killed, cut off, or ended by an error that its own log tells); start the same command again"
+CAUSE = "gone (killed, cut off, or ended by an error that its own log tells); start the same command again"
+GONE = f"is {CAUSE}"
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +150,14 @@ def test_killed_three_times_nothing_is_lost(world, several, whole, tmp_path):
         codes, said, seconds = several(config, 4, tmp_path, {victim: ("killed before a step", draw.randint(4, 6))})
         assert codes[victim] == -signal.SIGKILL
         assert seconds < 60
-        name = f"process {victim} " if victim else "process 0, the coordinator at localhost:"
-        for process in {0, 1, 2, 3} - {victim}:
+        last = {process: said[process].splitlines()[-1] for process in {0, 1, 2, 3} - {victim}}
+        for process, sentence in last.items():
             assert codes[process] not in (0, None), said[process]
-            last = said[process].splitlines()[-1]
-            assert last.startswith("jaxprefix: " + name) and GONE in last, said[process]
+            assert sentence.startswith("jaxprefix: ") and "start the same command again" in sentence, said[process]
             assert "stack trace" not in said[process]
+        # gloo may end a second process, which then does not know who was the first
+        named = [re.match(r"jaxprefix: process(es)? ([\d, ]+)", sentence) for sentence in last.values()]
+        assert sum(found is not None and str(victim) in found[2] for found in named) >= 2, last
         assert not left or f"going on from step {left} of 20" in said[0]
         left = kept_steps(tmp_path / "run")[-1]
         assert 0 < left < 20
@@ -185,7 +189,7 @@ def test_processes_with_other_configs_are_refused(world, several, tmp_path):
 
 def test_a_folder_that_one_process_cannot_write_ends_all(world, several, tmp_path):
     config = world.config_file(tmp_path / "config.py", tmp_path / "run")
-    codes, said, seconds = several(config, 2, tmp_path, {1: ("read-only", 2)})
+    codes, said, seconds = several(config, 2, tmp_path, {1: ("read-only", 3)})
     assert codes[1] == 2 and codes[0] not in (0, None)
     assert "Read-only file system" in said[1].splitlines()[-1]
     assert "process 1 " + GONE in said[0]

@@ -206,7 +206,7 @@ def weak_scaling(record: dict[str, Any]) -> str:
             + table(head, rows)
         )
     return (
-        f"## Weak scaling by estimate\n\n{origin(record)}\n\nThe batch grows with the chips; weights are divided over 16 "
-        "chips and those groups are copies of each other (mesh data x fsdp x tp). Times are the compiler's estimate plus "
-        "bytes over link bandwidth, and no measurement.\n\n" + "\n\n".join(parts)
+        f"## Weak scaling by estimate\n\n{origin(record)}\n\nThe batch grows with the chips; weights are divided over "
+        "16 chips and those groups are copies of each other (mesh data x fsdp x tp). Times are the compiler's estimate "
+        "plus bytes over link bandwidth, and no measurement.\n\n" + "\n\n".join(parts)
     )

@@ -13,22 +13,33 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, save, versions
+import jax
+import sklearn.metrics  # noqa: F401  imported once, before the processes are forked
+import transformers  # noqa: F401
+from common import save, versions
+from orbax.checkpoint import v1  # noqa: F401
+from rich.console import Console  # noqa: F401
 
-PROCESSES, EVERY, LIMIT = 4, 3, 60.0
+from jaxprefix import cli
+from jaxprefix.training import loop  # noqa: F401
+
+PROCESSES, EVERY, LIMIT = 4, 4, 60.0
 CONFIG = """import jaxprefix as jp
 
 
 def config():
     return jp.Run(
         task=jp.Classification(jp.Files({rows!r}), max_length=24),
+        backbone=jp.NewBackbone(
+            jp.EncoderConfig("bert", vocab=4096, width=32, layers=2, heads=4, mlp_width=64, positions=64),
+            "tiny-encoder",
+        ),
         method=jp.PTuningV2(length=4),
         steps={steps},
         batch_size=16,
@@ -54,41 +65,59 @@ def write_rows(path: Path) -> None:
 
 
 class Launch:
-    """The run as four processes of one CPU device each."""
+    """The run as four processes of one CPU device each: forks of this one, which has imported everything by then."""
 
-    def __init__(self, config: Path, logs: Path, cache: Path):
+    def __init__(self, config: Path, logs: Path):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        env = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "JAX_NUM_CPU_DEVICES": "1",
-            "JAXPREFIX_CACHE": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
         self.logs = [logs / f"{process}.log" for process in range(PROCESSES)]
-        self.processes = []
+        self.numbers, self._codes = [], {}
         for process, log in enumerate(self.logs):
             joined = ["--coordinator", address, "--processes", str(PROCESSES), "--process", str(process)]
-            with log.open("wb") as out:
-                command = [sys.executable, "-m", "jaxprefix.cli", "train", str(config), *joined]
-                self.processes.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env))
+            log.write_text("")  # those of the start before must not be read for this one's
+            self.numbers.append(os.fork())
+            if self.numbers[-1] == 0:
+                _run(["train", str(config), *joined], log)
 
     def said(self, process: int) -> str:
         return self.logs[process].read_text(errors="replace")
 
+    def codes(self) -> list[int | None]:
+        """Exit codes, minus the signal for a process that was killed; None for one that goes on."""
+        for number in self.numbers:
+            if number not in self._codes:
+                ended, status = os.waitpid(number, os.WNOHANG)
+                if ended:
+                    self._codes[number] = os.waitstatus_to_exitcode(status)
+        return [self._codes.get(number) for number in self.numbers]
+
     def wait(self, seconds: float) -> list[int | None]:
-        """Exit codes; None for a process that did not end in time."""
+        """Exit codes; None for a process that did not end in time, and is killed."""
         until = time.monotonic() + seconds
-        while any(process.poll() is None for process in self.processes) and time.monotonic() < until:
+        while None in self.codes() and time.monotonic() < until:
             time.sleep(0.05)
-        codes = [process.poll() for process in self.processes]
-        for process in self.processes:
-            process.kill()
-            process.wait()
+        codes = self.codes()
+        for number, code in zip(self.numbers, codes, strict=True):
+            if code is None:
+                os.kill(number, signal.SIGKILL)
+                os.waitpid(number, 0)
         return codes
+
+
+def _run(args: list[str], log: Path) -> None:
+    """What a fork does: the command."""
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    code = 70
+    try:
+        jax.config.update("jax_num_cpu_devices", 1)
+        code = cli.main(args)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
@@ -109,20 +138,20 @@ def newest(folder: Path) -> int:
     return max(steps, default=0)
 
 
-def kill_once(config: Path, folder: Path, logs: Path, cache: Path, draw: random.Random) -> dict[str, Any]:
-    victim, later = draw.randrange(PROCESSES), draw.randint(3, 8)
+def kill_once(config: Path, folder: Path, logs: Path, draw: random.Random) -> dict[str, Any]:
+    victim, later = draw.randrange(PROCESSES), draw.randint(4, 24)
     expected = newest(folder)
-    launch = Launch(config, logs, cache)
+    launch = Launch(config, logs)
     while True:  # the log is cut back to the checkpoint when the run goes on
         said = launch.said(0)
         begun = re.search(r"going on from step (\d+)", said) if expected else "trainable parameters" in said
         done = logged(folder)
         if begun and done and expected + later <= done[-1]["step"]:
             break
-        if any(process.poll() is not None for process in launch.processes):
+        if any(code is not None for code in launch.codes()):
             raise SystemExit("a process ended before it was killed:\n" + "\n".join(map(launch.said, range(PROCESSES))))
         time.sleep(0.01)
-    launch.processes[victim].send_signal(signal.SIGKILL)
+    os.kill(launch.numbers[victim], signal.SIGKILL)
     killed = time.monotonic()
     step = logged(folder)[-1]["step"]
     codes = launch.wait(LIMIT + 30)
@@ -156,18 +185,22 @@ def main() -> None:
     options = parser.parse_args()
     base, draw = Path(tempfile.mkdtemp(prefix="kills-")), random.Random(options.seed)
     write_rows(base / "rows.jsonl")
-    steps = 10 * options.kills + 20
+    steps = 26 * options.kills + 20
     folders = {name: base / name for name in ("whole", "killed")}
     for name, folder in folders.items():
         text = CONFIG.format(rows=str(base / "rows.jsonl"), steps=steps, every=EVERY, folder=str(folder))
         (base / f"{name}.py").write_text(text)
-    config, cache = base / "killed.py", base / "cache"
+    config = base / "killed.py"
+    os.environ["JAXPREFIX_CACHE"] = str(base / "cache")
+    settings = {"jax_platforms": "cpu", "jax_persistent_cache_min_compile_time_secs": 0.0}
+    for name, value in settings.items():
+        jax.config.update(name, value)
     kills = []
     for number in range(options.kills):
-        kills.append(kill_once(config, folders["killed"], base, cache, draw))
+        kills.append(kill_once(config, folders["killed"], base, draw))
         print(number + 1, kills[-1], flush=True)
     for name in folders:
-        launch = Launch(base / f"{name}.py", base, cache)
+        launch = Launch(base / f"{name}.py", base)
         codes = launch.wait(1800)
         if codes != [0] * PROCESSES:
             raise SystemExit(f"{name} ended with {codes}:\n" + "\n".join(map(launch.said, range(PROCESSES))))

@@ -26,7 +26,8 @@ def streaming_load(record: dict[str, Any]) -> str:
         "how backbones are loaded; `leaves` makes each leaf whole on the host before its shards are placed. `hashed "
         "before` finds the fingerprints of the tensors in the cache. A CPU device takes a shard's buffer as it is, so "
         "`shards` needs next to nothing here; an accelerator has memory of its own, and there the shard's copy on the "
-        f"host comes on top, {(first['extra_bytes'] + first['largest_shard_bytes']) / MB:.0f} MB together."
+        f"host is to be added, {(first['extra_bytes'] + first['largest_shard_bytes']) / MB:.0f} MB "
+        "by this sum, which was not measured."
     )
 
 
@@ -59,7 +60,8 @@ def int8(record: dict[str, Any]) -> str:
         + table(("frozen tree", "MB", "error", "cosine"), states)
         + f"\n\nThe decoder in the package, untuned, on {decoder['rows']} validation stories:\n\n"
         + table(("frozen tree", "MB", "perplexity"), words)
-        + "\n\nEmbeddings stay in float and are most of so small a model; of a large one nearly all is kernels."
+        + "\n\nEmbeddings stay in float, and in encoders this small they weigh much; "
+        "of a large model nearly all is kernels."
     )
 
 

@@ -52,8 +52,14 @@ def read(folder: Any, abstract_state: Any) -> dict[str, jax.Array]:
     with quiet():
         from orbax.checkpoint import v1 as ocp
 
+        # Each process by itself: else one that cannot read would leave the others waiting for it.
+        here = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+        )
         try:
-            loaded = ocp.load(folder, {name: leaf for name, leaf in stored.items() if leaf.size})
+            with ocp.Context(multiprocessing_options=alone):
+                loaded = ocp.load(folder, {name: leaf for name, leaf in stored.items() if leaf.size})
         except Exception as error:
             reason = _root_cause(error)
             if any(word in reason for word in _NOT_THE_FILES):

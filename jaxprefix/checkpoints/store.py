@@ -250,18 +250,9 @@ class Checkpoints:
     def _first_whole(self, steps: list[int], abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
         for step in steps:
             folder = self._at(step)
-            reason = None
-            try:
-                record = records.read(folder)
-                records.check_same_leaves(record, records.specs(records.named_leaves(abstract_state)), self.folder)
-                leaves = read(folder / "arrays", abstract_state)
-            except Damaged as error:
-                reason = str(error)
-            if _everywhere(reason is None):  # before digests, which all processes compute together
-                try:
-                    return step, verified(leaves, record, abstract_state), record.info
-                except Damaged as error:
-                    reason = str(error)
+            found, reason = self._whole(step, abstract_state)
+            if found is not None:
+                return found
             log.warning(
                 "the checkpoint %s is damaged: %s; it is skipped.",
                 folder,
@@ -272,6 +263,30 @@ class Checkpoints:
                     _remove(self._at(step, DAMAGED))
                     folder.rename(self._at(step, DAMAGED))
         return None
+
+    def _whole(self, step: int, abstract_state: Any) -> tuple[tuple[int, Any, dict[str, Any]] | None, str | None]:
+        """A checkpoint, or why it is damaged; None for both where only another process finds it so.
+
+        All processes go through the same stages: Orbax numbers its calls, and digests are summed over all of them.
+        """
+        folder, record, leaves, reason = self._at(step), None, None, None
+        try:
+            record = records.read(folder)
+            records.check_same_leaves(record, records.specs(records.named_leaves(abstract_state)), self.folder)
+        except Damaged as error:
+            reason = str(error)
+        if not _everywhere(reason is None) or record is None:
+            return None, reason
+        try:
+            leaves = read(folder / "arrays", abstract_state)
+        except Damaged as error:
+            reason = str(error)
+        if not _everywhere(reason is None) or leaves is None:
+            return None, reason
+        try:
+            return (step, verified(leaves, record, abstract_state), record.info), None
+        except Damaged as error:
+            return None, str(error)
 
 
 def _remove(folder: Any) -> None:

@@ -38,7 +38,7 @@ def read_hf_config(raw: Mapping[str, Any]) -> BackboneConfig:
 
 
 def make_backbone(
-    config: BackboneConfig, dtype: Any = jnp.float32, unroll: bool | None = None, remat: Remat = "none"
+    config: BackboneConfig, dtype: Any = jnp.float32, unroll: bool | None = None, remat: Remat | None = None
 ) -> Module:
     """The module of a config."""
     if isinstance(config, DecoderConfig):

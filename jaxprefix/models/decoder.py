@@ -172,7 +172,7 @@ class Decoder(nn.Module):
     config: DecoderConfig
     dtype: Any = jnp.float32
     unroll: bool | None = None
-    remat: Remat = "none"
+    remat: Remat | None = None
     attention: str = DEFAULT
 
     parts: ClassVar[tuple[str, ...]] = ("embeddings", "layers", "norm")

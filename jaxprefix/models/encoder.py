@@ -117,14 +117,14 @@ class Encoder(nn.Module):
       config: sizes and rates.
       dtype: the compute dtype.
       unroll: a Python loop over layers (fast on CPU) instead of a scan (small program); None decides by the backend.
-      remat: what the backward pass keeps of a layer (`none`, `dots`, `full`).
+      remat: what the backward pass keeps of a layer (`none`, `dots`, `full`); None decides by the backend.
       attention: how attention is computed: `xla`, or `reference`, slow and by explicit concatenation.
     """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
     unroll: bool | None = None
-    remat: Remat = "none"
+    remat: Remat | None = None
     attention: str = DEFAULT
 
     parts: ClassVar[tuple[str, ...]] = ("embeddings", "layers")  # of its tree, without those of heads

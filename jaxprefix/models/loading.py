@@ -94,7 +94,7 @@ def load_pretrained(
     sharding: Placement | None = None,
     quantize: Quantize | None = None,
     unroll: bool | None = None,
-    remat: Remat = "none",
+    remat: Remat | None = None,
 ) -> Pretrained:
     """Loads a backbone; what was missing or unused is logged under "jaxprefix".
 

@@ -207,7 +207,7 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
     else:
         source = run.backbone if backbone is None else backbone
         mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
-        found = read_run_backbone(dataclasses.replace(run, backbone=source, remat="none"), mesh)
+        found = read_run_backbone(dataclasses.replace(run, backbone=source), mesh)
     if found.identity["identity"] != files.backbone["digest"]:
         raise UserError(
             f"{folder} was trained on {files.backbone['name']}, and {found.identity['source']} holds other weights; "

@@ -87,7 +87,8 @@ class Run:
       quantize: `int8` keeps the kernels of the frozen layers as int8 with one scale per output, a quarter of float32;
         what is trained and computed stays in float. None keeps them in `precision`.
       unroll: layers as a Python loop (fast on CPU) or as a scan (small program); None decides by backend and depth.
-      remat: what the backward pass keeps of a layer: all (`none`), results of linear maps (`dots`), inputs (`full`).
+      remat: what the backward pass keeps of a layer: all (`none`), results of linear maps (`dots`), inputs (`full`);
+        None is `none` on a CPU and `dots` elsewhere.
       baseline: a method that is trained by the same settings afterwards, in `<folder>/baseline`, to be reported beside
         this one; None for no comparison.
       mesh: devices along data, fsdp and tp.
@@ -120,7 +121,7 @@ class Run:
     precision: Literal["float32", "bfloat16"] = "float32"
     quantize: Quantize | None = None
     unroll: bool | None = None
-    remat: Remat = "none"
+    remat: Remat | None = None
     baseline: Method | None = None
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     seed: int = 0

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from orbax.checkpoint import v1
 
 from jaxprefix import cli
 from jaxprefix.checkpoints import files, store
-from jaxprefix.checkpoints.records import Damaged
 from jaxprefix.training import loop, processes, setup
 from tests.training.killed import at_call
 
@@ -31,8 +31,18 @@ def _refuse(number: int) -> Callable[[], None]:
     return refuse
 
 
-def _damage() -> None:
-    raise Damaged("its arrays cannot be read (a test)")
+def _damage(number: int) -> None:
+    """Orbax cannot read the newest checkpoint here."""
+    real, calls = v1.load, []
+
+    def load(*args: Any) -> Any:
+        found = real(*args)
+        calls.append(1)
+        if len(calls) == number:
+            raise ValueError("a test")
+        return found
+
+    v1.load = load
 
 
 def _fill(folder: str) -> None:
@@ -53,7 +63,7 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "SIGTERM before its set-up": lambda number: at_call(loop, "set_up", number, _terminate),
     "late": lambda number: at_call(setup, "prepare", 1, lambda: time.sleep(number)),
     "read-only": lambda number: at_call(files, "is_remote", number, _refuse(30)),
-    "damage here": lambda number: at_call(store, "read", number, _damage),
+    "damage here": lambda number: _damage(number),
     "disk full here": lambda number: at_call(store, "start_saving", number, _refuse(28)),
 }
 

@@ -136,7 +136,7 @@ def test_damage_that_one_process_alone_sees_is_heard_of_by_all(world, several, w
     codes, said, _ = several(config, 2, tmp_path, {1: ("damage here", 1)})
     assert codes == [0, 0], said
     assert "is damaged: another process says so; it is skipped" in said[0]
-    assert "its arrays cannot be read (a test)" in said[1]
+    assert "its arrays cannot be read (ValueError: a test)" in said[1]
     assert f"going on from step {before} of 20" in said[0]
     same_end(whole, tmp_path / "run")
 

@@ -60,6 +60,7 @@ def main() -> None:
     from jaxprefix.pods.topologies import find_topology
 
     wanted = sys.argv[1:] or [name for name in cases() if name not in made()]
+    del sys.argv[1:]  # a few cases made anew are no other command
     for name in wanted:
         topology, run = cases()[name]
         plan = plan_run(run, find_topology(topology), evaluate=not name.endswith(" chips"))

@@ -204,7 +204,7 @@ def weak_scaling(record: dict[str, Any]) -> str:
         ]
         head = ("v5e chips", "mesh", "rows", "GiB a chip", "ms a step", "growth", "tokens/s", "MiB of gradients sent")
         parts.append(
-            f"{model}, {found[0]['rows'] // found[0]['chips']} rows of {found[0]['tokens']} tokens a chip:\n\n"
+            f"{model}, {found[0]['rows'] // found[0]['chips']} x {found[0]['tokens']} tokens a chip:\n\n"
             + table(head, rows)
         )
     return (

@@ -22,6 +22,8 @@ from jaxprefix.trees import flatten
 What = Literal["gradients", "frozen gradients", "weights", "state", "activations", "numbers"]
 ROW_AXES = {"data", "fsdp"}
 MOST_TOGETHER = 4
+NETWORK = "network all-reduce"
+"""What joins slices: not an instruction of its own, but sends and receives of a runtime on the hosts."""
 
 _LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -35,7 +37,7 @@ class Collective:
     """One array that one collective moves.
 
     Attributes:
-      kind: one of `hlo.COLLECTIVES`.
+      kind: one of `hlo.COLLECTIVES`, or `NETWORK`.
       what: whose the array is.
       axes: of the mesh, over which it goes; none where its groups are no axes' product.
       group: devices that take part together.
@@ -68,7 +70,12 @@ class Collective:
     def sent(self) -> float:
         """Bytes that a device sends in a step where the devices of a group pass parts around a ring."""
         others = (self.group - 1) / self.group
-        factor = {"all-reduce": 2 * others, "all-gather": self.group - 1, "collective-permute": 1.0}
+        factor = {
+            "all-reduce": 2 * others,
+            NETWORK: 2 * others,
+            "all-gather": self.group - 1,
+            "collective-permute": 1.0,
+        }
         return self.payload * factor.get(self.kind, others)
 
 
@@ -147,16 +154,22 @@ def _forms(leaf: Any, sizes: Mapping[str, int], layers: int) -> Iterator[tuple[i
             yield from ((shape[0] // way,) for way in ways if shape[0] % way == 0 and shape[0] > way)
 
 
-def collectives(module: Module, mesh_shape: Mapping[str, int], owners: Owners) -> list[Collective]:
+def collectives(module: Module, mesh_shape: Mapping[str, int], owners: Owners, slices: int = 1) -> list[Collective]:
     """All collectives that one call runs.
 
     Args:
-      module: the optimised program.
+      module: the optimised program, that of one slice where there are several.
       mesh_shape: sizes of the mesh's axes in their order; partitions are numbered along it.
       owners: whose arrays are.
+      slices: groups of devices that only the network joins. What they exchange is a `NETWORK` sum over data, of which
+        each device sends a share.
     """
     found = []
     for it, computation, times, fused in module.runs():
+        if it.opcode == "send" and "xla_megascale" in it.attributes:
+            what: What = "gradients" if '"ALL_REDUCE"' in it.attributes else "activations"
+            found.append(Collective(NETWORK, what, ("data",), slices, it.arrays[0], times, it.op_name, True))
+            continue
         kind = it.opcode.removesuffix("-start")
         if kind not in COLLECTIVES or not times or (fused and _continues(it, computation)):
             continue

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from jaxprefix.pods.collectives import Collective
+from jaxprefix.pods.collectives import NETWORK, Collective
 from jaxprefix.pods.hlo import Module
 from jaxprefix.pods.topologies import Topology
 
@@ -54,8 +54,5 @@ def estimate(module: Module, moved: Iterable[Collective], topology: Topology) ->
 
 
 def _seconds(one: Collective, topology: Topology) -> float:
-    ring = topology.chip.links / topology.chip.axes
-    time = one.sent / ring
-    if topology.slices > 1 and ("data" in one.axes or not one.axes):
-        time += 2 * one.payload * (topology.slices - 1) / topology.slices / topology.chip.network
-    return time
+    chip = topology.chip
+    return one.sent / (chip.network if one.kind == NETWORK else chip.links / chip.axes)

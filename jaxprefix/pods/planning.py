@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxprefix.errors import UserError
-from jaxprefix.pods.collectives import ROW_AXES, Collective, Owners, collectives
+from jaxprefix.pods.collectives import NETWORK, ROW_AXES, Collective, Owners, collectives
 from jaxprefix.pods.estimate import Estimate, estimate
 from jaxprefix.pods.hlo import Module
 from jaxprefix.pods.memory import Memory, inputs_of, memory_of, needed_bytes
@@ -24,6 +24,7 @@ from jaxprefix.training.step import make_eval_step, make_train_step
 from jaxprefix.trees import count, flatten
 
 log = logging.getLogger("jaxprefix")
+PACKED = 4096  # scalars that may hide in packed arrays
 UNKNOWN_STEPS = 1000  # of the schedule, where the run's number of steps depends on its data
 
 
@@ -111,18 +112,20 @@ class Plan:
     def gradients(self) -> tuple[int, int]:
         """Scalars of gradients that a device sums with others in an update, and those of the trainable leaves, of each
         a device's share over tp."""
-        summed = sum(one.elements for one in self.train.moved if one.what == "gradients")
+        within = (one for one in self.train.moved if one.what == "gradients" and one.kind != NETWORK)
+        summed = sum(one.elements for one in within)
         return summed, sum(_summed_size(leaf) for leaf in jax.tree.leaves(self.shapes.state.trainable))
 
     def _gradients_add_up(self, summed: int, own: int) -> bool:
         """Whether every trainable leaf's gradient is summed, and nothing twice: once for each part of a batch, of each
         leaf as much as a device has, which may be a share over tp. What is trained of the backbone itself lies over
-        fsdp, and may be summed in two steps."""
+        fsdp, and may be summed in two steps. Between slices small leaves travel packed with other numbers."""
         sizes = self.shapes.mesh.shape
         if all(sizes[axis] == 1 for axis in ROW_AXES):
             return summed == 0
         most = own * self.shapes.run.accumulate
-        return own <= summed * sizes["tp"] and (summed <= most or "backbone" in self.shapes.state.trainable)
+        slack = PACKED if self.topology is not None and self.topology.slices > 1 else 0
+        return own <= summed * sizes["tp"] + slack and (summed <= most or "backbone" in self.shapes.state.trainable)
 
     @property
     def problems(self) -> list[str]:
@@ -211,12 +214,12 @@ def _read(
         return Step(None, needed, None, (), None, time.perf_counter() - started, message.splitlines()[0])
     seconds = time.perf_counter() - started
     module = Module(compiled.as_text())
-    sizes = dict(shapes.mesh.shape)
+    sizes, slices = dict(shapes.mesh.shape), 1 if topology is None else topology.slices
     local = max(rows // (sizes["data"] * sizes["fsdp"]), 1)
     trainable, frozen = shapes.state.trainable, shapes.frozen
     owners = Owners(trainable, frozen, sizes, shapes.model.backbone.dims.layers, local, shapes.tokens)
     try:
-        flops, moved = product_flops(module), tuple(collectives(module, sizes, owners))
+        flops, moved = product_flops(module), tuple(collectives(module, sizes, owners, slices))
     except ValueError as error:
         log.warning("%s, so products and collectives are not counted.", error)
         flops, moved = None, ()

@@ -154,3 +154,19 @@ def test_groups_are_axes_of_the_mesh(text):
     assert (one.axes, one.group) == GROUPS[text]
     assert one.array == Array("f32", (4, 6))
     assert one.payload == 96
+
+
+def test_what_slices_exchange_is_a_sum_over_the_network():
+    module = Module(
+        "ENTRY %main (p: f32[4,6]) -> f32[4,6] {\n"
+        "  %p = f32[4,6]{1,0} parameter(0)\n"
+        "  %go = token[] after-all()\n"
+        "  %send.1 = (f32[4,6]{1,0}, u32[], token[]) send(%p, %go), channel_id=2, is_host_transfer=true, "
+        'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        '_xla_megascale_transfer_type="ALL_REDUCE"}\n'
+        "  ROOT %copy = f32[4,6]{1,0} copy(%p)\n"
+        "}\n"
+    )
+    (one,) = collectives(module, {"data": 2, "fsdp": 2, "tp": 1}, Owners({}, {}, {}, 3, 2, 5), slices=2)
+    assert (one.kind, one.what, one.axes, one.group) == ("network all-reduce", "gradients", ("data",), 2)
+    assert one.payload == one.sent == 96

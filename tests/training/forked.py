@@ -59,7 +59,6 @@ def _terminate() -> None:
 MOMENTS: dict[str, Callable[[int], None]] = {
     "never": lambda number: None,
     "killed before a step": lambda number: at_call(loop, "put_batch", number),
-    "killed while saving": lambda number: at_call(store, "start_saving", number),
     "SIGTERM before a step": lambda number: at_call(loop, "put_batch", number, _terminate),
     "SIGTERM before its set-up": lambda number: at_call(loop, "set_up", number, _terminate),
     "late": lambda number: at_call(setup, "prepare", 1, lambda: time.sleep(number)),

@@ -98,6 +98,14 @@ def test_told_to_stop_all_save_the_same_step_and_exit_in_peace(stopped):
     assert not (folder / "adapter").exists()
 
 
+def test_told_to_stop_before_the_first_step_all_exit_in_peace(world, several, tmp_path):
+    config = world.config_file(tmp_path / "config.py", tmp_path / "run", **FIELDS)
+    codes, said, _ = several(config, 2, tmp_path, {1: ("SIGTERM before its set-up", 1)})
+    assert codes == [0, 0], said
+    assert "stopped at step 1 of 20" in said[0]
+    assert kept_steps(tmp_path / "run") == [1]
+
+
 def test_a_stopped_run_goes_on_in_more_processes_to_the_bit(world, several, whole, stopped, tmp_path):
     codes, said, _ = several(copied(world, stopped[0], tmp_path), 4, tmp_path)
     assert codes == [0, 0, 0, 0], said

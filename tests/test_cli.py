@@ -65,7 +65,7 @@ def test_the_help_of_a_config_lists_the_fields_with_their_meaning(capsys, config
         "--method.position-offset": "shift the positions",
         "--task.max-length": "Longest input in tokens",
         "--task.source.train": "The file to train on",
-        "--mesh.tp": "a third axis",
+        "--mesh.tp": "shares of the heads",
         "--folder": "where checkpoints, metrics and the adapter go",
     }.items():
         assert name in out

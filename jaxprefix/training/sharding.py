@@ -99,15 +99,17 @@ def tree_shardings(module: Module, tree: Tree, mesh: Mesh) -> Tree:
 
 
 def trainable_shardings(module: Module, trainable: Tree, mesh: Mesh) -> Tree:
-    """The places of trainable leaves: replicated, except prefix keys and values, whose heads follow tp where they
-    divide, and leaves of the backbone, which its rules place."""
-    place, heads = frozen_shardings(module, mesh), module.dims.kv_heads
+    """The places of trainable leaves: replicated, except prefix keys and values `[N, K, E]` and the maps of inducers
+    `[L, H, ...]`, whose heads follow tp where they divide, and leaves of the backbone, which its rules place."""
+    place, dims = frozen_shardings(module, mesh), module.dims
 
     def where(path: str, shape: tuple[int, ...]) -> NamedSharding:
         if path.startswith("backbone/"):
             return place(path.removeprefix("backbone/"), shape)
-        if re.fullmatch(r"method/(\w+/)*(keys|values)", path) and len(shape) == 3 and shape[1] == heads:
-            return NamedSharding(mesh, P(None, divided(heads, "tp", mesh), None))
+        of_prefix = re.fullmatch(r"method/(\w+/)*(keys|values)", path) and shape[1:2] == (dims.kv_heads,)
+        of_inducer = re.fullmatch(r"method/(\w+/)*(key|value)/[AaBb]", path) and shape[:2] == (dims.layers, dims.heads)
+        if (of_prefix and len(shape) == 3) or of_inducer:
+            return NamedSharding(mesh, P(None, divided(shape[1], "tp", mesh), *[None] * (len(shape) - 2)))
         return replicated(mesh)
 
     return _by_path(trainable, where)

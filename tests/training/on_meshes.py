@@ -64,7 +64,7 @@ def run_on(model: TunedModel, trees: tuple, batch: dict, shape: tuple) -> dict:
         "metrics": metrics,
         "losses": np.asarray(looked["losses"]).tolist(),
         "leaves": {path: np.asarray(leaf).tolist() for path, leaf in flatten(state.trainable).items()},
-        "specs": {path: str(leaf.sharding.spec) for path, leaf in flatten(state.trainable).items()},
+        "specs": {path: list(leaf.sharding.spec) for path, leaf in flatten(state.trainable).items()},
         "shares": {
             path: leaf.addressable_shards[0].data.size / leaf.size for path, leaf in flatten(frozen["backbone"]).items()
         },

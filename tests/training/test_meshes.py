@@ -53,9 +53,16 @@ def test_a_device_holds_its_share_of_the_kernels(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_heads_of_a_prefix_follow_the_heads_of_the_keys(kind):
     found = trained(kind)["p_tuning_v2"]
-    by_tp, whole = "PartitionSpec(None, 'tp', None)", "PartitionSpec()"
     specs = found["all"]["specs"]
-    assert {path for path, spec in specs.items() if spec == by_tp} == {"method/keys", "method/values"}
-    assert {spec for path, spec in specs.items() if path.startswith("head/")} == {whole}
+    assert {path for path, spec in specs.items() if spec == [None, "tp", None]} == {"method/keys", "method/values"}
+    assert all(spec == [] for path, spec in specs.items() if path.startswith("head/"))
     on_eight = found["tp"]["specs"]["method/keys"]
-    assert on_eight == ("PartitionSpec(None, None, None)" if kind == "llama" else by_tp)
+    assert on_eight == ([None, None, None] if kind == "llama" else [None, "tp", None])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_heads_of_inducers_follow_tp(kind):
+    specs = trained(kind)["inducer_lora"]["all"]["specs"]
+    divided = {path for path, spec in specs.items() if "tp" in spec}
+    assert {path for path in specs if "/key/" in path} <= divided
+    assert not any("/lora/" in path for path in divided)

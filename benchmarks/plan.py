@@ -20,13 +20,13 @@ SCALES = (64, 256, 32, 128)  # beside 16, which are cases of their own
 ROBERTA, LLAMA_8B, LLAMA_70B = "roberta-large", "meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-70B"
 
 
-def classify(rows: int, mesh: dict[str, int]) -> Any:
+def classify(rows: int, mesh: dict[str, int], remat: str = "dots") -> Any:
     """RoBERTa-large with adaptive prefixes, rows of 128 tokens."""
     import jaxprefix as jp
 
     task = jp.Classification(jp.Files("none.jsonl"), max_length=128)
     method = jp.AdaptivePrefix(length=20)
-    return jp.Run(task, ROBERTA, method, precision="bfloat16", batch_size=rows, mesh=jp.MeshShape(**mesh), remat="dots")
+    return jp.Run(task, ROBERTA, method, precision="bfloat16", batch_size=rows, mesh=jp.MeshShape(**mesh), remat=remat)
 
 
 def write(name: str, rows: int, mesh: dict[str, int], remat: str = "dots") -> Any:
@@ -47,6 +47,10 @@ def cases() -> dict[str, tuple[str, Any]]:
         "Llama-3-70B, inducer + LoRA": ("v5p-256", write(LLAMA_70B, 128, {"data": 4, "fsdp": 8, "tp": 4})),
         "Llama-3-70B, too big": ("v5e-16", write(LLAMA_70B, 16, {"data": 1, "fsdp": 16}, remat="none")),
     }
+    for remat in ("none", "full"):  # beside dots: what a default is to be
+        mesh = {"data": 1, "fsdp": 16}
+        found[f"RoBERTa-large, APT, remat {remat}"] = ("v5e-16", classify(512, mesh, remat))
+        found[f"Llama-3-8B, inducer + LoRA, remat {remat}"] = ("v5e-16", write(LLAMA_8B, 16, mesh, remat))
     for chips in SCALES:
         mesh = {"data": chips // 16, "fsdp": 16}
         found[f"RoBERTa-large, {chips} chips"] = (f"v5e-{chips}", classify(32 * chips, mesh))
@@ -63,7 +67,7 @@ def main() -> None:
     del sys.argv[1:]  # a few cases made anew are no other command
     for name in wanted:
         topology, run = cases()[name]
-        plan = plan_run(run, find_topology(topology), evaluate=not name.endswith(" chips"))
+        plan = plan_run(run, find_topology(topology), evaluate=not name.endswith((" chips", " none", " full")))
         found = as_json(plan)
         if not plan.fits:
             found["remedies"] = remedies(plan, budget=1800)

@@ -8,12 +8,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Num
 
 from jaxprefix.placement import Axis, axis_size, constrain
 
 Axes = tuple[Axis, Axis]
 WHOLE: Axes = (None, None)
+PRODUCT = "kernel_product"
+"""The name under which the result of `kernel_product` may be kept for the backward pass."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -76,7 +79,8 @@ class Linear(nn.Module):
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
         x = x.astype(self.dtype)
         stored_otherwise = kernel.dtype != x.dtype or axis_size("fsdp") > 1
-        y = kernel_product(x, kernel, self.axes) if stored_otherwise else x @ kernel
+        # named, since a policy of rematerialisation does not see the product inside
+        y = checkpoint_name(kernel_product(x, kernel, self.axes), PRODUCT) if stored_otherwise else x @ kernel
         if self.has_variable("params", "kernel_scale"):
             y = (y * self.get_variable("params", "kernel_scale")).astype(self.dtype)
         if self.use_bias:

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxprefix.models.linear import PRODUCT
+
 Remat = Literal["none", "dots", "full"]
 
 # By the TPU compiler (docs/benchmarks.md): nearly the speed of `none` with a fraction of its memory.
@@ -64,7 +66,11 @@ def run_layers(
     """
     remat = chosen_remat(remat)
     if remat != "none":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        policies = jax.checkpoint_policies
+        dots = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(PRODUCT)
+        )
+        policy = dots if remat == "dots" else None
         static = (2, 3) if unroll else (3,)
         layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll, static_argnums=static)
     count = jax.tree.leaves(stacked)[0].shape[0]

@@ -19,14 +19,14 @@ from jaxprefix.training.step import init_state, make_train_step
 ROWS, TOKENS = 8, 32
 
 
-def lowered(method, unroll, layers, head=None, remat="none", accumulate=1):
+def lowered(method, unroll, layers, head=None, remat="none", accumulate=1, stored=jnp.float32):
     """The update of a model, lowered, with the least FLOPs that it needs."""
     config = EncoderConfig("bert", 60, 64, layers, 4, 128, 80, hidden_dropout=0.0, attention_dropout=0.0)
     model = TunedModel(Encoder(config, unroll=unroll, remat=remat), method, head or SequenceClassifier(3))
     shapes = jax.eval_shape(
         lambda key: Encoder(config).init(key, {"input_ids": jnp.zeros((1, 2), int)}), jax.random.key(0)
     )
-    tree = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes["params"])
+    tree = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, stored), shapes["params"])
     trainable, frozen = model.init(jax.random.key(1), tree)
     labels = (ROWS, TOKENS) if isinstance(head, TokenClassifier) else (ROWS,)
     batch = {
@@ -73,6 +73,13 @@ def test_gradients_of_all_matrices_would_be_seen():
     program, _ = lowered(FullFineTuning(), False, 8)
     _, least = lowered(PTuningV2(length=8), False, 8)
     assert dot_flops(program.compile()) / least > 1.35
+
+
+@pytest.mark.parametrize("stored", [jnp.float32, jnp.bfloat16])
+def test_results_of_linear_maps_are_kept_whatever_their_kernels_are_stored_as(stored):
+    """Then the scores of the attention alone are computed twice: 2 N (T + P) D of the 2 N (4 D D + 2 D F) and more."""
+    assert ratio(PTuningV2(length=8), remat="dots", stored=stored) < 1.13
+    assert ratio(PTuningV2(length=8), remat="full", stored=stored) > 1.3
 
 
 def test_computing_layers_twice_would_be_seen():

@@ -5,7 +5,7 @@
 Prefixes in every layer of a random GPT-2 of 12 x 768, float32; prompts of 32 tokens, 32 new ones, all of them made.
 Every round decodes once with each worker; the first call of each (compilation) is left out of the rates. The time to
 the first token is that of a call that makes one, in fresh processes, with an empty and with a filled cache of compiled
-programs. The result goes to benchmarks/results/decoding.json.
+programs. The result goes to benchmarks/results/decoding_12x768.json.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     figures = {"rows": rows, "first_token": first_token(options), "rounds": options.rounds}
     figures["shape"] = {name: getattr(options, name) for name in ("layers", "width", "heads", "tokens", "new")}
-    save("decoding", figures, used, statistics.median(others) if others else None)
+    save(f"decoding_{options.layers}x{options.width}", figures, used, statistics.median(others) if others else None)
 
 
 def first_token(options: argparse.Namespace) -> dict[str, float]:

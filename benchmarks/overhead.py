@@ -126,17 +126,15 @@ def main() -> None:
     from jaxprefix.allocator import keep_large_buffers
 
     keep_large_buffers()
-    busy, started, own = busy_seconds(), time.perf_counter(), time.process_time()
-    cells = {
-        f"{tokens} tokens, {length} virtual": measure(options, tokens, length)
-        for tokens in options.tokens
-        for length in options.lengths
-    }
-    others = None
-    if busy is not None:
-        others = max(0.0, busy_seconds() - busy - (time.process_time() - own)) / (time.perf_counter() - started)
-    shape = {name: getattr(options, name) for name in ("layers", "width", "heads", "batch", "rounds")}
-    save("overhead", {"shape": shape, "cells": cells}, versions(("jax", "jaxlib", "flax")), others)
+    for tokens in options.tokens:
+        busy, started, own = busy_seconds(), time.perf_counter(), time.process_time()
+        cells = {f"{tokens} tokens, {length} virtual": measure(options, tokens, length) for length in options.lengths}
+        others = None
+        if busy is not None:
+            others = max(0.0, busy_seconds() - busy - (time.process_time() - own)) / (time.perf_counter() - started)
+        shape = {name: getattr(options, name) for name in ("layers", "width", "heads", "batch", "rounds")}
+        figures = {"tokens": tokens, "shape": shape, "cells": cells}
+        save(f"overhead_{tokens}", figures, versions(("jax", "jaxlib", "flax")), others)
 
 
 if __name__ == "__main__":

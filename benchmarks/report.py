@@ -234,7 +234,7 @@ def overhead(record: dict[str, Any]) -> str:
         head = ("method", "time over bare: medians", "minima", "FLOPs over bare", "temporaries MiB")
         parts.append(f"{cell} tokens:\n\n{table(head, rows)}")
     return (
-        f"## What a method adds\n\n{origin(record)}\n\nForward and backward pass of a random BERT of "
+        f"## What a method adds, {next(iter(figures['cells'])).partition(',')[0]}\n\n{origin(record)}\n\nForward and backward pass of a random BERT of "
         f"{shape['layers']} x {shape['width']}, {shape['batch']} rows, float32, {shape['rounds']} rounds in turn. The "
         "bare pass differentiates the embeddings' norm bias, through every layer.\n\n"
         + "\n\n".join(parts)
@@ -289,14 +289,16 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("program", program),
     ("population", population),
     ("real_text", real_text),
-    ("overhead", overhead),
+    ("overhead_128", overhead),
+    ("overhead_512", overhead),
     ("apt_memory", apt_memory),
     *((f"comparison_{name}", comparison(name)) for name in COMPARISONS),
     ("gate_rates", gate_rates),
     ("world_tasks", world_tasks),
     ("many_adapters", many_adapters),
     ("triples", triples),
-    ("decoding", decoding),
+    ("decoding_6x384", decoding),
+    ("decoding_12x768", decoding),
     ("streaming_load", streaming_load),
     ("int8", int8),
     ("kills", kills),

@@ -227,14 +227,14 @@ def world_tasks(record: dict[str, Any]) -> str:
 
 def overhead(record: dict[str, Any]) -> str:
     figures = record["figures"]
-    shape, parts = figures["shape"], []
+    shape, parts, length = figures["shape"], [], next(iter(figures["cells"])).partition(",")[0]
     keys = ("ratio_of_medians", "ratio_of_minima", "flops_ratio", "temporaries_mib")
     for cell, found in figures["cells"].items():
         rows = [(name, *(values[key] for key in keys)) for name, values in found.items()]
         head = ("method", "time over bare: medians", "minima", "FLOPs over bare", "temporaries MiB")
         parts.append(f"{cell} tokens:\n\n{table(head, rows)}")
     return (
-        f"## What a method adds, {next(iter(figures['cells'])).partition(',')[0]}\n\n{origin(record)}\n\nForward and backward pass of a random BERT of "
+        f"## What a method adds, {length}\n\n{origin(record)}\n\nForward and backward pass of a random BERT of "
         f"{shape['layers']} x {shape['width']}, {shape['batch']} rows, float32, {shape['rounds']} rounds in turn. The "
         "bare pass differentiates the embeddings' norm bias, through every layer.\n\n"
         + "\n\n".join(parts)

@@ -56,6 +56,6 @@ def decoding(record: dict[str, Any]) -> str:
         f"{figures['rounds']} rounds in turn; the first call, which compiles, is left out of the rates.\n\n"
         "The first token of one prompt:\n\n"
         + table(("call", "s"), first)
-        + "\n\nOne row reads every weight for each token, and so do both libraries: the larger the model, the less there is "
-        "to be gained by having no Python between the tokens."
+        + "\n\nOne row reads every weight for each token, and so do both libraries: the larger the model, the less is "
+        "gained by having no Python between the tokens."
     )

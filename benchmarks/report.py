@@ -251,7 +251,8 @@ def comparison(name: str) -> Callable[[dict[str, Any]], str]:
         picture = f"\n\n![metric of each method over seeds]({plot.name})" if plot.exists() else ""
         return (
             f"## {COMPARISONS[name]}\n\n{origin(record)}\n\n{figures['length']} with batches of "
-            f"{figures['batch']} rows a run.\n\n{figures['text'].strip()}{picture}"
+            f"{figures['batch']} rows a run.\n\n{figures['text'].strip()} Steps were timed one method after another, at whatever load "
+            f"the machine had then; `What a method adds` times them in turn.{picture}"
         )
 
     return section

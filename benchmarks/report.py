@@ -247,12 +247,12 @@ def overhead(record: dict[str, Any]) -> str:
 def comparison(name: str) -> Callable[[dict[str, Any]], str]:
     def section(record: dict[str, Any]) -> str:
         figures = record["figures"]
+        timed = "Steps were timed one method after another, at whatever load the machine had; see `What a method adds`."
         plot = ROOT / "docs" / f"comparison_{name}.png"
         picture = f"\n\n![metric of each method over seeds]({plot.name})" if plot.exists() else ""
         return (
             f"## {COMPARISONS[name]}\n\n{origin(record)}\n\n{figures['length']} with batches of "
-            f"{figures['batch']} rows a run.\n\n{figures['text'].strip()} Steps were timed one method after another, at whatever load "
-            f"the machine had then; `What a method adds` times them in turn.{picture}"
+            f"{figures['batch']} rows a run.\n\n{figures['text'].strip()} {timed}{picture}"
         )
 
     return section

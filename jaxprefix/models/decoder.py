@@ -25,7 +25,7 @@ from jaxprefix.models.encoder import Encoded, check_positions
 from jaxprefix.models.linear import LayerNorm, Linear, RMSNorm
 from jaxprefix.models.rope import Turns, rotate, turns
 from jaxprefix.models.self_attention import self_attention
-from jaxprefix.models.stack import Remat, run_layers, should_unroll, stacked_params
+from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
 from jaxprefix.placement import constrain, kernel_axes, look_up
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
@@ -177,6 +177,7 @@ class Decoder(nn.Module):
     attention: str = DEFAULT
 
     parts: ClassVar[tuple[str, ...]] = ("embeddings", "layers", "norm")
+    accelerated_remat: ClassVar[Remat] = "dots"  # by the TPU compiler (docs/benchmarks.md, plans)
 
     @property
     def dims(self) -> Dims:
@@ -310,7 +311,7 @@ class Decoder(nn.Module):
             (h, cache),
             stacked,
             unroll=should_unroll(self.unroll, count),
-            remat=self.remat,
+            remat=chosen_remat(self.remat, self.accelerated_remat),
             period=len(pattern),
         )
         if cache is not None:

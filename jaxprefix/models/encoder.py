@@ -18,7 +18,7 @@ from jaxprefix.models.cache import Cache
 from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.self_attention import self_attention
-from jaxprefix.models.stack import Remat, run_layers, should_unroll, stacked_params
+from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
 from jaxprefix.placement import constrain, kernel_axes, look_up
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
@@ -129,6 +129,8 @@ class Encoder(nn.Module):
     attention: str = DEFAULT
 
     parts: ClassVar[tuple[str, ...]] = ("embeddings", "layers")  # of its tree, without those of heads
+    # By the TPU compiler (docs/benchmarks.md, plans): to store results of narrow layers takes longer than to make them.
+    accelerated_remat: ClassVar[Remat] = "full"
 
     @property
     def dims(self) -> Dims:
@@ -208,8 +210,8 @@ class Encoder(nn.Module):
             return out, (out, seen) if capture else None
 
         params = stacked_params(self, init_layers)
-        unroll = should_unroll(self.unroll, count)
-        last, outs = run_layers(run, h, (params, edits.layers, keys), unroll=unroll, remat=self.remat)
+        unroll, remat = should_unroll(self.unroll, count), chosen_remat(self.remat, self.accelerated_remat)
+        last, outs = run_layers(run, h, (params, edits.layers, keys), unroll=unroll, remat=remat)
         if not capture:
             return Encoded(last[:, prompt:], None)
         states, observed = outs

@@ -11,8 +11,6 @@ from jaxprefix.models.linear import PRODUCT
 
 Remat = Literal["none", "dots", "full"]
 
-# By the TPU compiler (docs/benchmarks.md): nearly the speed of `none` with a fraction of its memory.
-REMAT_ON_ACCELERATORS: Remat = "dots"
 UNROLL_ON_CPU = 12  # layers; a scan is slower there (benchmarks/step_speed.py), longer programs compile too slowly
 
 
@@ -21,11 +19,12 @@ def should_unroll(unroll: bool | None, layers: int) -> bool:
     return jax.default_backend() == "cpu" and layers <= UNROLL_ON_CPU if unroll is None else unroll
 
 
-def chosen_remat(remat: Remat | None) -> Remat:
-    """`remat`, or where it is None: `none` on a CPU, whose memory is large beside its speed, `dots` elsewhere."""
+def chosen_remat(remat: Remat | None, accelerated: Remat) -> Remat:
+    """`remat`, or where it is None: `none` on a CPU, whose memory is large beside its speed, elsewhere the backbone's
+    own."""
     if remat is not None:
         return remat
-    return "none" if jax.default_backend() == "cpu" else REMAT_ON_ACCELERATORS
+    return "none" if jax.default_backend() == "cpu" else accelerated
 
 
 def stacked_params(module: nn.Module, init: Callable[[Any], Any]) -> Any:
@@ -44,7 +43,7 @@ def run_layers(
     stacked: Any,
     *,
     unroll: bool,
-    remat: Remat | None,
+    remat: Remat,
     period: int = 1,
 ) -> tuple[Any, Any]:
     """Runs `layer(carry, leaves, index, place) -> (carry, out)` over the leading axis of every leaf of `stacked`.
@@ -57,14 +56,13 @@ def run_layers(
       unroll: a Python loop instead of `lax.scan`. The scan's backward pass writes every residual into stacked
         buffers, which a loop does not need; its program is L times longer.
       remat: what the backward pass may keep: everything (`none`), the results of the linear maps (`dots`), or only
-        the layers' inputs (`full`); None decides by the backend (`chosen_remat`).
+        the layers' inputs (`full`).
       period: after how many layers their kinds repeat; a scan's body holds that many, and layers that fill no whole
         period come after it.
 
     Returns:
       The last carry, and the layers' outputs stacked `[L, ...]`.
     """
-    remat = chosen_remat(remat)
     if remat != "none":
         policies = jax.checkpoint_policies
         dots = policies.save_from_both_policies(

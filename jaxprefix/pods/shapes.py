@@ -21,7 +21,7 @@ from jaxprefix.models.known import known_config
 from jaxprefix.models.names import DECODER, encoder_leaves
 from jaxprefix.models.quantizing import quantized_shapes
 from jaxprefix.models.sources import CONFIG, EMBEDDED, find_folder, read_config
-from jaxprefix.models.stack import REMAT_ON_ACCELERATORS, chosen_remat
+from jaxprefix.models.stack import chosen_remat
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.setup import with_dropout
@@ -80,10 +80,10 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
     check_batch("eval_batch_size", eval_rows, mesh)
     config, source = backbone_config(run)
     absent = mesh.devices.flat[0] not in jax.devices()
+    unroll, remat, accelerated = run.unroll, run.remat, make_backbone(config).accelerated_remat
     if absent:  # what depends on the backend is what it would be there
-        unroll, remat = run.unroll or False, run.remat or REMAT_ON_ACCELERATORS
-    else:
-        unroll, remat = run.unroll, chosen_remat(run.remat)
+        unroll, remat = unroll or False, remat or accelerated
+    remat = chosen_remat(remat, accelerated)
     run = dataclasses.replace(run, unroll=unroll, remat=remat)
     module = make_backbone(with_dropout(config, run), jnp.dtype(run.precision), unroll, remat)
     _refuse_other_side(run, module)

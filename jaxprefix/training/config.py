@@ -88,7 +88,7 @@ class Run:
         what is trained and computed stays in float. None keeps them in `precision`.
       unroll: layers as a Python loop (fast on CPU) or as a scan (small program); None decides by backend and depth.
       remat: what the backward pass keeps of a layer: all (`none`), results of linear maps (`dots`), inputs (`full`);
-        None is `none` on a CPU and `dots` elsewhere.
+        None is `none` on a CPU, elsewhere `full` for encoders and `dots` for decoders.
       baseline: a method that is trained by the same settings afterwards, in `<folder>/baseline`, to be reported beside
         this one; None for no comparison.
       mesh: devices along data, fsdp and tp.

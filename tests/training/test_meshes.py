@@ -44,7 +44,8 @@ def test_a_device_holds_its_share_of_the_kernels(kind):
     for mesh, share in {"data": 1, "both": 1 / 4, "all": 1 / 4}.items():
         shares = {path: size for path, size in found[mesh]["shares"].items() if path.endswith("kernel")}
         assert set(shares.values()) == {share}, mesh
-    split = {path: size for path, size in found["tp"]["shares"].items() if path.endswith("kernel")}
+    kernels = {path: size for path, size in found["tp"]["shares"].items() if path.endswith("kernel")}
+    split = {path: size for path, size in kernels.items() if path.startswith("layers/")}  # 50 words do not divide by 8
     whole = {path for path, size in split.items() if size == 1}
     assert whole == ({"layers/k/kernel", "layers/v/kernel"} if kind == "llama" else set())
     assert {size for size in split.values() if size < 1} == {1 / 8}

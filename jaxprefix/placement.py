@@ -56,9 +56,14 @@ def axis_size(name: str) -> int:
 def kernel_axes(name: str, dims: Dims) -> tuple[Axis, Axis]:
     """How the kernel `[I, O]` of a layer's map lies once it is gathered from fsdp: over tp by whole heads, or by units
     of the MLP."""
-    units = {"q": dims.heads, "o": dims.heads, "k": dims.kv_heads, "v": dims.kv_heads}.get(name, dims.mlp_width)
+    units = heads_along(name, dims) or dims.mlp_width
     tp: Axis = "tp" if units % axis_size("tp") == 0 else None
     return (tp, None) if name in ("o", "down") else (None, tp)
+
+
+def heads_along(name: str, dims: Dims) -> int | None:
+    """How many heads lie along the axis of a map that is divided over tp; None where none do."""
+    return {"q": dims.heads, "o": dims.heads, "k": dims.kv_heads, "v": dims.kv_heads}.get(name)
 
 
 def divided(size: int, names: str | tuple[str, ...] | None, mesh: Any) -> str | tuple[str, ...] | None:

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 
 from jaxprefix.edits import Dims
+from jaxprefix.inspection.hlo import Module
+from jaxprefix.inspection.products import product_flops
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.pods.hlo import Module
-from jaxprefix.pods.products import product_flops
 from jaxprefix.trees import flatten
 
 

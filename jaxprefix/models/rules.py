@@ -11,11 +11,10 @@ from typing import Any
 
 from jax.sharding import PartitionSpec as P
 
-from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.models.backbones import Module
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.placement import divided
+from jaxprefix.placement import divided, heads_along
 
 Rules = tuple[tuple[str, P], ...]
 
@@ -66,18 +65,10 @@ def frozen_spec(module: Module, path: str, shape: tuple[int, ...], mesh: Any) ->
             "jaxprefix/models/rules.py."
         )
     names = [*spec, *[None] * (len(shape) - len(spec))]
-    split = by_heads(path, module.dims)
-    if split is not None and divided(split, "tp", mesh) is None:
+    found = re.fullmatch(r"layers/([qkvo])/(?:kernel|bias|kernel_scale)", path)
+    if found is not None and divided(heads_along(found[1], module.dims), "tp", mesh) is None:
         names = [None if name == "tp" else name for name in names]
     return P(*(divided(size, name, mesh) for size, name in zip(shape, names, strict=True)))
-
-
-def by_heads(path: str, dims: Dims) -> int | None:
-    """How many heads lie along the axis of a leaf that is divided over tp; None where none do."""
-    found = re.fullmatch(r"layers/([qkvo])/(?:kernel|bias|kernel_scale)", path)
-    if found is None:
-        return None
-    return dims.kv_heads if found[1] in "kv" else dims.heads
 
 
 def specs(module: Module, leaves: Mapping[str, Any], mesh: Any) -> dict[str, P]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxprefix.pods.hlo import COLLECTIVES, Array, Computation, Instruction, Module
+from jaxprefix.inspection.hlo import COLLECTIVES, Array, Computation, Instruction, Module
 from jaxprefix.trees import flatten
 
 What = Literal["gradients", "frozen gradients", "weights", "state", "activations", "numbers"]

@@ -10,8 +10,8 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
+from jaxprefix.inspection.hlo import Module
 from jaxprefix.pods.collectives import NETWORK, Collective
-from jaxprefix.pods.hlo import Module
 from jaxprefix.pods.topologies import Topology
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
-from jaxprefix.pods.hlo import Module
+from jaxprefix.inspection.hlo import Module
 from jaxprefix.pods.shapes import Shapes, bytes_per_device
 
 KINDS = ("frozen", "trainable", "optimizer", "batch", "activations", "padding", "program")

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 
 from jaxprefix.errors import UserError
+from jaxprefix.inspection.hlo import Module
+from jaxprefix.inspection.products import product_flops
 from jaxprefix.pods.collectives import NETWORK, ROW_AXES, Collective, Owners, collectives
 from jaxprefix.pods.estimate import Estimate, estimate
-from jaxprefix.pods.hlo import Module
 from jaxprefix.pods.memory import Memory, inputs_of, memory_of, needed_bytes
 from jaxprefix.pods.minimum import Least, least_flops
-from jaxprefix.pods.products import product_flops
 from jaxprefix.pods.shapes import Shapes, run_shapes
 from jaxprefix.pods.topologies import Topology, topology_devices
 from jaxprefix.training.config import Run

@@ -1,6 +1,7 @@
 """A run as shapes: model, trees, state and batches without a byte of weights, data or tokenizer."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.setup import with_dropout
 from jaxprefix.training.sharding import by_rows, check_batch, replicated, state_shardings, tree_shardings
-from jaxprefix.training.step import TrainState
+from jaxprefix.training.step import TrainState, first_state
 from jaxprefix.trees import Tree, unflatten
 
 LABELS = 2  # where neither the head nor the task says how many there are
@@ -97,11 +98,7 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
         raise UserError(f"the task's format adds {new_words} tokens; put NewWords({new_words}) into the method.")
     frozen = jax.tree.map(_placed, frozen, tree_shardings(module, frozen, mesh))
     optimizer = run.optimizer
-
-    def born(trainable: Tree, key: Any) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), key)
-
-    state = jax.eval_shape(born, trainable, jax.random.key(0))
+    state = jax.eval_shape(functools.partial(first_state, optimizer), trainable, jax.random.key(0))
     state = jax.tree.map(_placed, state, state_shardings(module, state, mesh))
     rates = jax.tree.map(lambda leaf: _placed(leaf, replicated(mesh)), jax.eval_shape(optimizer.rates))
     batch, eval_batch = (_batch(run, model, rows, tokens, mesh) for rows in (run.batch_size, eval_rows))

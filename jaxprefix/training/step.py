@@ -7,6 +7,7 @@ the same pure functions over members.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,12 +42,14 @@ class TrainState:
     key: Any
 
 
+def first_state(optimizer: Optimizer, trainable: Tree, key: Array) -> TrainState:
+    """A state at step 0, wherever its leaves are; pure."""
+    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), key)
+
+
 def init_state(model: TunedModel, trainable: Tree, optimizer: Optimizer, key: Array, mesh: Mesh) -> TrainState:
     """A state at step 0, in its places on the mesh (`state_shardings`)."""
-
-    def make(trainable: Tree, key: Array) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), key)
-
+    make = functools.partial(first_state, optimizer)
     places = state_shardings(model.backbone, jax.eval_shape(make, trainable, key), mesh)
     return jax.jit(make, out_shardings=places)(trainable, key)
 

@@ -77,7 +77,7 @@ def memory_in_use(device: Any = None) -> dict[str, float]:
 
 class Profile:
     """A trace of a few steps in `<folder>/profile`, for XProf or Perfetto, with the memory that is in use after them in
-    `memory.prof` (for pprof).
+    `memory-<process>.prof` (for pprof).
 
     Args:
       steps: how many are traced; 0 for none.

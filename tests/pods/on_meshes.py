@@ -6,11 +6,11 @@ import json
 import jax
 
 from jaxprefix.data import CausalLanguage, Classification, Files
+from jaxprefix.inspection.hlo import Module
 from jaxprefix.methods import AdaptivePrefix, FullFineTuning, Inducer, LoRA, PTuningV2
 from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.pods.collectives import Owners, collectives
-from jaxprefix.pods.hlo import Module
 from jaxprefix.pods.planning import as_json, plan_run
 from jaxprefix.pods.shapes import run_shapes
 from jaxprefix.training.config import NewBackbone, Run

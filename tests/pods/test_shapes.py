@@ -7,10 +7,10 @@ import pytest
 
 from jaxprefix.data import CausalLanguage, Classification, Files, Tagging
 from jaxprefix.errors import UserError
+from jaxprefix.inspection.hlo import Array, Module
 from jaxprefix.methods import AdaptivePrefix, LoRA, PTuningV2
 from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.pods.collectives import Owners, collectives
-from jaxprefix.pods.hlo import Array, Module
 from jaxprefix.pods.memory import needed_bytes
 from jaxprefix.pods.planning import check_mesh_words
 from jaxprefix.pods.search import candidates, difference, larger, meshes

@@ -5,7 +5,7 @@ import math
 import re
 from itertools import product
 
-from jaxprefix.pods.hlo import Computation, Instruction, Module
+from jaxprefix.inspection.hlo import Computation, Instruction, Module
 
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LIBRARY = re.compile(r'custom_call_target="([^"]*(?:matmul|dot|gemm|Eigen)[^"]*)"', re.IGNORECASE)

@@ -16,7 +16,7 @@ from common import ROOT, save, versions
 
 import jaxprefix as jp
 from jaxprefix.allocator import keep_large_buffers
-from jaxprefix.cli import parse_run
+from jaxprefix.cli.configs import parse_run
 from jaxprefix.comparison import FACTORS
 
 

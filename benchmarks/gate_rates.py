@@ -17,7 +17,7 @@ from common import ROOT, save, versions
 
 import jaxprefix as jp
 from jaxprefix.allocator import keep_large_buffers
-from jaxprefix.cli import load_config
+from jaxprefix.cli.configs import load_config
 
 RATES, GATE_RATES = (0.06, 0.2), (0.005, None)
 

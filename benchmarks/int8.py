@@ -21,11 +21,11 @@ import numpy as np
 from common import RESULTS, ROOT, save, versions
 
 import jaxprefix as jp
-from jaxprefix.cli import load_config
-from jaxprefix.data import prepare
+from jaxprefix.cli.configs import load_config
+from jaxprefix.distributed.mesh import make_mesh
 from jaxprefix.models.quantizing import quantize_tree
+from jaxprefix.tasks import prepare
 from jaxprefix.training.evaluation import evaluate_examples
-from jaxprefix.training.sharding import make_mesh
 from jaxprefix.training.step import make_eval_step
 
 PARTS = ("hidden", "perplexity", "quickstart")

@@ -26,7 +26,7 @@ from common import save, versions
 from orbax.checkpoint import v1  # noqa: F401
 from rich.console import Console  # noqa: F401
 
-from jaxprefix import cli
+from jaxprefix.cli import main as cli
 from jaxprefix.training import loop  # noqa: F401
 
 PROCESSES, EVERY, LIMIT = 4, 4, 60.0

@@ -39,8 +39,8 @@ def make_adapters(mixture: str, count: int, length: int) -> dict[str, Any]:
     import jax
 
     import jaxprefix as jp
+    from jaxprefix.distributed.mesh import make_mesh
     from jaxprefix.training.setup import read_run_backbone
-    from jaxprefix.training.sharding import make_mesh
 
     run = jp.Run(jp.Classification(jp.Files(train="none")), backbone="tiny-encoder")
     backbone = read_run_backbone(run, make_mesh(jp.MeshShape(data=1), jax.devices()[:1]))

@@ -51,7 +51,7 @@ def compiled(method: jp.Method, options: argparse.Namespace, tokens: int) -> tup
     import jax
     import jax.numpy as jnp
 
-    from jaxprefix.inspection.flops import dot_flops
+    from jaxprefix.analysis.flops import dot_flops
 
     config = jp.EncoderConfig(
         kind="bert",

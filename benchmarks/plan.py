@@ -59,9 +59,9 @@ def cases() -> dict[str, tuple[str, Any]]:
 
 
 def main() -> None:
-    from jaxprefix.pods.planning import as_json, plan_run
-    from jaxprefix.pods.search import remedies
-    from jaxprefix.pods.topologies import find_topology
+    from jaxprefix.analysis.topologies import find_topology
+    from jaxprefix.planning.plan import as_json, plan_run
+    from jaxprefix.planning.search import remedies
 
     wanted = sys.argv[1:] or [name for name in cases() if name not in made()]
     del sys.argv[1:]  # a few cases made anew are no other command

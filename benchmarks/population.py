@@ -30,10 +30,10 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 import jaxprefix as jp  # noqa: E402
+from jaxprefix.analysis.flops import dot_flops  # noqa: E402
+from jaxprefix.distributed.mesh import make_mesh, put_batch  # noqa: E402
 from jaxprefix.edits import BUILT_RATES  # noqa: E402
-from jaxprefix.inspection.flops import dot_flops  # noqa: E402
-from jaxprefix.training.population_step import init_population, make_population_step  # noqa: E402
-from jaxprefix.training.sharding import make_mesh, put_batch  # noqa: E402
+from jaxprefix.population.step import init_population, make_population_step  # noqa: E402
 from jaxprefix.training.step import init_state, make_train_step, run_key  # noqa: E402
 
 SCHEDULE = {"steps": 1000, "epoch_steps": 1000}

@@ -3,7 +3,7 @@
     python benchmarks/program.py
 
 FLOPs are those of the dot products in the optimised program, loops multiplied out, over the least that forward pass,
-activation gradients and trained leaves need (jaxprefix/inspection/flops.py), with no rematerialisation. Shapes are
+activation gradients and trained leaves need (jaxprefix/analysis/flops.py), with no rematerialisation. Shapes are
 BERT's; no weights are drawn. Compilations are counted while a small model takes steps of several padded lengths.
 """
 
@@ -44,8 +44,8 @@ def compiled_step(layers: int, width: int, rows: int, tokens: int, length: int, 
     import jax.numpy as jnp
 
     import jaxprefix as jp
-    from jaxprefix.inspection.flops import dot_flops, minimum_flops
-    from jaxprefix.training.sharding import make_mesh
+    from jaxprefix.analysis.flops import dot_flops, minimum_flops
+    from jaxprefix.distributed.mesh import make_mesh
     from jaxprefix.training.step import init_state, make_train_step
 
     encoder = jp.Encoder(config(layers, width, 12), jnp.float32, unroll)
@@ -79,7 +79,7 @@ def compilations(lengths: tuple[int, ...], turns: int) -> dict[str, int]:
     import numpy as np
 
     import jaxprefix as jp
-    from jaxprefix.training.sharding import make_mesh, put_batch
+    from jaxprefix.distributed.mesh import make_mesh, put_batch
     from jaxprefix.training.step import init_state, make_train_step
 
     encoder = jp.Encoder(config(2, 32, 4, vocab=100))

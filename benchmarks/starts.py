@@ -27,11 +27,11 @@ from starts_plot import draw
 
 import jaxprefix as jp
 from jaxprefix.allocator import keep_large_buffers
-from jaxprefix.cli import load_config
+from jaxprefix.cli.configs import load_config
 from jaxprefix.comparison.table import paired_interval
+from jaxprefix.population.loop import Population
+from jaxprefix.population.members import member_of, member_runs
 from jaxprefix.starts import Start
-from jaxprefix.training.members import member_of, member_runs
-from jaxprefix.training.population_loop import Population
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 FIRST = slice(3, 7)  # of RATES; the others are tried where the best of these is the lowest or the highest

@@ -18,10 +18,10 @@ from common import RESULTS, ROOT, save, versions
 
 import jaxprefix as jp
 from jaxprefix.allocator import keep_large_buffers
-from jaxprefix.cli import load_config
+from jaxprefix.cli.configs import load_config
 from jaxprefix.comparison.entries import entries_for, parameters
 from jaxprefix.edits import NO_EDITS
-from jaxprefix.models.loading import load_pretrained
+from jaxprefix.hf.loading import load_pretrained
 from jaxprefix.training.evaluation import score_texts
 from jaxprefix.trees import count
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jaxprefix as jp
 from jaxprefix.allocator import keep_large_buffers
-from jaxprefix.cli import load_config
+from jaxprefix.cli.configs import load_config
 from jaxprefix.data import open_split
 from jaxprefix.data.world.tokenizer import train_tokenizer
 from jaxprefix.trees import merge

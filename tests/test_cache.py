@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxprefix.cache import cache_folder, write_atomically
+from jaxprefix.paths import cache_folder, write_atomically
 
 
 def test_the_folder_is_the_variables_or_the_homes(monkeypatch, tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxprefix import cli
+from jaxprefix.cli import configs
+from jaxprefix.cli import main as cli
 from jaxprefix.training.loop import train
 from jaxprefix.training.optimizer import Optimizer
 from tests.training.conftest import world  # noqa: F401
@@ -105,8 +106,8 @@ def test_fields_are_overridden_by_name(config):
     ]
     args += ["--patience", "3", "--method.position-offset", "False", "--optimizer.clip", "None"]
     args += ["--precision", "bfloat16", "--backbone", "bert-large-cased"]
-    run = cli.parse_run([config, *args], "jaxprefix train")
-    before = cli.load_config(config)
+    run = configs.parse_run([config, *args], "jaxprefix train")
+    before = configs.load_config(config)
     assert run.optimizer.learning_rate == 0.5
     assert run.optimizer.clip is None
     assert run.optimizer.schedule == before.optimizer.schedule
@@ -115,20 +116,20 @@ def test_fields_are_overridden_by_name(config):
     assert (run.method.length, run.method.position_offset) == (7, False)
     assert (run.patience, run.precision, run.backbone) == (3, "bfloat16", "bert-large-cased")
     assert type(run) is type(before)
-    assert cli.parse_run([config], "jaxprefix train") == before
+    assert configs.parse_run([config], "jaxprefix train") == before
 
 
 @pytest.mark.parametrize("spelling", ["--batch-size", "--batch_size"])
 def test_hyphens_and_underscores_are_the_same(config, spelling):
-    assert cli.parse_run([config, spelling, "48"], "jaxprefix train").batch_size == 48
+    assert configs.parse_run([config, spelling, "48"], "jaxprefix train").batch_size == 48
 
 
 def test_a_whole_number_will_do_for_a_real_one(config):
-    assert cli.parse_run([config, "--epochs", "3", "--optimizer.learning-rate", "1"], "jaxprefix train").epochs == 3
+    assert configs.parse_run([config, "--epochs", "3", "--optimizer.learning-rate", "1"], "jaxprefix train").epochs == 3
 
 
 def test_an_option_may_be_given_where_the_file_has_none(config):
-    run = cli.parse_run([config, "--hidden-dropout", "0.2", "--unroll", "False"], "jaxprefix train")
+    run = configs.parse_run([config, "--hidden-dropout", "0.2", "--unroll", "False"], "jaxprefix train")
     assert (run.hidden_dropout, run.unroll) == (0.2, False)
 
 

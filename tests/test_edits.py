@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix.edits import Context, Edits, LayerEdit, Method, check_stacked, edit, static
+from jaxprefix.edits import Context, Edits, LayerEdit, check_stacked, edit, static
+from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
-from jaxprefix.hooks import LayerHooks
 from jaxprefix.methods import HeadOnly, PTuningV2
+from jaxprefix.methods.base import Method
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.models.tuned import TunedModel

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxprefix.cli import parse_run
+from jaxprefix.cli.configs import parse_run
+from jaxprefix.distributed.processes import take_launch
 from jaxprefix.training.config import Run
-from jaxprefix.training.processes import take_launch
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "examples" / "launch").iterdir())

@@ -172,7 +172,7 @@ def _offset(value):
 
 
 def test_a_config_file_uses_one_in_a_line():
-    from jaxprefix.cli import load_config
+    from jaxprefix.cli.configs import load_config
 
     task = jp.Classification(
         jp.Tfds("glue/rte", test=None), text="sentence1", text_pair="sentence2", label="label", max_length=128

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.encoder import Encoder
+from jaxprefix.models.encoder_config import EncoderConfig
 
 VOCAB, TOKENS = 60, 9
 

@@ -18,9 +18,9 @@ from common import versions
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxprefix.models import loading, shards
+from jaxprefix.hf import loading, shards
+from jaxprefix.hf.sources import read_config
 from jaxprefix.models.backbones import read_hf_config
-from jaxprefix.models.sources import read_config
 from jaxprefix.trees import flatten
 
 BY_INPUTS = ("o", "down")  # whose inputs, not outputs, lie along tp

@@ -22,7 +22,7 @@ def main() -> None:
     from common import versions
 
     import jaxprefix as jp
-    from jaxprefix.training.sharding import make_mesh, put_batch
+    from jaxprefix.distributed.mesh import make_mesh, put_batch
     from jaxprefix.training.step import init_state, make_train_step
 
     config = jp.EncoderConfig(

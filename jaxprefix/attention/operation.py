@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxprefix.attention import joint, reference
+from jaxprefix.attention import reference
+from jaxprefix.attention import xla as joint
 from jaxprefix.attention.dropout import check_rate, statically_off
 from jaxprefix.attention.virtual_tokens import VirtualTokens
 from jaxprefix.errors import UserError

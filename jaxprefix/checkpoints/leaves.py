@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprefix.checkpoints.digests import digests
-from jaxprefix.checkpoints.quiet import quiet
+from jaxprefix.checkpoints.orbax_logging import quiet
 from jaxprefix.checkpoints.records import Damaged, Record, is_key, named_leaves, unreadable
 
 _NOT_THE_FILES = ("RESOURCE_EXHAUSTED", "MemoryError", "PERMISSION_DENIED", "Permission denied", "Too many open files")

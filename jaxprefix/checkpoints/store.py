@@ -20,7 +20,7 @@ from jaxprefix.checkpoints import records
 from jaxprefix.checkpoints.digests import digests
 from jaxprefix.checkpoints.files import OLD, as_path, check_writable, put_folder, recover_folder, writing
 from jaxprefix.checkpoints.leaves import copies, read, start_saving, verified
-from jaxprefix.checkpoints.quiet import quiet
+from jaxprefix.checkpoints.orbax_logging import quiet
 from jaxprefix.checkpoints.records import Damaged, Record
 from jaxprefix.errors import UserError
 

@@ -12,14 +12,15 @@ from jaxprefix.comparison.stages import of_method, run_trials, step_cost, stoppe
 from jaxprefix.comparison.state import State, write_whole
 from jaxprefix.comparison.table import Row, comma_separated, make_rows, markdown
 from jaxprefix.data import given_splits
-from jaxprefix.edits import Dims, Method
+from jaxprefix.distributed.processes import one_process_only
+from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
+from jaxprefix.hf.loading import load_pretrained
 from jaxprefix.methods import PromptTuning
-from jaxprefix.models.loading import load_pretrained
+from jaxprefix.methods.base import Method
+from jaxprefix.tasks.metrics import higher_is_better, main_metric
 from jaxprefix.training.config import NewBackbone, Run
-from jaxprefix.training.going_on import StopSignal
-from jaxprefix.training.metrics import higher_is_better, main_metric
-from jaxprefix.training.processes import one_process_only
+from jaxprefix.training.resume import StopSignal
 from jaxprefix.trees import count
 
 log = logging.getLogger("jaxprefix")

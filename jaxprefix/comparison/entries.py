@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxprefix.edits import Dims, Method
+from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.methods import (
     AdaptivePrefix,
@@ -23,6 +23,7 @@ from jaxprefix.methods import (
     PTuningV2,
     SequentialAdapter,
 )
+from jaxprefix.methods.base import Method
 from jaxprefix.methods.prefix import PrefixMethod
 from jaxprefix.trees import count
 

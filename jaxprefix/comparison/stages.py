@@ -11,15 +11,15 @@ from typing import Any
 import jax
 
 from jaxprefix.data import Batches
-from jaxprefix.edits import Method
+from jaxprefix.distributed.mesh import put_batch, replicated
 from jaxprefix.errors import RunFailed
 from jaxprefix.methods import FullFineTuning, parts_of
+from jaxprefix.methods.base import Method
+from jaxprefix.population.members import Fields, with_fields
+from jaxprefix.population.population import train_population
 from jaxprefix.training.config import Run
 from jaxprefix.training.loop import train
-from jaxprefix.training.members import Fields, with_fields
-from jaxprefix.training.population import train_population
 from jaxprefix.training.setup import set_up
-from jaxprefix.training.sharding import put_batch, replicated
 from jaxprefix.training.step import init_state, make_train_step, run_key
 from jaxprefix.trees import count
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxprefix.checkpoints.files import writing
-from jaxprefix.edits import Method
 from jaxprefix.errors import UserError
+from jaxprefix.methods.base import Method
 from jaxprefix.training.config import Run
 from jaxprefix.typed_json import differences, from_json, to_json
 

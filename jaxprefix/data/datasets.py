@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxprefix.cache import cache_folder
-from jaxprefix.data.sources import Rows
+from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError
+from jaxprefix.paths import cache_folder
 
 # TFDS finds a dataset once the module that defines it has been imported; for these it has to be told which.
 DEFINED_IN = {

@@ -8,7 +8,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-from jaxprefix.data.sources import Rows
+from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError
 
 

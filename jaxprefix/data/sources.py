@@ -1,51 +1,42 @@
 """Rows of a split as a random-access sequence of dicts, whatever they are stored in."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from jaxprefix.data.tasks import Files, Source
+from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Rows(Sequence):
-    """A split. `rows[i]` is a dict from column to value: str, int, float, bool, None or a list of these."""
+class Files:
+    """Your own files, `.jsonl` (one JSON object per line), `.csv` (with a header line) or `.parquet`."""
+
+    train: str
+    """The file to train on."""
+    validation: str | None = None
+    """The file that chooses the best checkpoint and stops early."""
+    test: str | None = None
+    """The file that is looked at once, at the end."""
+
+
+@dataclass(frozen=True)
+class Tfds:
+    """A TFDS dataset, read without TensorFlow (so it must be prepared as array_record, which is done on demand)."""
 
     name: str
-    """What the split is called in messages."""
-    identity: str
-    """Changes with the content; equal content may be read from a cache."""
-    size: int
-    read: Callable[[int], dict[str, Any]] = field(repr=False)
-    locate: Callable[[int], str] = field(repr=False)
-    """Where row `i` is, for messages: `train.jsonl:17`."""
-    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Label names of columns that hold indices into them."""
+    """Name as TFDS spells it, with the config after a slash: `glue/rte`, `little_world/questions`."""
+    train: str | None = "train"
+    """The split to train on; slices such as `train[:90%]` work."""
+    validation: str | None = "validation"
+    """The split that chooses the best checkpoint and stops early."""
+    test: str | None = "test"
+    """The split that is looked at once, at the end."""
+    data_dir: str | None = None
+    """Folder of prepared datasets; TFDS's own default (`~/tensorflow_datasets`) where not given."""
 
-    def __len__(self) -> int:
-        return self.size
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -self.size <= index < self.size:
-            raise IndexError(index)
-        return self.read(index % self.size)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return map(self.read, range(self.size))
-
-    def value(self, row: Mapping[str, Any], index: int, column: str) -> Any:
-        """A column of a row; `UserError` if the row has no such column or nothing in it."""
-        if column not in row:
-            raise UserError(
-                f"{self.locate(index)} has no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}. "
-                "Name the right one in the task."
-            )
-        if row[column] is None:
-            raise UserError(f"{self.locate(index)} has nothing in column {column!r}; fill it in or remove the row.")
-        return row[column]
+Source = Files | Tfds
 
 
 def given_splits(source: Source) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprefix.data import Classification, Tagging
+from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
@@ -22,7 +22,7 @@ from jaxprefix.exchange.layout import Tensors, from_linear, from_table, refuse_u
 from jaxprefix.methods import PrefixTuning, PTuningV2
 from jaxprefix.methods.prefix import PrefixMethod
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
-from jaxprefix.training.adapter import Adapter
+from jaxprefix.tasks import Classification, Tagging
 from jaxprefix.trees import Tree
 
 CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"

@@ -7,15 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprefix.data import CausalLanguage, Classification, Files, Tagging, Task
+from jaxprefix.adapters.adapter import Adapter
+from jaxprefix.data import Files
+from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.methods.prefix import PrefixMethod
 from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.training.adapter import Adapter
+from jaxprefix.tasks import CausalLanguage, Classification, Tagging, Task
 from jaxprefix.training.config import HEADS, Run
 from jaxprefix.training.setup import Backbone, read_run_backbone
-from jaxprefix.training.sharding import MeshShape, make_mesh
 from jaxprefix.trees import Tree, flatten, split
 
 NO_ROWS = Files(train="")  # an imported adapter comes without data

@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxprefix.data import Classification, Tagging
+from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
 from jaxprefix.exchange.files import read_json, read_tensors
 from jaxprefix.exchange.layout import Linear, Tensors, from_linear, from_table, refuse_unknown, reparameterised, take
 from jaxprefix.methods import PTuningV2
-from jaxprefix.models.config import EncoderConfig
+from jaxprefix.models.encoder_config import EncoderConfig
+from jaxprefix.models.encoder_leaves import encoder_leaves, is_buffer
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
-from jaxprefix.models.names import encoder_leaves, is_buffer
-from jaxprefix.training.adapter import Adapter
+from jaxprefix.tasks import Classification, Tagging
 from jaxprefix.trees import Tree, flatten
 
 Kind = Literal["classification", "tagging"]

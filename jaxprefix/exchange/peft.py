@@ -17,20 +17,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxprefix.adapters.adapter import Adapter, load_adapter
 from jaxprefix.checkpoints.files import as_path, put_folder, writing
-from jaxprefix.data import Task
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
 from jaxprefix.exchange.files import read_json, read_tensors
 from jaxprefix.exchange.layout import Tensors, from_table, refuse_unknown, take, to_table
 from jaxprefix.exchange.peft_heads import AUTO, from_head, to_head
+from jaxprefix.hf.sources import EMBEDDED, find_folder
 from jaxprefix.methods import PrefixTuning, PTuningV2, collapse
-from jaxprefix.methods.prefix import Prefix
+from jaxprefix.methods.prefix_edits import Prefix
 from jaxprefix.models.positions import convert_positions, has_rotation
-from jaxprefix.models.sources import EMBEDDED, find_folder
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.training.adapter import Adapter, load_adapter
+from jaxprefix.tasks import Task
 from jaxprefix.trees import Tree
 
 log = logging.getLogger("jaxprefix")

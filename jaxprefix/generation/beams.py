@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxprefix.generation.choosing import is_stop, log_probabilities
 from jaxprefix.generation.decoding import Decoding
+from jaxprefix.generation.sampling import is_stop, log_probabilities
 from jaxprefix.models.cache import Cache
 from jaxprefix.trees import Tree
 

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 
 from jaxprefix.errors import UserError
 from jaxprefix.generation.beams import beam_search
-from jaxprefix.generation.choosing import choose, is_stop
 from jaxprefix.generation.decoding import Decoding
+from jaxprefix.generation.sampling import choose, is_stop
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.heads import CausalLM

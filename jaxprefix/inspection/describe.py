@@ -5,8 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxprefix.edits import Method
-from jaxprefix.methods.combined import Combined, snake_case
+from jaxprefix.methods.base import Combined, Method, snake_case
 from jaxprefix.published import of_method
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Setup, set_up

@@ -14,13 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprefix.data import evaluation_batches, prepare
-from jaxprefix.edits import Method
+from jaxprefix.adapters.adapter import Adapter, load_adapter
+from jaxprefix.data import evaluation_batches
 from jaxprefix.errors import UserError
 from jaxprefix.methods import PTuningV2, parts_of
-from jaxprefix.methods.combined import Combined
+from jaxprefix.methods.base import Combined, Method
 from jaxprefix.methods.prefix import PrefixMethod
-from jaxprefix.training.adapter import Adapter, load_adapter
+from jaxprefix.tasks import prepare
 
 _SHARED = tuple(field.name for field in dataclasses.fields(PTuningV2))
 

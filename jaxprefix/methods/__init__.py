@@ -1,17 +1,17 @@
 """What is trained: one paper per file."""
 
 from jaxprefix.methods.adaptive_prefix import AdaptivePrefix
+from jaxprefix.methods.base import Combined, Method, parts_of
+from jaxprefix.methods.baselines import BitFit, FullFineTuning, HeadOnly
 from jaxprefix.methods.bottleneck import ParallelAdapter, SequentialAdapter
-from jaxprefix.methods.combined import Combined, parts_of
 from jaxprefix.methods.inducer import Inducer
 from jaxprefix.methods.kernel_mix import KernelMix
 from jaxprefix.methods.lora import LoRA
 from jaxprefix.methods.multi_head_adapter import MultiHeadAdapter
-from jaxprefix.methods.new_words import NewWords
+from jaxprefix.methods.new_tokens import NewWords
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
 from jaxprefix.methods.prefix_tuning import PrefixTuning, collapse
 from jaxprefix.methods.prompt_tuning import PromptTuning
-from jaxprefix.methods.yardsticks import BitFit, FullFineTuning, HeadOnly
 
 METHODS = (
     *(AdaptivePrefix, BitFit, Combined, FullFineTuning, HeadOnly, Inducer, KernelMix, LoRA, MultiHeadAdapter),
@@ -19,4 +19,4 @@ METHODS = (
 )
 """Every method that comes with the package."""
 
-__all__ = ["METHODS", "collapse", "parts_of", *sorted(cls.__name__ for cls in METHODS)]
+__all__ = ["METHODS", "Method", "collapse", "parts_of", *sorted(cls.__name__ for cls in METHODS)]

@@ -16,91 +16,16 @@ are inferred from its code base, and `gate_std`, `gate_scale` change them.
 """
 
 import dataclasses
-from typing import Literal
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
+from jaxprefix.edits import Dims, Edits
 from jaxprefix.errors import UserError
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
-from jaxprefix.methods.prefix import Prefix, spread
-
-GateSource = Literal["first", "mean", "none"]
-
-
-@edit
-class GatedPrefix(Prefix):
-    """A prefix whose keys and values are scaled by `lambda * alpha`; it stays shared by all rows, the scale does not.
-
-    Attributes:
-      gate_kernel: `W`, one column for each virtual token; None where nothing is read from the hidden state.
-      gate_bias: added before the sigmoid; without a kernel it is the free vector of the ablation "w/o h". None for 0.
-      gate_scale: `lambda`; None for 1.
-      source: the hidden state that the gate reads: the row's `first` real token, or the masked `mean` over them.
-    """
-
-    gate_kernel: Float[Array, "*L P D"] | None = None
-    gate_bias: Float[Array, "*L P"] | None = None
-    gate_scale: Float[Array, "*L"] | None = None
-    source: GateSource = static(default="first")
-
-    def alpha(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
-        """The token gates, float32, per row (per query where several examples share a row); None for 1."""
-        with jax.named_scope("gate"):
-            if self.gate_kernel is None:
-                return None if self.gate_bias is None else jax.nn.sigmoid(self.gate_bias)
-            wide = jnp.promote_types(x.dtype, jnp.float32)
-            if self.source == "mean":
-                weight = ctx.text[..., None].astype(wide)
-                h = (x.astype(wide) * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
-            else:
-                h = ctx.first_hidden(x).astype(wide)
-            z = jnp.einsum("...d,pd->...p", h, self.gate_kernel, preferred_element_type=wide)
-            return jax.nn.sigmoid(z if self.gate_bias is None else z + self.gate_bias)
-
-    def gate(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
-        alpha = self.alpha(x, ctx)
-        if self.gate_scale is None:
-            return alpha
-        return jnp.broadcast_to(self.gate_scale, self.keys.shape[:1]) if alpha is None else self.gate_scale * alpha
-
-    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...] | None:
-        """With all leaves: mass 1 where there is none, and where there is no alpha, twice the sigmoid of 0."""
-        if self.leaves_window:
-            return None
-        layers, tokens = self.keys.shape[:2]
-        no_alpha = self.gate_kernel is None and self.gate_bias is None
-        scale = jnp.ones(layers) if self.gate_scale is None else self.gate_scale
-        gated = GatedPrefix(
-            self.keys,
-            self.values,
-            jnp.ones((layers, tokens)) if self.mass is None else self.mass,
-            gate_kernel=jnp.zeros((layers, tokens, dims.width)) if self.gate_kernel is None else self.gate_kernel,
-            gate_bias=jnp.zeros((layers, tokens)) if self.gate_bias is None else self.gate_bias,
-            gate_scale=2 * scale if no_alpha else scale,
-            source="first" if self.gate_kernel is None else self.source,
-        )
-        return (gated,)
-
-    def observe(
-        self,
-        x: Float[Array, "B T D"],
-        q: Float[Array, "B T H E"],
-        k: Float[Array, "B S K E"],
-        lse: Float[Array, "B H T"],
-        ctx: Context,
-    ) -> dict[str, Array]:
-        """`alpha` `[B, P]` and `gate` = lambda alpha `[B, P]` beside the prefix's `share`."""
-        shape, alpha, gate = (x.shape[0], self.keys.shape[0]), self.alpha(x, ctx), self.gate(x, ctx)
-        if gate is not None and gate.ndim == 3:  # of each query's own example
-            shape = gate.shape
-        made = {"alpha": alpha, "gate": gate}
-        seen = {name: jnp.broadcast_to(1.0 if leaf is None else leaf, shape) for name, leaf in made.items()}
-        return {**super().observe(x, q, k, lse, ctx), **seen}
+from jaxprefix.methods.prefix import spread
+from jaxprefix.methods.prefix_edits import GatedPrefix, GateSource
 
 
 @dataclasses.dataclass(frozen=True)

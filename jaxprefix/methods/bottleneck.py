@@ -21,9 +21,10 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import dropout
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, Method, edit, static
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
 from jaxprefix.errors import UserError
-from jaxprefix.methods.leaves import chosen_layers, he_uniform, in_layers
+from jaxprefix.methods.base import Method
+from jaxprefix.methods.layers import chosen_layers, he_uniform, in_layers
 
 AdapterInit = Literal["normal", "lora"]
 _NORM_EPSILON = 1e-5  # torch's default, which the published adapters keep

@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.edits import Dims, edit
-from jaxprefix.methods.leaves import chosen_layers, folded_normal, in_layers
+from jaxprefix.methods.layers import chosen_layers, folded_normal, in_layers
 
 
 @edit

@@ -32,7 +32,7 @@ from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
 from jaxprefix.errors import UserError
 from jaxprefix.methods.head_mlp import HeadMLP, HeadMLPLeaves
-from jaxprefix.methods.leaves import chosen_layers
+from jaxprefix.methods.layers import chosen_layers
 from jaxprefix.methods.multi_head_adapter import MultiHeadAdapter
 
 KeyMode = Literal["mlp", "identity", "adaptive"]

@@ -19,9 +19,10 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import dropout
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, Method, edit, static
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
 from jaxprefix.errors import UserError
-from jaxprefix.methods.leaves import chosen_layers, folded_normal, he_uniform, in_layers
+from jaxprefix.methods.base import Method
+from jaxprefix.methods.layers import chosen_layers, folded_normal, he_uniform, in_layers
 from jaxprefix.trees import Tree, flatten, unflatten
 
 LoRAInit = Literal["he", "he_small", "folded_normal"]

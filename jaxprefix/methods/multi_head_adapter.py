@@ -12,10 +12,11 @@ import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, Method, edit, static
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
 from jaxprefix.errors import UserError
+from jaxprefix.methods.base import Method
 from jaxprefix.methods.head_mlp import HeadMLP, HeadMLPLeaves
-from jaxprefix.methods.leaves import chosen_layers
+from jaxprefix.methods.layers import chosen_layers
 
 
 @edit

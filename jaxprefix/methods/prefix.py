@@ -1,100 +1,19 @@
 """What prefix methods share: the edit that hands each layer its virtual tokens, and the parameters behind it."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from jaxprefix.attention import VirtualTokens, dropout
-from jaxprefix.attention.dropout import statically_off
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, Method, edit, static
+from jaxprefix.edits import Dims, Edits
 from jaxprefix.errors import UserError
-
-DropoutUnit = Literal["element", "token"]
-
-
-@edit
-class Prefix(LayerEdit):
-    """The same P virtual keys and values for every query of a layer.
-
-    Attributes:
-      keys, values: as they enter the attention; no projection, bias or norm is applied to them.
-      mass: `>= 0`, the weight of each virtual token is `mass * exp(score)`; None for 1.
-      rate, unit: dropout of the prefix in training: each number of each row on its own (`element`: the masks are
-        drawn for each row, so the prefix is copied per row), or whole virtual tokens of a row (`token`: a scale of 0
-        or `1 / (1 - rate)` on key and value; the prefix stays shared).
-      leaves_window: see `PrefixMethod`.
-    """
-
-    keys: Float[Array, "*L P K E"]
-    values: Float[Array, "*L P K E"]
-    mass: Float[Array, "*L P"] | None = None
-    rate: float = static(default=0.0)
-    unit: DropoutUnit = static(default="element")
-    leaves_window: bool = static(default=False)
-
-    def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens:
-        keys, values, scale = self.keys.astype(x.dtype), self.values.astype(x.dtype), self.gate(x, ctx)
-        rate, rows = ctx.method_rate(self.rate), x.shape[0]
-        if not statically_off(rate):
-            if self.unit == "token":
-                kept = dropout(jnp.ones((rows, keys.shape[0]), jnp.float32), rate, ctx.key)
-                if scale is not None and scale.ndim == 3:
-                    kept = kept[:, None]
-                scale = kept if scale is None else kept * scale
-            else:
-                both = jnp.broadcast_to(jnp.stack([keys, values]), (rows, 2, *keys.shape))
-                both = dropout(both, rate, ctx.key)
-                keys, values = both[:, 0], both[:, 1]
-        return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=self.mass, until=self.until(ctx))
-
-    def until(self, ctx: Context) -> Int[Array, "P"] | None:
-        """The column of the first query that no longer sees each virtual token; None where all see all."""
-        if not self.leaves_window or ctx.window is None:
-            return None
-        if ctx.documents is not None:
-            raise UserError("a prefix that leaves the window needs one example per row; set packed=False.")
-        count = self.keys.shape[0]  # as if they stood in the columns -P to -1
-        return ctx.window - count + jnp.arange(count)
-
-    def gate(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
-        """A scale of each virtual token's key and value, float32, shared by all rows or per row; None for 1."""
-        return None
-
-    def canonical(self, dims: Dims) -> tuple[LayerEdit, ...] | None:
-        """A gated prefix whose gates are 1. One that leaves the window has none: padded, its columns would change."""
-        from jaxprefix.methods.adaptive_prefix import GatedPrefix  # which is a prefix, and knows this class
-
-        return GatedPrefix(self.keys, self.values, self.mass, leaves_window=self.leaves_window).canonical(dims)
-
-    def observe(
-        self,
-        x: Float[Array, "B T D"],
-        q: Float[Array, "B T H E"],
-        k: Float[Array, "B S K E"],
-        lse: Float[Array, "B H T"],
-        ctx: Context,
-    ) -> dict[str, Array]:
-        """`share` `[B, H, T]`: how much of each query's attention this prefix takes, dropout off."""
-        gate = self.gate(x, ctx)
-        groups = q.reshape(*q.shape[:2], self.keys.shape[-2], -1, q.shape[-1])
-        scores = jnp.einsum("btkge,pke->bkgtp", groups, self.keys.astype(q.dtype), preferred_element_type=lse.dtype)
-        scores = scores.reshape(*lse.shape, -1) * q.shape[-1] ** -0.5
-        if gate is not None:
-            scores = scores * (gate if gate.ndim == 1 else gate.reshape(gate.shape[0], 1, -1, gate.shape[-1]))
-        if ctx.softcap is not None:
-            scores = ctx.softcap * jnp.tanh(scores / ctx.softcap)
-        weights = (1.0 if self.mass is None else self.mass) * jnp.exp(scores - lse[..., None])
-        until = self.until(ctx)
-        if until is not None:
-            column = k.shape[1] - q.shape[1] if ctx.column is None else ctx.column
-            weights = jnp.where((column + jnp.arange(q.shape[1]))[:, None] < until, weights, 0)
-        return {"share": weights.sum(-1)}
+from jaxprefix.methods.base import Method
+from jaxprefix.methods.prefix_edits import DropoutUnit, Prefix
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,9 @@ import dataclasses
 
 import flax.linen as nn
 
-from jaxprefix.edits import Dims, Edits, Method
+from jaxprefix.edits import Dims, Edits
 from jaxprefix.errors import UserError
+from jaxprefix.methods.base import Method
 
 
 @dataclasses.dataclass(frozen=True)

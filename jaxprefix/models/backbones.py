@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxprefix.errors import UserError
-from jaxprefix.models.config import KINDS, EncoderConfig
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.decoder_config import DECODER_KINDS, DecoderConfig
-from jaxprefix.models.decoder_names import anchor, decoder_leaves, is_decoder_buffer
+from jaxprefix.models.decoder_leaves import anchor, decoder_leaves, is_decoder_buffer
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.names import Leaf, encoder_leaves, find_prefix, is_buffer
+from jaxprefix.models.encoder_config import KINDS, EncoderConfig
+from jaxprefix.models.encoder_leaves import Leaf, encoder_leaves, find_prefix, is_buffer
 from jaxprefix.models.stack import Remat
 from jaxprefix.trees import Tree
 

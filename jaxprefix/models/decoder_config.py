@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxprefix.errors import UserError
-from jaxprefix.models.config import ACTIVATIONS
+from jaxprefix.models.encoder_config import ACTIVATIONS
 from jaxprefix.models.rope import Rope
 
 LayerKind = Literal["full", "sliding"]

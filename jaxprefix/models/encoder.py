@@ -11,15 +11,15 @@ from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
+from jaxprefix.distributed.constraints import constrain, kernel_axes, look_up
 from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, check_stacked
+from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
-from jaxprefix.hooks import LayerHooks
 from jaxprefix.models.cache import Cache
-from jaxprefix.models.config import ACTIVATIONS, EncoderConfig
+from jaxprefix.models.encoder_config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
-from jaxprefix.placement import constrain, kernel_axes, look_up
 
 # The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)

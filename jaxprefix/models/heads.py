@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
-from jaxprefix.models.config import ACTIVATIONS
+from jaxprefix.models.encoder_config import ACTIVATIONS
 from jaxprefix.models.linear import LayerNorm
 from jaxprefix.trees import Tree
 

@@ -11,7 +11,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Num
 
-from jaxprefix.placement import Axis, axis_size, constrain
+from jaxprefix.distributed.constraints import Axis, axis_size, constrain
 
 Axes = tuple[Axis, Axis]
 WHOLE: Axes = (None, None)

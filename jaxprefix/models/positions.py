@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxprefix.edits import Method
 from jaxprefix.errors import UserError
 from jaxprefix.methods import Combined, parts_of
+from jaxprefix.methods.base import Method
 from jaxprefix.methods.prefix import PrefixMethod, slots
 from jaxprefix.models.backbones import BackboneConfig, Module
 from jaxprefix.models.decoder_config import DecoderConfig

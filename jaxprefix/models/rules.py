@@ -11,10 +11,10 @@ from typing import Any
 
 from jax.sharding import PartitionSpec as P
 
+from jaxprefix.distributed.constraints import divided, heads_along
 from jaxprefix.errors import UserError
 from jaxprefix.models.backbones import Module
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.placement import divided, heads_along
 
 Rules = tuple[tuple[str, P], ...]
 

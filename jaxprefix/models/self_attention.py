@@ -8,9 +8,9 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import kernel_attention
+from jaxprefix.distributed.constraints import Axis, constrain
 from jaxprefix.edits import Context, Dims
-from jaxprefix.hooks import LayerHooks
-from jaxprefix.placement import Axis, constrain
+from jaxprefix.edits.hooks import LayerHooks
 
 BY_HEADS: tuple[Axis, ...] = ("rows", None, "tp", None)
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxprefix.edits import BUILT_RATES, Edits, Method, Rates
+from jaxprefix.edits import BUILT_RATES, Edits, Rates
 from jaxprefix.errors import UserError
-from jaxprefix.methods.combined import parts_of
+from jaxprefix.methods.base import Method, parts_of
 from jaxprefix.models.backbones import Module
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head

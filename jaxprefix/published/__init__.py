@@ -5,7 +5,7 @@
 
 import difflib
 
-from jaxprefix.edits import Method
+from jaxprefix.methods.base import Method
 from jaxprefix.published.inducer import GENERATION, GLUE
 from jaxprefix.published.p_tuning_v2 import APT, APT_GRID, P_TUNING_V2
 from jaxprefix.published.value import Published

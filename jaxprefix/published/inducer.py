@@ -15,7 +15,6 @@ code leaves its classifier (two layers, as RoBERTa's) frozen as it was drawn; he
 
 from typing import Any
 
-from jaxprefix.edits import Method
 from jaxprefix.methods import (
     BitFit,
     FullFineTuning,
@@ -26,6 +25,7 @@ from jaxprefix.methods import (
     PTuningV2,
     SequentialAdapter,
 )
+from jaxprefix.methods.base import Method
 from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.published.value import Published
 from jaxprefix.training.optimizer import Optimizer

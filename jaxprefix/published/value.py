@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any, Literal
 
-from jaxprefix.data import ConditionalGeneration, Task
-from jaxprefix.data.formats.tokens import added_tokens
-from jaxprefix.edits import Method
 from jaxprefix.errors import UserError
 from jaxprefix.methods import NewWords
+from jaxprefix.methods.base import Method
 from jaxprefix.models.heads import Head
+from jaxprefix.tasks import ConditionalGeneration, Task
+from jaxprefix.tasks.formats.tokens import added_tokens
 from jaxprefix.training.config import HEADS, Run
 from jaxprefix.training.optimizer import Optimizer
 

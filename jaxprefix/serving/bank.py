@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxprefix.data import encode_texts, evaluation_batches, restore_order
+from jaxprefix.adapters.adapter import Adapter, load_adapter
+from jaxprefix.data import evaluation_batches, restore_order
 from jaxprefix.data.examples import Examples, joined
 from jaxprefix.edits import Edits, LayerEdit
 from jaxprefix.errors import UserError
@@ -30,7 +31,7 @@ from jaxprefix.models.heads import CausalLM
 from jaxprefix.serving.heads import Classifier, HeadSlots, make_head_slots, read_head
 from jaxprefix.serving.slots import Slot, canonical_edits, fill_slots, make_slots
 from jaxprefix.serving.writing import bank_generate
-from jaxprefix.training.adapter import Adapter, load_adapter
+from jaxprefix.tasks import encode_texts
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Backbone
 from jaxprefix.trees import Tree

@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
-from jaxprefix.methods.adaptive_prefix import GatedPrefix
-from jaxprefix.methods.prefix import Prefix, PrefixMethod, slots, spread
+from jaxprefix.methods.prefix import PrefixMethod, slots, spread
+from jaxprefix.methods.prefix_edits import GatedPrefix, Prefix
 from jaxprefix.trees import Tree
 
 

@@ -10,10 +10,12 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.checkpoints.adapter import read_adapter
-from jaxprefix.edits import Edits, Method
+from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
 from jaxprefix.methods import Combined, PromptTuning, parts_of
-from jaxprefix.methods.prefix import Prefix, PrefixMethod
+from jaxprefix.methods.base import Method
+from jaxprefix.methods.prefix import PrefixMethod
+from jaxprefix.methods.prefix_edits import Prefix
 from jaxprefix.models.positions import has_rotation, move_keys
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts.placing import gate_at_zero, place

@@ -3,31 +3,23 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from jaxprefix.data import (
-    CausalLanguage,
-    Classification,
-    ConditionalGeneration,
-    Files,
-    MaskedLanguage,
-    Tagging,
-    Task,
-    Tfds,
-)
-from jaxprefix.data.formats import FORMATS
-from jaxprefix.edits import Method
+from jaxprefix.data import Files, Tfds
+from jaxprefix.distributed.mesh import MeshShape
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.methods import METHODS, PTuningV2
-from jaxprefix.models.config import EncoderConfig
+from jaxprefix.methods.base import Method
 from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.models.encoder_config import EncoderConfig
+from jaxprefix.models.fresh_init import Start as BackboneStart
 from jaxprefix.models.heads import CausalLM, Head, MaskedLM, SequenceClassifier, TokenClassifier
-from jaxprefix.models.initial import Start as BackboneStart
 from jaxprefix.models.quantizing import Quantize
 from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
 from jaxprefix.starts import STARTS, Start, TextStart, startable
+from jaxprefix.tasks import CausalLanguage, Classification, ConditionalGeneration, MaskedLanguage, Tagging, Task
+from jaxprefix.tasks.formats import FORMATS
 from jaxprefix.training.optimizer import Optimizer
-from jaxprefix.training.sharding import MeshShape
 from jaxprefix.typed_json import register
 
 Writer = Literal["tensorboard", "wandb"]

@@ -6,26 +6,20 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxprefix.data import (
-    ConditionalGeneration,
-    Examples,
-    Task,
-    encode_texts,
-    evaluation_batches,
-    restore_order,
-)
-from jaxprefix.data.encode import columns_of
+from jaxprefix.data import Examples, evaluation_batches, restore_order
 from jaxprefix.data.examples import IGNORED
-from jaxprefix.data.formats.rows import open_rows
-from jaxprefix.data.formats.tokens import stop_words
-from jaxprefix.data.text_metrics import text_metrics
+from jaxprefix.distributed.mesh import put_batch
+from jaxprefix.distributed.rows import fetched, own_rows
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.training.metrics import evaluate_metrics
-from jaxprefix.training.sharding import put_batch
-from jaxprefix.training.shares import fetched, own_rows
+from jaxprefix.tasks import ConditionalGeneration, Task, encode_texts
+from jaxprefix.tasks.encode import columns_of
+from jaxprefix.tasks.formats.rows import open_rows
+from jaxprefix.tasks.formats.tokens import stop_words
+from jaxprefix.tasks.metrics import evaluate_metrics
+from jaxprefix.tasks.text_metrics import text_metrics
 from jaxprefix.trees import Tree
 
 log = logging.getLogger("jaxprefix")

@@ -13,26 +13,26 @@ import jaxprefix
 from jaxprefix.checkpoints.files import run_folder
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
+from jaxprefix.distributed.mesh import put_batch, replicated
+from jaxprefix.distributed.processes import Agreement
+from jaxprefix.distributed.rows import own_rows
 from jaxprefix.errors import RunFailed
-from jaxprefix.training.adapter import write_run_adapter
+from jaxprefix.tasks.metrics import higher_is_better, main_metric
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import evaluate_examples, score_texts
-from jaxprefix.training.going_on import (
+from jaxprefix.training.export import write_run_adapter
+from jaxprefix.training.preflight import look_before
+from jaxprefix.training.resume import (
     History,
     StopSignal,
     keep_compiled_programs,
     refuse_other_backbone,
     refuse_other_run,
 )
-from jaxprefix.training.metrics import higher_is_better, main_metric
-from jaxprefix.training.preflight import look_before
-from jaxprefix.training.processes import Agreement
 from jaxprefix.training.setup import Setup, set_up
-from jaxprefix.training.sharding import put_batch, replicated
-from jaxprefix.training.shares import own_rows
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step, run_key
 from jaxprefix.training.timing import Clock, Profile, memory_in_use
-from jaxprefix.training.tracking import Progress, Writers
+from jaxprefix.training.writers import Progress, Writers
 from jaxprefix.trees import Tree, count
 from jaxprefix.typed_json import to_json
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from jaxprefix.data import evaluation_batches
+from jaxprefix.distributed.mesh import put_batch
+from jaxprefix.distributed.rows import fetched, own_rows
 from jaxprefix.errors import UserError
 from jaxprefix.training.setup import Setup
-from jaxprefix.training.sharding import put_batch
-from jaxprefix.training.shares import fetched, own_rows
 from jaxprefix.trees import Tree, flatten, unflatten
 
 log = logging.getLogger("jaxprefix")

@@ -11,23 +11,25 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import jaxprefix
-from jaxprefix.data import CausalLanguage, ConditionalGeneration, Examples, MaskedLanguage, given_splits, prepare
-from jaxprefix.data.formats.tokens import added_tokens, with_added_tokens
+from jaxprefix.data import Examples, given_splits
+from jaxprefix.distributed.mesh import check_batch, make_mesh
+from jaxprefix.distributed.processes import meet
 from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
+from jaxprefix.hf.loading import read_backbone
+from jaxprefix.hf.sources import find_folder, read_config, read_tokenizer
 from jaxprefix.models.backbones import BackboneConfig, Module, drawn_backbone, make_backbone, read_hf_config
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder import check_positions
-from jaxprefix.models.initial import adapt_start
-from jaxprefix.models.loading import read_backbone
-from jaxprefix.models.sources import find_folder, read_config, read_tokenizer
+from jaxprefix.models.fresh_init import adapt_start
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts import start
+from jaxprefix.tasks import CausalLanguage, ConditionalGeneration, MaskedLanguage, prepare
+from jaxprefix.tasks.formats.tokens import added_tokens, with_added_tokens
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.optimizer import group
-from jaxprefix.training.processes import meet
-from jaxprefix.training.sharding import check_batch, frozen_shardings, make_mesh, tree_shardings
+from jaxprefix.training.sharding import frozen_shardings, tree_shardings
 from jaxprefix.trees import Tree, flatten
 from jaxprefix.typed_json import to_json
 

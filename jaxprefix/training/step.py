@@ -17,10 +17,11 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from jaxprefix.distributed.mesh import by_rows, replicated
 from jaxprefix.edits import BUILT_RATES, Rates
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.optimizer import Optimizer, global_norm
-from jaxprefix.training.sharding import by_rows, replicated, state_shardings
+from jaxprefix.training.sharding import state_shardings
 from jaxprefix.trees import Tree
 
 

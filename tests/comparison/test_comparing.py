@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxprefix import cli
+from jaxprefix.adapters.adapter import load_adapter
+from jaxprefix.cli import main as cli
 from jaxprefix.comparison import ENTRIES, Entry, compare, comparing
 from jaxprefix.comparison.entries import entries_for, parameters
 from jaxprefix.comparison.plot import plot_rows
 from jaxprefix.comparison.table import comma_separated, make_rows, markdown, paired_interval
 from jaxprefix.errors import RunFailed, UserError
 from jaxprefix.methods import HeadOnly, LoRA, PTuningV2
-from jaxprefix.training.adapter import load_adapter
-from jaxprefix.training.going_on import StopSignal
+from jaxprefix.training.resume import StopSignal
 from jaxprefix.trees import flatten
 from tests import tiny
 from tests.training.worlds import LAYERS, WIDTH
@@ -131,7 +131,7 @@ def test_full_fine_tuning_is_run_after_run_and_methods_may_be_ones_own(world, tm
 
 def test_a_run_that_is_stopped_ends_the_comparison(world, tmp_path, monkeypatch):
     from jaxprefix.comparison import stages
-    from jaxprefix.training.population import PopulationResult
+    from jaxprefix.population.population import PopulationResult
 
     monkeypatch.setattr(stages, "train_population", lambda *_, **__: PopulationResult(tmp_path, 1, (), math.nan))
     with pytest.raises(RunFailed, match="start it again"):

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxprefix.data import Batches, Classification, Files, MaskedLanguage, Tagging, evaluation_batches, restore_order
+from jaxprefix.data import Batches, Files, evaluation_batches, restore_order
 from jaxprefix.data.batches import batches_per_epoch
 from jaxprefix.data.examples import Examples, Vocabulary
 from jaxprefix.data.masking import row_bits
 from jaxprefix.errors import UserError
+from jaxprefix.tasks import Classification, MaskedLanguage, Tagging
 
 VOCABULARY = Vocabulary(size=1000, padding_id=7, special_ids=(0, 1, 2, 7), mask_id=2)
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxprefix.data import Batches, CausalLanguage, ConditionalGeneration, Files, encode_texts, prepare
-from jaxprefix.data.causal import prompt_text
+from jaxprefix.data import Batches, Files
 from jaxprefix.data.sources import open_split
 from jaxprefix.errors import UserError
+from jaxprefix.tasks import CausalLanguage, ConditionalGeneration, encode_texts, prepare
+from jaxprefix.tasks.causal import prompt_text
 from tests.data.conftest import letters, write_rows
 
 END, BOS, LINE, SPACE, BAR, A, B, C, D = range(9)

@@ -7,8 +7,9 @@ import types
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxprefix.data import Classification, Tagging, Tfds, datasets, open_split, prepare
+from jaxprefix.data import Tfds, datasets, open_split
 from jaxprefix.errors import UserError
+from jaxprefix.tasks import Classification, Tagging, prepare
 
 
 class TinyTalk(tfds.core.GeneratorBasedBuilder):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix.data import Batches, Files, encode_texts, prepare
-from jaxprefix.data.formats.rows import open_rows
-from jaxprefix.data.formats.tokens import added_tokens, stop_words, with_added_tokens
+from jaxprefix.data import Batches, Files
 from jaxprefix.errors import UserError
 from jaxprefix.generation.texts import prompt_batches, with_tokens_of
+from jaxprefix.tasks import encode_texts, prepare
+from jaxprefix.tasks.formats.rows import open_rows
+from jaxprefix.tasks.formats.tokens import added_tokens, stop_words, with_added_tokens
 from jaxprefix.training.evaluation import cases
 from tests.data.conftest import letters, write_rows
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix.data import Batches, Files, encode_texts, evaluation_batches, prepare
+from jaxprefix.data import Batches, Files, evaluation_batches
 from jaxprefix.data.packing import first_fit, packed
 from jaxprefix.errors import UserError
+from jaxprefix.tasks import encode_texts, prepare
 from jaxprefix.training.setup import set_up
 from tests import decoders
 from tests.data.conftest import letters, write_rows

@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import pytest
 
-from jaxprefix.data import Batches, Classification, Files, MaskedLanguage, Tagging, encode_texts, prepare
-from jaxprefix.data.encode import align
+from jaxprefix.data import Batches, Files
 from jaxprefix.errors import UserError
+from jaxprefix.tasks import Classification, MaskedLanguage, Tagging, encode_texts, prepare
+from jaxprefix.tasks.encode import align
 from tests.data.conftest import write_rows
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from jaxprefix.data import text_metrics as metrics
 from jaxprefix.errors import UserError
+from jaxprefix.tasks import text_metrics as metrics
 
 TEXTS = ["the cat sat on the mat", "alice lives in paris"]
 REFERENCES = [["the cat sat on the red mat", "a cat was on the mat"], ["alice is at home in paris"]]

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from jaxprefix.data import Classification, Files, MaskedLanguage, prepare
-from jaxprefix.data import prepare as prepare_function
+from jaxprefix.data import Files
 from jaxprefix.data.store import Store
 from jaxprefix.errors import UserError
+from jaxprefix.tasks import Classification, MaskedLanguage, prepare
+from jaxprefix.tasks import prepare as prepare_function
 from tests.data.conftest import write_rows
 
 ROOT = Path(__file__).parents[2]

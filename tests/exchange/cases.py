@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprefix.data import Classification, Tagging
+from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.exchange.converted import NO_ROWS, read_base
 from jaxprefix.models.heads import TokenClassifier
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.training.adapter import Adapter
+from jaxprefix.tasks import Classification, Tagging
 from jaxprefix.training.config import Run
 
 FIXTURES = Path(__file__).with_name("fixtures")

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxprefix as jp
-from jaxprefix import cli
+from jaxprefix.cli import main as cli
 from jaxprefix.methods import PTuningV2
 from jaxprefix.models.heads import SequenceClassifier
 from tests.exchange.cases import FIXTURES, LABELS, backbone, batch, expected, files, logits, own_adapter

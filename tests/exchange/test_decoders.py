@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxprefix as jp
-from jaxprefix import cli
+from jaxprefix.cli import main as cli
 from jaxprefix.exchange.converted import NO_ROWS, read_base
 from jaxprefix.exchange.peft import to_peft
 from jaxprefix.methods import LoRA, PromptTuning, PTuningV2

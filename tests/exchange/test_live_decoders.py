@@ -8,11 +8,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import jaxprefix as jp
+from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.exchange.converted import NO_ROWS, read_base
 from jaxprefix.methods import PrefixTuning, PTuningV2
 from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.training.adapter import Adapter
 from jaxprefix.training.config import HEADS, Run
 from tests.exchange.cases import logits
 

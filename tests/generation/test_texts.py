@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix.cli import main
+from jaxprefix.cli.main import main
 from jaxprefix.errors import UserError
 
 PROMPTS = ["Karik | teaches | Fugar", "Rigar | known for | songs ; Melto | known for | tea", "Peto | owns | the book"]

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix import cli
 from jaxprefix.attention import VirtualTokens
-from jaxprefix.edits import Edits, LayerEdit, Method, edit
-from jaxprefix.inspection.answers import Check, Item
-from jaxprefix.inspection.check import check
+from jaxprefix.cli import main as cli
+from jaxprefix.edits import Edits, LayerEdit, edit
+from jaxprefix.methods.base import Method
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.self_check.check import check
+from jaxprefix.self_check.report import Check, Item
 from tests import tiny
 from tests.training.conftest import world  # noqa: F401
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix import cli
-from jaxprefix.data import Batches, prepare
+from jaxprefix.adapters.adapter import load_adapter
+from jaxprefix.cli import main as cli
+from jaxprefix.data import Batches
 from jaxprefix.errors import UserError
 from jaxprefix.inspection.gates import Gates, p_tuning_v2_plus, read_gates
-from jaxprefix.training.adapter import load_adapter
+from jaxprefix.tasks import prepare
 from jaxprefix.training.loop import train
 from tests.training.conftest import world  # noqa: F401
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprefix.edits import Context, Dims
-from jaxprefix.hooks import LayerHooks
+from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.methods.head_mlp import HeadMLP
 from jaxprefix.methods.inducer import InducerEdit
 from jaxprefix.methods.lora import LoRAEdit, LowRank

@@ -11,7 +11,7 @@ import jaxprefix as jp
 from jaxprefix.attention import VirtualTokens, kernel_attention
 from jaxprefix.edits import Context, Dims
 from jaxprefix.errors import UserError
-from jaxprefix.methods.adaptive_prefix import GatedPrefix
+from jaxprefix.methods.prefix_edits import GatedPrefix
 from jaxprefix.trees import count, flatten
 from tests import tiny
 

@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxprefix.errors import UserError
-from jaxprefix.models.loading import read_backbone
-from jaxprefix.models.safetensors_files import TensorFiles
+from jaxprefix.hf.loading import read_backbone
+from jaxprefix.hf.safetensors_files import TensorFiles
 from jaxprefix.trees import flatten
 
 

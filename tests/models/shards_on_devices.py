@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxprefix.models import safetensors_files
-from jaxprefix.models.loading import read_backbone
+from jaxprefix.hf import safetensors_files
+from jaxprefix.hf.loading import read_backbone
 from jaxprefix.trees import flatten
 
 SPECS = [P(), P("fsdp"), P(None, "tp"), P("tp", "fsdp"), P(("data", "fsdp"), "tp"), P(None, ("fsdp", "tp"))]

@@ -13,9 +13,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from safetensors.numpy import save_file
 
 from jaxprefix.errors import UserError
-from jaxprefix.models.config import EncoderConfig
-from jaxprefix.models.loading import load_pretrained, read_backbone
-from jaxprefix.models.sources import find_folder, read_tokenizer
+from jaxprefix.hf.loading import load_pretrained, read_backbone
+from jaxprefix.hf.sources import find_folder, read_tokenizer
+from jaxprefix.models.encoder_config import EncoderConfig
 from tests.models import folders
 
 WEIGHTS = "model.safetensors"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from jaxprefix.errors import UserError
+from jaxprefix.hf.loading import load_pretrained, read_backbone
 from jaxprefix.models.backbones import read_hf_config
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.decoder_config import DecoderConfig
-from jaxprefix.models.loading import load_pretrained, read_backbone
 from jaxprefix.models.rope import Rope
 from jaxprefix.trees import flatten
 from tests.models import decoder_folders, folders

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from jaxprefix.errors import UserError
+from jaxprefix.hf.decoder_config import decoder_to_hf
+from jaxprefix.hf.loading import read_backbone
+from jaxprefix.hf.saving import save_pretrained
 from jaxprefix.models.backbones import read_hf_config
-from jaxprefix.models.decoder_to_hf import decoder_to_hf
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.exporting import save_pretrained
+from jaxprefix.models.fresh_init import adapt_start
 from jaxprefix.models.heads import MaskedLM
-from jaxprefix.models.initial import adapt_start
-from jaxprefix.models.loading import read_backbone
 from jaxprefix.models.rope import Rope
 from jaxprefix.trees import flatten
 from tests import decoders, tiny

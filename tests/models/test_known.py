@@ -6,9 +6,9 @@ import pytest
 
 from jaxprefix.models.backbones import read_hf_config
 from jaxprefix.models.decoder_config import DecoderConfig
-from jaxprefix.models.decoder_names import decoder_leaves
-from jaxprefix.models.known import KNOWN, known_config
-from jaxprefix.models.names import encoder_leaves
+from jaxprefix.models.decoder_leaves import decoder_leaves
+from jaxprefix.models.encoder_leaves import encoder_leaves
+from jaxprefix.models.model_sizes import KNOWN, known_config
 
 # of the encoders with pooler and without a masked-LM head, as their papers and pages count
 PUBLISHED = {

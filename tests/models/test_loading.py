@@ -12,10 +12,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxprefix.models import safetensors_files
-from jaxprefix.models.config import EncoderConfig
+from jaxprefix.hf import safetensors_files
+from jaxprefix.hf.loading import load_pretrained, read_backbone
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.loading import load_pretrained, read_backbone
+from jaxprefix.models.encoder_config import EncoderConfig
 from jaxprefix.trees import flatten
 from tests.models import folders
 
@@ -204,7 +204,7 @@ def test_load_pretrained_gives_what_a_notebook_needs(tmp_path):
 
 SHARDED = """
 import sys, jax, numpy as np
-from jaxprefix.models.loading import read_backbone
+from jaxprefix.hf.loading import read_backbone
 from jaxprefix.trees import flatten
 jax.config.update("jax_num_cpu_devices", 2)
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("fsdp",))
@@ -222,7 +222,7 @@ for given in (rule, jax.NamedSharding(mesh, jax.P())):
 # VmHWM, not ru_maxrss: the latter starts at the size of the process that started this one
 MEMORY = """
 import re, sys, jax, jax.numpy as jnp
-from jaxprefix.models.loading import read_backbone
+from jaxprefix.hf.loading import read_backbone
 jnp.ones((8, 8)).sum().block_until_ready()
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 before = peak()

@@ -10,7 +10,7 @@ import pytest
 
 import jaxprefix as jp
 from jaxprefix.errors import UserError
-from jaxprefix.models.loading import load_pretrained, read_backbone
+from jaxprefix.hf.loading import load_pretrained, read_backbone
 from jaxprefix.models.quantizing import (
     dequantize_tree,
     int8_kernel,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from jaxprefix.errors import UserError
-from jaxprefix.models import safetensors_files
-from jaxprefix.models.names import Leaf
-from jaxprefix.models.safetensors_files import PAGE, TensorFiles
-from jaxprefix.models.shards import read_shard
+from jaxprefix.hf import safetensors_files
+from jaxprefix.hf.safetensors_files import PAGE, TensorFiles
+from jaxprefix.hf.shards import read_shard
+from jaxprefix.models.encoder_leaves import Leaf
 from tests.models import decoder_folders, folders
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, Method, edit
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit
 from jaxprefix.errors import UserError
 from jaxprefix.methods import FullFineTuning, HeadOnly, PrefixTuning, PTuningV2
+from jaxprefix.methods.base import Method
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprefix.hf.loading import read_backbone
+from jaxprefix.hf.saving import save_pretrained
 from jaxprefix.models.backbones import make_backbone
-from jaxprefix.models.exporting import save_pretrained
 from jaxprefix.models.heads import CausalLM
-from jaxprefix.models.loading import read_backbone
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

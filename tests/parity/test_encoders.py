@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprefix.hf.loading import load_pretrained, read_backbone
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import MaskedLM, SequenceClassifier
-from jaxprefix.models.loading import load_pretrained, read_backbone
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
+from jaxprefix.hf.loading import read_backbone
 from jaxprefix.models.backbones import make_backbone
-from jaxprefix.models.loading import read_backbone
 
 pytestmark = pytest.mark.parity
 SIZES = {

@@ -5,16 +5,17 @@ import json
 
 import jax
 
-from jaxprefix.data import CausalLanguage, Classification, Files
-from jaxprefix.inspection.hlo import Module
+from jaxprefix.analysis.collectives import Owners, collectives
+from jaxprefix.analysis.hlo import Module
+from jaxprefix.data import Files
+from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.methods import AdaptivePrefix, FullFineTuning, Inducer, LoRA, PTuningV2
-from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.decoder_config import DecoderConfig
-from jaxprefix.pods.collectives import Owners, collectives
-from jaxprefix.pods.planning import as_json, plan_run
-from jaxprefix.pods.shapes import run_shapes
+from jaxprefix.models.encoder_config import EncoderConfig
+from jaxprefix.planning.plan import as_json, plan_run
+from jaxprefix.planning.shapes import run_shapes
+from jaxprefix.tasks import CausalLanguage, Classification
 from jaxprefix.training.config import NewBackbone, Run
-from jaxprefix.training.sharding import MeshShape, make_mesh
 from jaxprefix.training.step import make_train_step
 
 ENCODER = NewBackbone(EncoderConfig("bert", 96, 64, 3, 8, 160, 80), "none")

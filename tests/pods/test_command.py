@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from jaxprefix import cli
-from jaxprefix.pods import topologies
+from jaxprefix.analysis import topologies
+from jaxprefix.cli import main as cli
 from tests.training.conftest import world  # noqa: F401
 
 

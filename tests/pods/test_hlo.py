@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxprefix.inspection.hlo import Array, Module
-from jaxprefix.inspection.products import product_flops
+from jaxprefix.analysis.hlo import Array, Module
+from jaxprefix.analysis.products import product_flops
 
 # a scan of six turns as the TPU's compiler writes it: no known_trip_count, products as convolutions
 TPU = (Path(__file__).parent / "loop.hlo").read_text()

@@ -3,14 +3,14 @@
 import jax
 import pytest
 
-from jaxprefix.inspection.flops import minimum_flops
+from jaxprefix.analysis.flops import minimum_flops
+from jaxprefix.analysis.least_flops import least_flops, seen_tokens
 from jaxprefix.methods import FullFineTuning, HeadOnly, LoRA, PromptTuning, PTuningV2
 from jaxprefix.models.backbones import drawn_backbone, make_backbone
-from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.models.encoder_config import EncoderConfig
 from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.pods.minimum import least_flops, seen_tokens
 
 ENCODER = EncoderConfig("bert", 60, 64, 3, 4, 128, 80)
 DECODER = DecoderConfig("llama", 96, 64, 4, 4, 2, 16, 160, 512, pattern=("sliding", "full"), window=8)

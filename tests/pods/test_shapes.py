@@ -5,20 +5,21 @@ import dataclasses
 import jax
 import pytest
 
-from jaxprefix.data import CausalLanguage, Classification, Files, Tagging
+from jaxprefix.analysis.collectives import Owners, collectives
+from jaxprefix.analysis.hlo import Array, Module
+from jaxprefix.analysis.memory import needed_bytes
+from jaxprefix.analysis.topologies import find_topology
+from jaxprefix.data import Files
+from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
-from jaxprefix.inspection.hlo import Array, Module
 from jaxprefix.methods import AdaptivePrefix, LoRA, PTuningV2
 from jaxprefix.models.heads import SequenceClassifier
-from jaxprefix.pods.collectives import Owners, collectives
-from jaxprefix.pods.memory import needed_bytes
-from jaxprefix.pods.planning import check_mesh_words
-from jaxprefix.pods.search import candidates, difference, larger, meshes
-from jaxprefix.pods.shapes import backbone_config, labels_of, run_shapes
-from jaxprefix.pods.topologies import find_topology
+from jaxprefix.planning.plan import check_mesh_words
+from jaxprefix.planning.search import candidates, difference, larger, meshes
+from jaxprefix.planning.shapes import backbone_config, labels_of, run_shapes
+from jaxprefix.tasks import CausalLanguage, Classification, Tagging
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import set_up
-from jaxprefix.training.sharding import MeshShape, make_mesh
 from jaxprefix.trees import count, flatten
 from tests.training.conftest import world  # noqa: F401
 

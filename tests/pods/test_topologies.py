@@ -2,9 +2,9 @@
 
 import pytest
 
+from jaxprefix.analysis import topologies
+from jaxprefix.analysis.topologies import CHIPS, find_topology, near_sizes, slice_shape, topology_devices
 from jaxprefix.errors import UserError
-from jaxprefix.pods import topologies
-from jaxprefix.pods.topologies import CHIPS, find_topology, near_sizes, slice_shape, topology_devices
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
+from jaxprefix.analysis.flops import dot_flops
 from jaxprefix.edits import Edits, LayerEdit, edit
 from jaxprefix.errors import UserError
-from jaxprefix.inspection.flops import dot_flops
 from jaxprefix.serving.bank import bank_forward
 from tests import tiny
 from tests.serving.cases import SINGLE, adapter, assert_rows_are_those_of_single_runs, backbone, mixed_batch, several

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix import cli
+from jaxprefix.cli import main as cli
+from jaxprefix.distributed.mesh import make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.serving.bank import bank_forward
 from jaxprefix.training.setup import read_run_backbone
-from jaxprefix.training.sharding import make_mesh
 from tests.methods.test_matrix import shaken
 from tests.training.worlds import make_world
 

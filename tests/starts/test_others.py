@@ -188,7 +188,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_run_begins_where_it_says(folder):
-    from jaxprefix.training.members import born_leaves
+    from jaxprefix.population.members import born_leaves
     from jaxprefix.training.setup import set_up
 
     run = run_of(folder, method=PTuningV2(length=2), start=LabelStart())
@@ -223,7 +223,7 @@ def test_other_methods_take_the_start_along_where_they_can():
 
 
 def test_the_command_line_overrides_its_fields(tmp_path):
-    from jaxprefix.cli import parse_run
+    from jaxprefix.cli.configs import parse_run
 
     (tmp_path / "config.py").write_text(
         "import jaxprefix as jp\n"

@@ -19,9 +19,10 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1
 
-from jaxprefix import cli
 from jaxprefix.checkpoints import files, store
-from jaxprefix.training import loop, processes, setup
+from jaxprefix.cli import main as cli
+from jaxprefix.distributed import processes
+from jaxprefix.training import loop, setup
 from tests.training.killed import at_call
 
 

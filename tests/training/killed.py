@@ -22,8 +22,8 @@ import transformers  # noqa: F401
 from orbax.checkpoint import v1  # noqa: F401
 from rich.console import Console  # noqa: F401
 
-from jaxprefix import cli
 from jaxprefix.checkpoints import adapter, store
+from jaxprefix.cli import main as cli
 from jaxprefix.data import store as tokens
 from jaxprefix.training import evaluation, loop
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jax
 
+from jaxprefix.distributed.mesh import MeshShape
 from jaxprefix.errors import UserError
+from jaxprefix.population.members import grid
+from jaxprefix.population.population import train_population
 from jaxprefix.training.loop import train
-from jaxprefix.training.members import grid
-from jaxprefix.training.population import train_population
-from jaxprefix.training.sharding import MeshShape
 from tests.training.watching import lines, watched
 from tests.training.worlds import make_world
 

@@ -12,13 +12,14 @@ jax.monitoring.register_event_duration_secs_listener(
     lambda event, _, **about: compiled.append(about.get("fun_name")) if "backend_compile" in event else None
 )
 
+from jaxprefix.distributed.mesh import MeshShape, make_mesh, put_batch  # noqa: E402
 from jaxprefix.methods import AdaptivePrefix, FullFineTuning, Inducer, LoRA, PTuningV2  # noqa: E402
 from jaxprefix.models.decoder import Decoder  # noqa: E402
 from jaxprefix.models.encoder import Encoder  # noqa: E402
 from jaxprefix.models.heads import SequenceClassifier  # noqa: E402
 from jaxprefix.models.tuned import TunedModel  # noqa: E402
 from jaxprefix.training.optimizer import Optimizer  # noqa: E402
-from jaxprefix.training.sharding import MeshShape, make_mesh, put_batch, tree_shardings  # noqa: E402
+from jaxprefix.training.sharding import tree_shardings  # noqa: E402
 from jaxprefix.training.step import init_state, make_eval_step, make_train_step  # noqa: E402
 from jaxprefix.trees import flatten  # noqa: E402
 from tests import decoders, tiny  # noqa: E402

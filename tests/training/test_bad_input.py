@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxprefix import cli
+from jaxprefix.cli import main as cli
 from jaxprefix.errors import UserError
 from jaxprefix.training import loop
-from jaxprefix.training.tracking import JsonLines
+from jaxprefix.training.writers import JsonLines
 from tests.training.watching import kept_steps
 from tests.training.worlds import sentences, write_encoder, write_jsonl
 

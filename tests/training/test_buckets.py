@@ -7,7 +7,7 @@ from etils import epath
 
 from jaxprefix.checkpoints.files import run_folder
 from jaxprefix.errors import UserError
-from jaxprefix.training.tracking import BucketLines
+from jaxprefix.training.writers import BucketLines
 
 
 def test_a_bucket_keeps_its_name_and_a_local_folder_stays_relative():

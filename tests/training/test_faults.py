@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxprefix import cli
+from jaxprefix.cli import main as cli
 from tests.training.watching import kept_steps, lines, same_end
 
 ROOT = Path(__file__).parents[2]

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from jaxprefix import cli
+from jaxprefix.cli import main as cli
+from jaxprefix.distributed import processes
+from jaxprefix.distributed import stderr_relay as scribe
+from jaxprefix.distributed.processes import Agreement, Launch, meet, one_process_only, start_processes, take_launch
+from jaxprefix.distributed.rows import fetched, own_rows
 from jaxprefix.errors import UserError
-from jaxprefix.training import processes, scribe
-from jaxprefix.training.processes import Agreement, Launch, meet, one_process_only, start_processes, take_launch
-from jaxprefix.training.shares import fetched, own_rows
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 

@@ -8,14 +8,14 @@ import jax
 import numpy as np
 import pytest
 
+from jaxprefix.adapters.adapter import load_adapter, predict
 from jaxprefix.checkpoints.adapter import read_adapter
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.errors import RunFailed
 from jaxprefix.methods import FullFineTuning, HeadOnly, PrefixTuning, PTuningV2
-from jaxprefix.models.config import EncoderConfig
+from jaxprefix.models.encoder_config import EncoderConfig
 from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.training import loop
-from jaxprefix.training.adapter import load_adapter, predict
 from jaxprefix.training.config import NewBackbone
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.trees import flatten

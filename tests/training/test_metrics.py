@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from jaxprefix.data import Classification, Files, MaskedLanguage, Tagging
+from jaxprefix.data import Files
 from jaxprefix.errors import UserError
-from jaxprefix.training.metrics import cross_entropy, evaluate_metrics, higher_is_better, main_metric
+from jaxprefix.tasks import Classification, MaskedLanguage, Tagging
+from jaxprefix.tasks.metrics import cross_entropy, evaluate_metrics, higher_is_better, main_metric
 
 SOURCE = Files("rows.jsonl")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprefix.adapters.adapter import load_adapter
 from jaxprefix.errors import UserError
 from jaxprefix.methods import BitFit, FullFineTuning, HeadOnly, Inducer, LoRA, PrefixTuning, PTuningV2
 from jaxprefix.models.heads import SequenceClassifier
-from jaxprefix.training import loop, population_loop
-from jaxprefix.training.adapter import load_adapter
-from jaxprefix.training.members import grid, member_models, stacked_dropout, with_fields
+from jaxprefix.population import loop as population_loop
+from jaxprefix.population.members import grid, member_models, stacked_dropout, with_fields
+from jaxprefix.population.population import train_population
+from jaxprefix.training import loop
 from jaxprefix.training.optimizer import Optimizer
-from jaxprefix.training.population import train_population
 from jaxprefix.trees import flatten
 from tests.training.watching import lines, record
 

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxprefix.inspection.flops import dot_flops, minimum_flops
+from jaxprefix.analysis.flops import dot_flops, minimum_flops
+from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.methods import FullFineTuning, HeadOnly, PTuningV2
-from jaxprefix.models.config import EncoderConfig
 from jaxprefix.models.encoder import Encoder
+from jaxprefix.models.encoder_config import EncoderConfig
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.optimizer import Optimizer
-from jaxprefix.training.sharding import MeshShape, make_mesh
 from jaxprefix.training.step import init_state, make_train_step
 
 ROWS, TOKENS = 8, 32

@@ -10,12 +10,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxprefix.distributed.mesh import MeshShape, make_mesh, put_batch
 from jaxprefix.methods import PTuningV2
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.optimizer import Optimizer
-from jaxprefix.training.sharding import MeshShape, make_mesh, put_batch
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step
 from jaxprefix.trees import flatten
 from tests import tiny

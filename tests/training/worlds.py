@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxprefix.data import Classification, Files, MaskedLanguage, Tagging
+from jaxprefix.data import Files
 from jaxprefix.methods import PTuningV2
+from jaxprefix.tasks import Classification, MaskedLanguage, Tagging
 from jaxprefix.training.config import Run
 from jaxprefix.training.optimizer import Optimizer
 

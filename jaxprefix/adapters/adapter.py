@@ -1,0 +1,202 @@
+"""What a finished run leaves: writing its adapter folder, opening one, and asking it."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
+from jaxprefix.data import Files
+from jaxprefix.distributed.mesh import MeshShape, make_mesh
+from jaxprefix.errors import UserError
+from jaxprefix.generation.decoding import Decoding
+from jaxprefix.generation.texts import generate_texts, stream_text
+from jaxprefix.models.tuned import TunedModel
+from jaxprefix.tasks import encode_texts, prepare
+from jaxprefix.tasks.formats.tokens import stop_words, with_added_tokens
+from jaxprefix.training.config import Run
+from jaxprefix.training.evaluation import evaluate_examples, run_rows, score_texts
+from jaxprefix.training.export import described_backbone
+from jaxprefix.training.setup import Backbone, read_run_backbone
+from jaxprefix.training.step import make_eval_step
+from jaxprefix.trees import Tree, flatten, split
+from jaxprefix.typed_json import from_json, to_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A trained adapter on its backbone.
+
+    Attributes:
+      model, trainable, frozen: for `model.apply(trainable, frozen, batch)`.
+      backbone: the module, the tokenizer and the identity of the backbone.
+      run: the config that it was trained by.
+      labels: the labels' names in the order of the logits.
+      metrics: what was measured at the end of the run, by split.
+    """
+
+    model: TunedModel
+    trainable: Tree
+    frozen: Tree
+    backbone: Backbone
+    run: Run
+    labels: tuple[str, ...]
+    metrics: dict[str, Any]
+
+    def predict(self, rows: Sequence[str | Mapping[str, Any]], *, batch_size: int = 32) -> list[dict[str, Any]]:
+        """Labels and scores for texts.
+
+        Args:
+          rows: texts, or mappings with the columns that the run's task reads (for pairs and tagging).
+          batch_size: rows computed at a time.
+
+        Returns:
+          For a classification `{"label", "score", "scores": {label: probability}}` per row; for tagging
+          `{"words", "labels"}`, with None for words that were cut off.
+        """
+        if self.model.head.task not in ("classification", "tagging"):
+            raise UserError(f"an adapter for {type(self.run.task).__name__} predicts no labels; use its hidden states.")
+        if not rows:
+            return []
+        examples = encode_texts(self.run.task, self.backbone.tokenizer, rows)
+        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
+        step = make_eval_step(self.model, mesh)
+        found = run_rows(step, self.trainable, self.frozen, examples, min(batch_size, len(rows)), mesh)
+        if self.model.head.task == "classification":
+            probabilities = np.asarray(jax.nn.softmax(found["logits"], axis=-1))
+            return [self.classified(row) for row in probabilities]
+        return [self.tagged(row, examples.row(i), found["predictions"][i]) for i, row in enumerate(rows)]
+
+    def generate(
+        self,
+        rows: Sequence[str | Mapping[str, Any]],
+        decoding: Decoding | None = None,
+        *,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> list[str]:
+        """The text that a decoder writes for each prompt.
+
+        Args:
+          rows: prompts, or mappings with the columns that the run's task makes prompts of.
+          decoding: how; None for the run's own.
+          batch_size: prompts decoded at a time.
+          seed: of what is drawn.
+        """
+        self._check_writes()
+        if not rows:
+            return []
+        prompts = encode_texts(self.run.task, self.backbone.tokenizer, rows)
+        decoding = self.run.decoding if decoding is None else decoding
+        model, tokenizer = self.model, self.backbone.tokenizer
+        options = {"batch_size": batch_size, "seed": seed, "stops": stop_words(self.run.task)}
+        return generate_texts(model, self.trainable, self.frozen, tokenizer, prompts, decoding, **options)
+
+    def stream(self, row: str | Mapping[str, Any], decoding: Decoding | None = None, *, seed: int = 0) -> Iterator[str]:
+        """The text for one prompt, piece by piece; together they are what `generate` gives."""
+        self._check_writes()
+        prompt = encode_texts(self.run.task, self.backbone.tokenizer, [row])
+        decoding = self.run.decoding if decoding is None else decoding
+        model, tokenizer = self.model, self.backbone.tokenizer
+        options = {"seed": seed, "stops": stop_words(self.run.task)}
+        return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, **options)
+
+    def _check_writes(self) -> None:
+        if self.model.head.task != "causal_language":
+            raise UserError(
+                f"an adapter for {type(self.run.task).__name__} writes no text; take one of a decoder, tuned for "
+                "CausalLanguage or ConditionalGeneration."
+            )
+
+    def classified(self, probabilities: np.ndarray) -> dict[str, Any]:
+        """What `predict` says of a row, from the probabilities `[C]` of its labels."""
+        best = int(probabilities.argmax())
+        scores = {label: float(p) for label, p in zip(self.labels, probabilities, strict=True)}
+        return {"label": self.labels[best], "score": float(probabilities[best]), "scores": scores}
+
+    def tagged(self, row: Any, example: dict[str, Any], predictions: np.ndarray) -> dict[str, Any]:
+        """What `predict` says of a row of words, from its tokens' predictions `[T]`."""
+        words = row[self.run.task.words] if isinstance(row, Mapping) else row
+        words = words.split() if isinstance(words, str) else list(words)
+        first = np.flatnonzero(example["labels"] == 0)
+        tags: list[str | None] = [self.labels[label] for label in predictions[first]]
+        return {"words": words, "labels": tags + [None] * (len(words) - len(tags))}
+
+    def evaluate(self, *, split: str = "test", file: str | None = None, batch_size: int = 32) -> dict[str, float]:
+        """The task's metrics, its own first.
+
+        Args:
+          split: `train`, `validation` or `test` of the run's source.
+          file: a file with the run's columns, instead of a split.
+          batch_size: rows computed at a time.
+        """
+        task = self.run.task
+        if file is not None:
+            task, split = dataclasses.replace(task, source=Files(train=file, test=file)), "test"
+        examples = prepare(task, self.backbone.tokenizer, split, self.labels)
+        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
+        step = make_eval_step(self.model, mesh)
+        found = evaluate_examples(step, self.trainable, self.frozen, task, examples, batch_size, mesh)
+        written = score_texts(
+            task, split, self.model, self.trainable, self.frozen, self.backbone.tokenizer, self.run.decoding, batch_size
+        )
+        return {**found, **written}
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the adapter folder, which `load_adapter` opens; returns it.
+
+        Raises:
+          UserError: the place holds something else than an adapter folder, or cannot be written.
+        """
+        write_adapter(
+            folder,
+            leaves={"trainable": self.trainable, "born": self.frozen["born"]},
+            config_json=to_json(self.run),
+            backbone=described_backbone(self.backbone),
+            metrics=self.metrics,
+            labels=list(self.labels) or None,
+        )
+        return Path(folder)
+
+
+def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) -> Adapter:
+    """Opens the adapter folder of a finished run, on its backbone.
+
+    Args:
+      folder: the adapter folder.
+      backbone: folder or name of the backbone, where it is not to be had under the name that the run used; or that of
+        another adapter (`adapter.backbone`), which both then share.
+
+    Raises:
+      UserError: no adapter folder, a damaged one, or another backbone than it was trained on.
+    """
+    files = read_adapter(folder)
+    run = from_json(files.config_json, Run)
+    if isinstance(backbone, Backbone):
+        found, tokenizer = backbone, with_added_tokens(run.task, backbone.tokenizer, backbone.module.dims.vocab)
+        if tokenizer is not backbone.tokenizer:
+            found = dataclasses.replace(backbone, tokenizer=tokenizer)
+    else:
+        source = run.backbone if backbone is None else backbone
+        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
+        found = read_run_backbone(dataclasses.replace(run, backbone=source), mesh)
+    if found.identity["identity"] != files.backbone["digest"]:
+        raise UserError(
+            f"{folder} was trained on {files.backbone['name']}, and {found.identity['source']} holds other weights; "
+            "name the folder of the former as backbone."
+        )
+    labels = tuple(files.labels or ())
+    model = TunedModel(found.module, run.method, run.made_head(len(labels)))
+    trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.born))
+    moved = set(flatten(trainable.get("backbone", {})))
+    _, kept = split(found.tree, lambda path: path in moved)
+    return Adapter(model, trainable, {"backbone": kept, "born": born}, found, run, labels, files.metrics)
+
+
+def predict(adapter: str | Path, rows: Sequence[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
+    """`load_adapter(adapter).predict(rows)`; to ask more than once, keep the loaded adapter."""
+    return load_adapter(adapter).predict(rows, **options)

@@ -1,0 +1,61 @@
+"""The command line: finds a command by its name, runs it, and turns what a person can correct into one line."""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jaxprefix.allocator import keep_large_buffers
+from jaxprefix.errors import RunFailed, UserError
+
+COMMANDS = (
+    *("train", "evaluate", "predict", "generate", "describe", "check", "gates", "export", "import", "compare", "plan"),
+)
+"""The commands, in the order of the usage: `NAME` is the module `jaxprefix.cli.NAME` (`import_` for `import`), with
+`USAGE`, `SUMMARY` and `run(args)`, which returns the exit code."""
+
+
+def find_command(name: str) -> Any:
+    """The module of a command."""
+    return importlib.import_module(f"jaxprefix.cli.{name}{'_' if name == 'import' else ''}")
+
+
+def usage() -> str:
+    """What `jaxprefix --help` prints, made of what the commands say of themselves."""
+    lines = [(f"{name} {find_command(name).USAGE}", find_command(name).SUMMARY) for name in COMMANDS]
+    width = max(len(line) for line, _ in lines)
+    listed = "\n".join(f"  {line:{width}}  {summary}" for line, summary in lines)
+    return f"usage: jaxprefix COMMAND ...\n\n{listed}\n\nEach command has its own --help.\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 1 failed, 2 something to correct in what was given."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] not in COMMANDS:
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        known = ", ".join(COMMANDS)
+        print(f"jaxprefix: there is no command {args[0]!r}{hint}; the commands are {known}.", file=sys.stderr)
+        return 2
+    return guarded(find_command(args[0]).run, args[1:])
+
+
+def guarded(command: Any, args: Sequence[str]) -> int:
+    """Runs a command with the log on standard error, and turns what a person can correct into one line and a code."""
+    keep_large_buffers()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("jaxprefix").setLevel(logging.INFO)
+    try:
+        return command(args)
+    except (UserError, RunFailed) as error:
+        print(f"jaxprefix: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

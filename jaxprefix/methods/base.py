@@ -1,0 +1,121 @@
+"""What a method is, and sums of methods: `Inducer(...) + LoRA(...)` is both at once.
+
+Order is that of writing: where two parts act at the same place, the later one sees the result of the earlier one
+(LoRA on the queries, then an inducer, is the published order whichever way it is written, since the inducer acts after
+the projections). Virtual tokens of several prefixes stand side by side, and their position offsets add.
+"""
+
+import dataclasses
+import functools
+import operator
+from typing import ClassVar
+
+import flax.linen as nn
+
+from jaxprefix.edits import NO_EDITS, Dims, Edits
+from jaxprefix.errors import UserError
+
+
+class Method:
+    """A tuning method: a frozen dataclass of hyperparameters that builds edits and knows no backbone.
+
+    Attributes:
+      moves: of a method that trains leaves of the backbone and nothing else, what they are; a backbone that has none
+        of them is refused.
+    """
+
+    moves: ClassVar[str | None] = None
+
+    def build(self, dims: Dims) -> nn.Module:
+        """The Linen module whose `apply({"params": params})` returns `Edits`; refuses what cannot be, as UserError."""
+        raise NotImplementedError
+
+    def trains(self, path: str) -> bool:
+        """Whether the backbone's leaf at `path` (`layers/q/bias`) moves from `frozen` to `trainable`."""
+        return False
+
+    def conflict(self, other: "Method") -> str | None:
+        """Why this method cannot stand beside `other` in a sum, or None."""
+        return None
+
+    def __add__(self, other: "Method") -> "Method":
+        """Both methods at once; see `jaxprefix.methods.base.Combined`."""
+        return combine(self, other)
+
+
+@dataclasses.dataclass(frozen=True)
+class Combined(Method):
+    """Several methods at once; their leaves lie under `method/<name of the part>`.
+
+    Attributes:
+      parts: two methods or more, none of them a sum.
+
+    Raises:
+      UserError: at construction, where a part cannot stand beside another.
+    """
+
+    parts: tuple[Method, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.parts) < 2:
+            raise UserError(f"a sum of methods needs two parts or more, and this has {len(self.parts)}; add one.")
+        for index, part in enumerate(self.parts):
+            if isinstance(part, Combined):
+                raise UserError("a part of a sum of methods is a sum itself; write them with + instead.")
+            for other in self.parts[:index]:
+                reason = part.conflict(other) or other.conflict(part)
+                if reason:
+                    raise UserError(
+                        f"{type(other).__name__} and {type(part).__name__} cannot be combined: {reason}; "
+                        "leave one of them away."
+                    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parts' names in the trainable tree: their class's, a repeated one with its number."""
+        found: list[str] = []
+        for part in self.parts:
+            name, count = snake_case(type(part).__name__), 1
+            while (numbered := name if count == 1 else f"{name}_{count}") in found:
+                count += 1
+            found.append(numbered)
+        return tuple(found)
+
+    def build(self, dims: Dims) -> nn.Module:
+        return CombinedModule(tuple(part.build(dims) for part in self.parts), self.names)
+
+    def trains(self, path: str) -> bool:
+        return any(part.trains(path) for part in self.parts)
+
+
+class CombinedModule(nn.Module):
+    """The parts' modules, each with its leaves under its own name."""
+
+    parts: tuple[nn.Module, ...]
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self) -> Edits:
+        made = [part.copy(parent=self, name=name)() for part, name in zip(self.parts, self.names, strict=True)]
+        return functools.reduce(operator.add, made, NO_EDITS)
+
+
+def combine(first: Method, second: Method) -> Combined:
+    """The sum of two methods, flattened where one is a sum already."""
+    return Combined((*parts_of(first), *parts_of(second)))
+
+
+def parts_of(method: Method) -> tuple[Method, ...]:
+    """The methods that a method consists of: itself, or the parts of a sum."""
+    return method.parts if isinstance(method, Combined) else (method,)
+
+
+def snake_case(name: str) -> str:
+    """`AdaptivePrefix` to `adaptive_prefix`, `LoRA` to `lora`, `PTuningV2` to `p_tuning_v2`."""
+    words = ""
+    for index, letter in enumerate(name):
+        starts = letter.isupper() and index > 0
+        follows_lower = starts and name[index - 1].islower()
+        before_lower = starts and index + 1 < len(name) and name[index + 1].islower()
+        words += ("_" if follows_lower or before_lower else "") + letter.lower()
+    return {"lo_ra": "lora", "ptuning_v2": "p_tuning_v2"}.get(words, words)

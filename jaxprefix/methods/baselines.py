@@ -1,0 +1,60 @@
+"""What tuning with virtual tokens is measured against: the head alone, the biases, and everything."""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+
+from jaxprefix.edits import NO_EDITS, Dims, Edits
+from jaxprefix.methods.base import Method
+
+
+class NoEdits(nn.Module):
+    """The backbone as it is."""
+
+    def __call__(self) -> Edits:
+        return NO_EDITS
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOnly(Method):
+    """A linear probe: the backbone is frozen and unchanged, only the head is trained."""
+
+    def build(self, dims: Dims) -> nn.Module:
+        return NoEdits()
+
+    def conflict(self, other: Method) -> str | None:
+        return "a linear probe trains nothing but the head"
+
+
+@dataclasses.dataclass(frozen=True)
+class BitFit(Method):
+    """BitFit (Ben Zaken et al. 2022): every bias of the layers and of the embeddings' or the last norm is trained,
+    nothing else; they move to `trainable`.
+
+    The bias of the key projection is among them, as published. It shifts all scores of real tokens of a query alike,
+    so without rotation it has a gradient only where virtual tokens are seen as well. Backbones without any bias (most
+    of the Llama family) are refused.
+    """
+
+    moves: ClassVar[str] = "biases"
+
+    def build(self, dims: Dims) -> nn.Module:
+        return NoEdits()
+
+    def trains(self, path: str) -> bool:
+        return path.startswith(("layers/", "embeddings/", "norm/")) and path.endswith("/bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class FullFineTuning(Method):
+    """Every leaf of the backbone is trained: all of them move to `trainable`, in float32."""
+
+    def build(self, dims: Dims) -> nn.Module:
+        return NoEdits()
+
+    def trains(self, path: str) -> bool:
+        return True
+
+    def conflict(self, other: Method) -> str | None:
+        return "both own the backbone's biases" if isinstance(other, BitFit) else None

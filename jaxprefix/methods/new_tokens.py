@@ -1,0 +1,54 @@
+"""New words: rows of the vocabulary that a frozen model has not, trained alone.
+
+The published inducer experiments with GPT-2 (Chen et al. 2022) add 16 markers to the vocabulary (`<subject>`,
+`<question>`, `<eos_qa>` and so on) and train their rows beside the method, tied with the head as all rows are; the
+frozen rows stay as they are.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+
+from jaxprefix.edits import Dims, Edits
+from jaxprefix.errors import UserError
+from jaxprefix.methods.base import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class NewWords(Method):
+    """New rows of a decoder's vocabulary, ids V to V + N - 1. Trained: `words` `[N, D]`.
+
+    They are looked up as they are (a factor that a backbone puts on its own rows does not apply) and are columns of
+    the logits as well, also where the backbone's own head is not tied to its rows. It stands in sums of methods, as in
+    `Inducer() + NewWords(16)`; the rows of several follow one another.
+
+    Attributes:
+      count: N.
+      init_std: standard deviation of the initial rows; None takes the backbone's `initializer_range` (0.02), which is
+        what the published code does.
+    """
+
+    count: int = 16
+    init_std: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UserError(f"NewWords has count = {self.count}; it must be at least 1.")
+
+    def build(self, dims: Dims) -> nn.Module:
+        if not dims.causal:
+            raise UserError("NewWords are rows of a decoder's vocabulary, and this backbone is an encoder; drop them.")
+        return NewWordsModule(self, dims)
+
+
+class NewWordsModule(nn.Module):
+    """The leaf of a `NewWords`."""
+
+    method: NewWords
+    dims: Dims
+
+    @nn.compact
+    def __call__(self) -> Edits:
+        std = self.dims.initializer_range if self.method.init_std is None else self.method.init_std
+        shape = (self.method.count, self.dims.width)
+        return Edits(words=self.param("words", nn.initializers.normal(std), shape))

@@ -1,0 +1,112 @@
+"""Rows of a format to token ids, token types and labels."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from jaxprefix.data.examples import IGNORED
+from jaxprefix.data.rows import Rows
+from jaxprefix.errors import UserError
+from jaxprefix.tasks.encode import CHUNK, Encoded, serialised
+from jaxprefix.tasks.formats.format import BOS, Piece
+from jaxprefix.tasks.kinds import ConditionalGeneration
+
+
+def encode_format(task: ConditionalGeneration, tokenizer: Any, rows: Rows, labelled: bool = True) -> Iterator[Encoded]:
+    """Tokenises all rows piece by piece; labels are the next tokens of target and end, -100 elsewhere.
+
+    With `labelled=False` there are the prompts alone, up to the marker of the target.
+
+    Raises:
+      UserError: a missing column, an empty target, a marker that the tokenizer has not, or a prompt or a target that
+        is longer than the task allows (a format cuts its own texts; nothing else is cut).
+    """
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(serialised(tokenizer))
+    made, ids_of = task.format, _Ids(tokenizer)
+    numbered = iter(enumerate(rows))
+    while chunk := list(islice(numbered, CHUNK)):
+        prompts = [made.prompt(row, rows.locate(index)) for index, row in chunk]
+        targets = [made.target(row, rows.locate(index)) for index, row in chunk] if labelled else []
+        for (index, _), piece in zip(chunk, targets, strict=False):
+            if not piece.text.strip():
+                raise UserError(f"{rows.locate(index)} has an empty target; fill it in or remove the row.")
+        texts = [piece.text for pieces in prompts for piece in pieces] + [piece.text for piece in targets]
+        found = [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
+        behind = iter(found[len(found) - len(targets) :])
+        before = iter(found)
+        encoded = []
+        for place, (index, _) in enumerate(chunk):
+            texts_of = [next(before) for _ in prompts[place]]
+            pieces = [*zip(prompts[place], texts_of, strict=True)]
+            ids, types = _joined(pieces, ids_of)
+            _check(task, rows, index, len(ids), "prompt")
+            if not labelled:
+                encoded.append((ids, types, ids))
+                continue
+            target, new = targets[place], next(behind)
+            if any(len(text) < piece.least for piece, text in (*pieces, (target, new))):
+                continue
+            new = [*new[: target.limit], tokenizer.eos_token_id]
+            _check(task, rows, index, len(new), "target")
+            kinds = [] if target.kind is None else [ids_of(target.kind)] * len(new)
+            encoded.append(([*ids, *new], [*types, *kinds], [*[IGNORED] * (len(ids) - 1), *new, IGNORED]))
+        if encoded:
+            yield _flat(encoded, labelled)
+
+
+class _Ids:
+    """From a marker to its id, each looked up once."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer, self._known = tokenizer, {}
+        if tokenizer.eos_token_id is None:
+            raise UserError("The tokenizer has no end token (eos_token); set one, which texts then end with.")
+
+    def __call__(self, marker: str) -> int:
+        if marker not in self._known:
+            tokenizer = self._tokenizer
+            if marker == BOS:
+                begin = tokenizer.bos_token_id
+                self._known[marker] = tokenizer.eos_token_id if begin is None else begin
+            else:
+                found = tokenizer.get_vocab().get(marker)
+                if found is None:
+                    raise UserError(f"The tokenizer has no token {marker}; add the tokens of the format to it.")
+                self._known[marker] = found
+        return self._known[marker]
+
+
+def _joined(pieces: list[tuple[Piece, list[int]]], ids_of: _Ids) -> tuple[list[int], list[int]]:
+    ids: list[int] = []
+    types: list[int] = []
+    for piece, text in pieces:
+        own = [] if piece.marker is None else [ids_of(piece.marker)]
+        own = [*own, *text[: piece.limit]]
+        ids += own
+        types += [] if piece.kind is None else [ids_of(piece.kind)] * len(own)
+    return ids, types
+
+
+def _check(task: ConditionalGeneration, rows: Rows, index: int, length: int, what: str) -> None:
+    field = f"max_{what}_length"
+    if length > getattr(task, field):
+        raise UserError(
+            f"{rows.locate(index)} has {length} tokens of {what} and {field} is {getattr(task, field)}; raise it."
+        )
+
+
+def _flat(encoded: list[tuple[list[int], list[int], list[int]]], labelled: bool) -> Encoded:
+    ids, types, labels = (
+        np.concatenate([np.array(row, np.int32) for row in part]) for part in zip(*encoded, strict=True)
+    )
+    return Encoded(
+        ids=ids,
+        segments=np.zeros(len(ids), np.int32),
+        lengths=np.array([len(row) for row, _, _ in encoded], np.int64),
+        labels=labels if labelled else None,
+        types=types if len(types) else None,
+    )

@@ -1,0 +1,36 @@
+"""The adapter folder that a finished run leaves."""
+
+from typing import Any
+
+import jax
+
+from jaxprefix.checkpoints.adapter import write_adapter
+from jaxprefix.distributed.rows import fetched
+from jaxprefix.training.setup import Backbone, Setup
+from jaxprefix.trees import Tree, count
+from jaxprefix.typed_json import to_json
+
+
+def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any]) -> Any:
+    """Writes the adapter folder of a run; returns it. All processes call it, the first one writes."""
+    leaves = fetched({"trainable": trainable, "born": setup.frozen["born"]})
+    if jax.process_index() == 0:
+        write_adapter(
+            folder,
+            leaves=leaves,
+            config_json=to_json(setup.run),
+            backbone=described_backbone(setup.backbone),
+            metrics=metrics,
+            labels=list(setup.labels) or None,
+        )
+    return folder
+
+
+def described_backbone(backbone: Backbone) -> dict[str, Any]:
+    return {
+        "name": backbone.identity["source"],
+        "architecture": backbone.module.config.kind,
+        "parameters": count(backbone.tree),
+        "digest": backbone.identity["identity"],
+        "fingerprint": backbone.identity["fingerprint"],
+    }

@@ -1,0 +1,102 @@
+"""What lets a run go on where it was: what it remembers of its evaluations, what must not have changed meanwhile, and
+how it is stopped."""
+
+import dataclasses
+import math
+import os
+import signal
+import threading
+from typing import Any
+
+import jax
+
+from jaxprefix.errors import UserError
+from jaxprefix.paths import cache_folder
+from jaxprefix.training.config import Run
+from jaxprefix.training.setup import Setup
+from jaxprefix.typed_json import differences, from_json
+
+
+@dataclasses.dataclass
+class History:
+    """What the choice of the best checkpoint and early stopping go by; stored with every checkpoint."""
+
+    best_step: int = 0
+    best_metric: float | None = None
+    without_progress: int = 0
+
+    def evaluated(self, step: int, metric: float, maximise: bool) -> None:
+        better = self.best_metric is None or (metric > self.best_metric if maximise else metric < self.best_metric)
+        if better and math.isfinite(metric):
+            self.best_step, self.best_metric, self.without_progress = step, metric, 0
+        else:
+            self.without_progress += 1
+
+
+@dataclasses.dataclass
+class MemberHistory(History):
+    """A member's evaluations, and when it ended before the others.
+
+    Attributes:
+      evaluations: step and metric of each.
+      failed_at: the update that was not finite any more.
+      stopped_at: the evaluation at which its patience was at an end.
+    """
+
+    evaluations: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    failed_at: int | None = None
+    stopped_at: int | None = None
+
+
+def refuse_other_run(run: Run, stored: dict[str, Any]) -> None:
+    before = from_json(stored["run"], Run)
+    same = {name: getattr(run, name) for name in Run.FREE}
+    changed = differences(dataclasses.replace(before, **same), run)
+    if changed:
+        raise UserError(
+            f"{run.folder} holds a run with another config ({'; '.join(changed)}); give this one another folder, or "
+            "restore those fields to go on with that one."
+        )
+
+
+def refuse_other_backbone(setup: Setup, stored: dict[str, Any]) -> None:
+    before, now = stored["backbone"], setup.backbone.identity
+    if before["identity"] == now["identity"]:
+        return
+    changed = [name for name, digest in before["fingerprint"].items() if now["fingerprint"].get(name) != digest]
+    what = f"{len(changed)} tensors differ, {changed[0]} among them" if changed else "its config differs"
+    raise UserError(
+        f"{setup.run.folder} was begun with another backbone than {now['source']} is now ({what}); "
+        "put the former one back, or give this run another folder."
+    )
+
+
+class StopSignal:
+    """Remembers that SIGTERM came, so that the loop can save and leave; outside the main thread it never comes.
+
+    Within another one it tells that one too: a comparison must hear what came while one of its runs was listening."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> "StopSignal":
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, *signalled: Any) -> None:
+        self.came = True
+        outer = getattr(self._before, "__self__", None)
+        if isinstance(outer, StopSignal):
+            outer._note(*signalled)
+
+
+def keep_compiled_programs() -> None:
+    """Turns on JAX's persistent compilation cache, unless its place is configured already."""
+    if jax.config.jax_compilation_cache_dir is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))

@@ -43,7 +43,7 @@ def temporaries(method: jp.Method, rows: int, unroll: bool, training: bool, opti
     trainable, frozen = jax.eval_shape(model.init, key, tree)
     batch = {
         "input_ids": of((rows, options.tokens), jnp.int32),
-        "mask": of((rows, options.tokens), jnp.bool_),
+        "attention_mask": of((rows, options.tokens), jnp.bool_),
         "labels": of((rows,), jnp.int32),
         "weight": of((rows,), jnp.float32),
     }

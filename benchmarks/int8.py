@@ -72,7 +72,7 @@ def hidden_states(folder: str) -> dict[str, Any]:
     backbone, tree, tokenizer = jp.load_pretrained(folder)
     encoded = tokenizer(list(TEXTS), padding=True, return_tensors="np")
     mask = encoded["attention_mask"].astype(bool)
-    batch = {"input_ids": jnp.asarray(encoded["input_ids"]), "mask": jnp.asarray(mask)}
+    batch = {"input_ids": jnp.asarray(encoded["input_ids"]), "attention_mask": jnp.asarray(mask)}
 
     def hidden(module: Any, tree: Any) -> np.ndarray:
         params = {name: tree[name] for name in module.parts}
@@ -107,7 +107,7 @@ def perplexity() -> dict[str, Any]:
     mesh = make_mesh(jp.MeshShape(data=1), jax.devices()[:1])
     step, found = make_eval_step(model, mesh), {"rows": len(examples)}
     for name, other in {"float32": tree, "int8": quantize_tree(tree)}.items():
-        frozen = {"backbone": other, "born": {}}
+        frozen = {"backbone": other, "initialized": {}}
         found[name] = {"bytes": size(other), **evaluate_examples(step, {}, frozen, task, examples, 64, mesh)}
     return found
 

@@ -66,8 +66,8 @@ def ways(adapters: dict[str, Any], rows: int, tokens: int) -> dict[str, Callable
     shape = (rows * len(adapters), tokens)
     batch = {
         "input_ids": random.integers(5, dims.vocab, shape).astype(np.int32),
-        "mask": np.arange(tokens) < random.integers(tokens // 2, tokens + 1, shape[0])[:, None],
-        "segments": np.zeros(shape, np.int32),
+        "attention_mask": np.arange(tokens) < random.integers(tokens // 2, tokens + 1, shape[0])[:, None],
+        "token_type_ids": np.zeros(shape, np.int32),
     }
     names = [name for name in adapters for _ in range(rows)]
     parts = [{key: leaf[rows * i : rows * (i + 1)] for key, leaf in batch.items()} for i in range(len(adapters))]

@@ -71,7 +71,7 @@ def compiled(method: jp.Method, options: argparse.Namespace, tokens: int) -> tup
     rows = options.batch
     batch = {
         "input_ids": jnp.ones((rows, tokens), jnp.int32),
-        "mask": jnp.ones((rows, tokens), bool),
+        "attention_mask": jnp.ones((rows, tokens), bool),
         "labels": jnp.zeros(rows, jnp.int32),
         "weight": jnp.ones(rows),
     }

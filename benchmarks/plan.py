@@ -61,7 +61,7 @@ def cases() -> dict[str, tuple[str, Any]]:
 def main() -> None:
     from jaxprefix.analysis.topologies import find_topology
     from jaxprefix.planning.plan import as_json, plan_run
-    from jaxprefix.planning.search import remedies
+    from jaxprefix.planning.search import suggestions
 
     wanted = sys.argv[1:] or [name for name in cases() if name not in made()]
     del sys.argv[1:]  # a few cases made anew are no other command
@@ -70,8 +70,8 @@ def main() -> None:
         plan = plan_run(run, find_topology(topology), evaluate=not name.endswith((" chips", " none", " full")))
         found = as_json(plan)
         if not plan.fits:
-            found["remedies"] = remedies(plan, budget=1800)
-        print(name, found["fits"], found["largest"], found["estimate"], found["problems"], found.get("remedies"))
+            found["suggestions"] = suggestions(plan, budget=1800)
+        print(name, found["fits"], found["largest"], found["estimate"], found["problems"], found.get("suggestions"))
         save(NAME, {"cases": {**made(), name: found}}, versions(("jax", "jaxlib", "libtpu")))
 
 

@@ -86,8 +86,8 @@ def updates(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], 
     random, shape = np.random.default_rng(0), (options.batch, options.tokens)
     batch = {
         "input_ids": random.integers(5, backbone.config.vocab, shape, np.int32),
-        "mask": np.ones(shape, bool),
-        "segments": np.zeros(shape, np.int32),
+        "attention_mask": np.ones(shape, bool),
+        "token_type_ids": np.zeros(shape, np.int32),
         "weight": np.ones(options.batch, np.float32),
         "labels": random.integers(0, 4, options.batch, np.int32),
     }
@@ -110,12 +110,12 @@ def updates(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], 
         state, metrics = single(state, scalars, frozen, placed)
         metrics["loss"].block_until_ready()
 
-    def population(members: int, at_once: int, name: str) -> Callable[[], None]:
+    def population(members: int, vmap_size: int, name: str) -> Callable[[], None]:
         stack = lambda *leaves: jnp.stack(leaves)  # noqa: E731
         leaves = jax.tree.map(stack, *(model.init(jax.random.key(seed), tree)[0] for seed in range(members)))
         start = init_population(leaves, optimizer, list(range(members)), mesh)
         many = jax.tree.map(stack, *[scalars] * members)
-        step = make_population_step(model, optimizer, mesh, at_once=at_once, **SCHEDULE)
+        step = make_population_step(model, optimizer, mesh, vmap_size=vmap_size, **SCHEDULE)
         now = [start.train, start.active]
         program = compiled(name, step, *now, many, BUILT_RATES, frozen, placed)
 
@@ -127,9 +127,9 @@ def updates(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], 
 
     found: dict[str, Callable[[], Any]] = {"single": update_single}
     for members in options.members:
-        for at_once in sorted({1, members}):
-            name = f"{members} {'side by side' if at_once > 1 else 'one after another'}"
-            found[name] = population(members, at_once, name)
+        for vmap_size in sorted({1, members}):
+            name = f"{members} {'side by side' if vmap_size > 1 else 'one after another'}"
+            found[name] = population(members, vmap_size, name)
     return found, known, dot_flops(single)
 
 

@@ -28,7 +28,7 @@ def batch_shapes(rows: int, tokens: int) -> dict[str, Any]:
     import jax.numpy as jnp
 
     of = jax.ShapeDtypeStruct
-    columns = {"input_ids": jnp.int32, "mask": jnp.bool_, "segments": jnp.int32}
+    columns = {"input_ids": jnp.int32, "attention_mask": jnp.bool_, "token_type_ids": jnp.int32}
     return {
         **{name: of((rows, tokens), dtype) for name, dtype in columns.items()},
         "labels": of((rows,), jnp.int32),

@@ -123,11 +123,11 @@ def plans(record: dict[str, Any]) -> str:
         "trainable ones on a device:\n\n" + _traffic_table(cases),
     ]
     for name, case in cases.items():
-        if case.get("remedies"):
+        if case.get("suggestions"):
             tried = "; ".join(
                 f"{one['change']}: {'fits' if one['fits'] else 'does not fit'}"
                 + (f" ({one['largest'] / GIB:.1f} GiB)" if one["largest"] else "")
-                for one in case["remedies"]
+                for one in case["suggestions"]
             )
             parts.append(f"\n\n{name} ({case['topology']}): it does not fit. What was tried instead: {tried}.")
     return "".join(parts)

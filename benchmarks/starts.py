@@ -62,10 +62,10 @@ def train(run: jp.Run, members: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     """What each member comes to: validation losses by step, from step 0 on, and the losses of its best leaves."""
     with tempfile.TemporaryDirectory() as folder:
         run = dataclasses.replace(run, folder=folder)
-        population = Population(run, member_runs(run, members), own_order=True, at_once=None)
+        population = Population(run, member_runs(run, members), independent_order=True, vmap_size=None)
         born = population.init().train.trainable
         before = [metrics["loss"] for metrics in population.measure(born, "validation")]
-        found = jp.train_population(run, members, own_order=True).members
+        found = jp.train_population(run, members, independent_order=True).members
         return [
             {
                 "curve": [(0, loss), *((step, math.log(value)) for step, value in member.history.evaluations)],

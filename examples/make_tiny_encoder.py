@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     train_tokenizer(_texts(run), run.backbone.config.vocab, run.backbone.tokenizer, run.backbone.config.positions)
     result = jp.train(run)
     adapter = jp.load_adapter(result.adapter)
-    tree = merge(adapter.frozen["backbone"], adapter.frozen["born"], adapter.trainable["backbone"])
+    tree = merge(adapter.frozen["backbone"], adapter.frozen["initialized"], adapter.trainable["backbone"])
     jp.save_pretrained(folder, run.backbone.config, tree)
     train_tokenizer(_texts(run), run.backbone.config.vocab, folder, run.backbone.config.positions)
     print(result.metrics)

@@ -31,7 +31,7 @@ _HOMES = {
     "jaxprefix.inspection": ("describe", "p_tuning_v2_plus", "read_gates"),
     "jaxprefix.methods": (
         *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
-        *("Method", "MultiHeadAdapter", "NewWords", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning"),
+        *("Method", "MultiHeadAdapter", "NewTokens", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning"),
         *("SequentialAdapter", "collapse", "parts_of"),
     ),
     "jaxprefix.models.decoder": ("Decoder",),

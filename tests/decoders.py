@@ -81,7 +81,7 @@ def batch(lengths=(9, 6, 4, 1), tokens: int = TOKENS, seed: int = 0, left: bool 
         ids[row, place], mask[row, place] = words, True
     return {
         "input_ids": jnp.asarray(ids),
-        "mask": jnp.asarray(mask),
+        "attention_mask": jnp.asarray(mask),
         "labels": jnp.asarray(rng.integers(0, 3, len(rows)), jnp.int32),
         "weight": jnp.ones(len(rows), jnp.float32),
     }
@@ -90,15 +90,15 @@ def batch(lengths=(9, 6, 4, 1), tokens: int = TOKENS, seed: int = 0, left: bool 
 def packed(rows, tokens: int = TOKENS, seed: int = 0):
     """Rows that hold several examples each, given by their lengths; the numbers of the examples start at 1."""
     flat = batch([length for row in rows for length in row], max(max(row) for row in rows), seed)
-    ids, documents = np.zeros((len(rows), tokens), np.int32), np.zeros((len(rows), tokens), np.int32)
+    ids, segment_ids = np.zeros((len(rows), tokens), np.int32), np.zeros((len(rows), tokens), np.int32)
     example = 0
     for row, lengths in enumerate(rows):
         column = 0
         for number, length in enumerate(lengths, 1):
             ids[row, column : column + length] = flat["input_ids"][example, :length]
-            documents[row, column : column + length] = number
+            segment_ids[row, column : column + length] = number
             column, example = column + length, example + 1
-    return {"input_ids": jnp.asarray(ids), "documents": jnp.asarray(documents), "mask": jnp.asarray(documents > 0)}
+    return {"input_ids": jnp.asarray(ids), "segment_ids": jnp.asarray(segment_ids), "attention_mask": jnp.asarray(segment_ids > 0)}
 
 
 def unpacked(rows, seed: int = 0):

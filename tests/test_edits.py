@@ -266,5 +266,5 @@ def test_rows_may_have_offsets_of_their_own(kind):
         Edits(position_offset=1) + Edits(row_offsets=jnp.array([0, 2, 1, 0])) + Edits(row_offsets=jnp.ones(4, int))
     )
     for row, offset in enumerate([2, 4, 3, 2]):
-        seen = np.asarray(batch["mask"][row])
+        seen = np.asarray(batch["attention_mask"][row])
         np.testing.assert_allclose(mixed[row][seen], run(Edits(position_offset=offset))[row][seen], atol=1e-5)

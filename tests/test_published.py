@@ -161,7 +161,7 @@ def test_those_for_generation_run_on_decoders_and_train_the_words_that_a_format_
     run = value.run(jp.ConditionalGeneration(jp.Files("train.json"), format=jp.WebNLG()))
     run.check()
     assert from_json(to_json(run), jp.Run) == run
-    words = [part for part in parts_of(run.method) if isinstance(part, jp.NewWords)]
+    words = [part for part in parts_of(run.method) if isinstance(part, jp.NewTokens)]
     assert [part.count for part in words] == [16]
     run.method.build(BACKBONES["gpt2"])
 

@@ -35,8 +35,8 @@ def batch(lengths=(9, 6, 4, 1), seed: int = 0, tokens: int = TOKENS, kind: str =
     pad = config(kind).padding_id
     return {
         "input_ids": jnp.asarray(np.where(mask, rng.integers(2, VOCAB, mask.shape), pad), jnp.int32),
-        "mask": jnp.asarray(mask),
-        "segments": jnp.asarray(rng.integers(0, 2, mask.shape), jnp.int32),
+        "attention_mask": jnp.asarray(mask),
+        "token_type_ids": jnp.asarray(rng.integers(0, 2, mask.shape), jnp.int32),
         "labels": jnp.asarray(rng.integers(0, 3, len(lengths)), jnp.int32),
         "weight": jnp.ones(len(lengths), jnp.float32),
     }

@@ -46,8 +46,8 @@ def main() -> None:
     random = np.random.default_rng(0)
     batch = {
         "input_ids": random.integers(5, 30000, (options.batch, options.tokens), np.int32),
-        "mask": np.ones((options.batch, options.tokens), bool),
-        "segments": np.zeros((options.batch, options.tokens), np.int32),
+        "attention_mask": np.ones((options.batch, options.tokens), bool),
+        "token_type_ids": np.zeros((options.batch, options.tokens), np.int32),
         "weight": np.ones(options.batch, np.float32),
         "labels": random.integers(0, 4, options.batch, np.int32),
     }

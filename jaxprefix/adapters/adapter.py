@@ -154,7 +154,7 @@ class Adapter:
         """
         write_adapter(
             folder,
-            leaves={"trainable": self.trainable, "born": self.frozen["born"]},
+            leaves={"trainable": self.trainable, "initialized": self.frozen["initialized"]},
             config_json=to_json(self.run),
             backbone=described_backbone(self.backbone),
             metrics=self.metrics,
@@ -190,11 +190,11 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
             "name the folder of the former as backbone."
         )
     labels = tuple(files.labels or ())
-    model = TunedModel(found.module, run.method, run.made_head(len(labels)))
-    trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.born))
+    model = TunedModel(found.module, run.method, run.resolve_head(len(labels)))
+    trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.initialized))
     moved = set(flatten(trainable.get("backbone", {})))
     _, kept = split(found.tree, lambda path: path in moved)
-    return Adapter(model, trainable, {"backbone": kept, "born": born}, found, run, labels, files.metrics)
+    return Adapter(model, trainable, {"backbone": kept, "initialized": born}, found, run, labels, files.metrics)
 
 
 def predict(adapter: str | Path, rows: Sequence[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def kernel_attention(
     virtual: VirtualTokens | None = None,
     mask: Bool[Array, "B S"] | None = None,
     causal: bool = False,
-    segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
+    segment_ids: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
     bias: Float[Array, "#B #H T S"] | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -62,7 +62,7 @@ def kernel_attention(
       causal: the query of column c sees the keys of columns j <= c.
       window: with `causal`, it sees those of the last `window` columns alone, its own among them.
       column: the column among the keys of the first query, a number or an integer scalar; S - T where not given.
-      segments: query and key segment ids; a query sees the keys of its own segment.
+      segment_ids: query and key segment ids; a query sees the keys of its own segment.
       bias: added to the scores of real tokens.
       scale: multiplies every score; 1/sqrt(E) by default.
       softcap: bounds every score.
@@ -76,7 +76,7 @@ def kernel_attention(
     Raises:
       UserError: shapes that do not fit, an impossible dropout rate, an unknown implementation.
     """
-    _check_shapes(q, k, v, virtual, mask, segments, bias)
+    _check_shapes(q, k, v, virtual, mask, segment_ids, bias)
     if dropout is not None:
         check_rate(dropout[0])
         if statically_off(dropout[0]):
@@ -94,7 +94,7 @@ def kernel_attention(
         k,
         v,
         virtual=virtual,
-        visible=_visible(q.shape[1], k.shape[1], mask, causal, window, column, segments),
+        visible=_visible(q.shape[1], k.shape[1], mask, causal, window, column, segment_ids),
         bias=bias,
         scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
         softcap=softcap,
@@ -110,7 +110,7 @@ def _visible(
     causal: bool,
     window: int | None,
     column: Any,
-    segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None,
+    segment_ids: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None,
 ) -> Bool[Array, "#B 1 #T S"] | None:
     """Which real tokens a query sees, all masks together; None if all."""
     visible = []
@@ -121,8 +121,8 @@ def _visible(
         key = jax.lax.broadcasted_iota(jnp.int32, (queries, keys), 1)
         seen = key <= last if window is None else (key <= last) & (key > last - window)
         visible.append(seen[None, None])
-    if segments is not None:
-        visible.append((segments[0][:, :, None] == segments[1][:, None, :])[:, None])
+    if segment_ids is not None:
+        visible.append((segment_ids[0][:, :, None] == segment_ids[1][:, None, :])[:, None])
     if not visible:
         return None
     result = visible[0]
@@ -131,7 +131,7 @@ def _visible(
     return result
 
 
-def _check_shapes(q, k, v, virtual, mask, segments, bias) -> None:
+def _check_shapes(q, k, v, virtual, mask, segment_ids, bias) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4:
             raise UserError(
@@ -141,9 +141,9 @@ def _check_shapes(q, k, v, virtual, mask, segments, bias) -> None:
     expected = {"k": (k, (b, s, kv_heads, e)), "v": (v, (b, s, kv_heads, e2))}
     if mask is not None:
         expected["mask"] = (mask, (b, s))
-    if segments is not None:
-        expected["segments of the queries"] = (segments[0], (b, t))
-        expected["segments of the keys"] = (segments[1], (b, s))
+    if segment_ids is not None:
+        expected["segments of the queries"] = (segment_ids[0], (b, t))
+        expected["segments of the keys"] = (segment_ids[1], (b, s))
     for name, (x, shape) in expected.items():
         if x.shape != shape:
             raise UserError(

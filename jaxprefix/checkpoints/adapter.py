@@ -23,7 +23,7 @@ from jaxprefix.errors import UserError
 
 FORMAT = 1
 TENSORS, DESCRIPTION, METRICS, CARD = "adapter.safetensors", "adapter.json", "metrics.json", "README.md"
-_SUBTREES = {"trainable", "born"}
+_SUBTREES = {"trainable", "initialized"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class AdapterFiles:
     """
 
     trainable: dict[str, Any]
-    born: dict[str, Any]
+    initialized: dict[str, Any]
     config_json: str
     backbone: dict[str, Any]
     metrics: dict[str, Any]
@@ -65,7 +65,7 @@ def write_adapter(
 
     Args:
       folder: where to; its parents are created.
-      leaves: `{"trainable": ..., "born": ...}`, nested dicts of arrays; "born" may be left out.
+      leaves: `{"trainable": ..., "initialized": ...}`, nested dicts of arrays; "initialized" may be left out.
       config_json: what `typed_json.to_json` gave for the run's configuration.
       backbone: as JSON; "name" and, if it is there, "parameters" (their number) are shown in the model card.
       metrics: as JSON; numbers at the top level are shown in the model card.
@@ -157,7 +157,7 @@ def read_adapter(folder: Any) -> AdapterFiles:
         raise UserError(
             f"the file {name} of the adapter {folder} is damaged ({reason}); copy the folder again or export again."
         ) from error
-    return AdapterFiles(tree.get("trainable", {}), tree.get("born", {}), config, backbone, metrics, labels, version)
+    return AdapterFiles(tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, labels, version)
 
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"} | {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprefix.checkpoints.digests import digests
-from jaxprefix.checkpoints.orbax_logging import quiet
+from jaxprefix.checkpoints.orbax_logging import silence_orbax
 from jaxprefix.checkpoints.records import Damaged, Record, is_key, named_leaves, unreadable
 
 _NOT_THE_FILES = ("RESOURCE_EXHAUSTED", "MemoryError", "PERMISSION_DENIED", "Permission denied", "Too many open files")
@@ -32,7 +32,7 @@ def copies(leaves: dict[str, Any]) -> dict[str, jax.Array]:
 
 def start_saving(folder: Any, leaves: dict[str, jax.Array]) -> Callable[[], Any]:
     """Begins to write the leaves to a new folder; the function returned waits for the end, or raises the failure."""
-    with quiet():
+    with silence_orbax():
         from orbax.checkpoint import v1 as ocp
 
         return ocp.save_async(
@@ -49,7 +49,7 @@ def read(folder: Any, abstract_state: Any) -> dict[str, jax.Array]:
     """
     wanted = {name: _abstract(leaf) for name, leaf in named_leaves(abstract_state).items()}
     stored = {name: _key_words(leaf) if is_key(leaf) else leaf for name, leaf in wanted.items()}
-    with quiet():
+    with silence_orbax():
         from orbax.checkpoint import v1 as ocp
 
         # Each process by itself: else one that cannot read would leave the others waiting for it.

@@ -12,7 +12,7 @@ _levels: dict[str, int] = {}
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_orbax() -> Iterator[None]:
     """Inside, the loggers "absl" and "orbax" show only critical messages; threads may use it at the same time."""
     global _inside
     with _lock:

@@ -20,7 +20,7 @@ from jaxprefix.checkpoints import records
 from jaxprefix.checkpoints.digests import digests
 from jaxprefix.checkpoints.files import OLD, as_path, check_writable, put_folder, recover_folder, writing
 from jaxprefix.checkpoints.leaves import copies, read, start_saving, verified
-from jaxprefix.checkpoints.orbax_logging import quiet
+from jaxprefix.checkpoints.orbax_logging import silence_orbax
 from jaxprefix.checkpoints.records import Damaged, Record
 from jaxprefix.errors import UserError
 
@@ -108,7 +108,7 @@ class Checkpoints:
         def commit() -> None:
             staged = self._at(step, PARTIAL)
             try:
-                with writing(what, self.folder), quiet():
+                with writing(what, self.folder), silence_orbax():
                     finish, sums = started or self._start(step, leaves)
                     finish()
                     if jax.process_index() == 0:

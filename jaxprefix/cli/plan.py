@@ -80,7 +80,7 @@ def run(args: Sequence[str]) -> int:
     print_plan(plan, console)
     found = as_json(plan)
     if plan.fits is False:
-        found["remedies"] = _remedies(plan, options.budget, console)
+        found["suggestions"] = _suggestions(plan, options.budget, console)
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
     if options.picture:
@@ -88,12 +88,12 @@ def run(args: Sequence[str]) -> int:
     return 1 if plan.fits is False or plan.problems else 0
 
 
-def _remedies(plan: Any, budget: float, console: Any) -> list[dict[str, Any]]:
-    from jaxprefix.planning.search import remedies
+def _suggestions(plan: Any, budget: float, console: Any) -> list[dict[str, Any]]:
+    from jaxprefix.planning.search import suggestions
     from jaxprefix.planning.table import gib
 
     console.print("\nWhat would make it fit:")
-    tried = remedies(plan, budget=budget)
+    tried = suggestions(plan, budget=budget)
     for one in tried:
         size = "" if one["largest"] is None else f", {gib(one['largest'])} GiB per device"
         console.print(f"  {one['change']}: {'fits' if one['fits'] else 'does not fit'}{size}", highlight=False)

@@ -9,10 +9,10 @@ SUMMARY = "tune a frozen backbone; started again, it resumes"
 
 
 def run(args: Sequence[str]) -> int:
-    from jaxprefix.distributed.processes import FLAGS, take_launch, together
+    from jaxprefix.distributed.processes import FLAGS, take_launch, distributed_session
 
     launch, rest = take_launch(args)
-    with together(launch):
+    with distributed_session(launch):
         run = parse_run(rest, "jaxprefix train", FLAGS)
         from jaxprefix.training.loop import train
 

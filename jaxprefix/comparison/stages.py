@@ -40,7 +40,7 @@ def run_trials(run: Run, members: Sequence[Fields]) -> list[dict[str, Any]]:
     """
     if any(isinstance(part, FullFineTuning) for part in parts_of(run.method)):
         return [_separate(run, fields, index) for index, fields in enumerate(members)]
-    found = train_population(run, members, own_order=True).members
+    found = train_population(run, members, independent_order=True).members
     if not found:
         raise stopped()
     return [_trial(member.fields, member.metrics, member.history.failed_at is not None) for member in found]

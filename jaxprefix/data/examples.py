@@ -28,7 +28,7 @@ class Examples:
     """The rows of a split. Row `i` holds the tokens `offsets[i]` to `offsets[i + 1]`."""
 
     ids: Int32[np.ndarray, " tokens"]
-    segments: Int8[np.ndarray, " tokens"]
+    token_type_ids: Int8[np.ndarray, " tokens"]
     offsets: Int64[np.ndarray, " rows_plus_1"]
     labels: Int32[np.ndarray, " rows_or_tokens"] | None
     """One for each row, or one for each token with -100 where there is none. None: unlabelled rows. Unlabelled rows of
@@ -45,7 +45,7 @@ class Examples:
     focus_ids: tuple[int, ...] = ()
     """Tokens that are masked at `focus_rate` instead."""
     focus_rate: float = 0.0
-    documents: Int32[np.ndarray, " tokens"] | None = None
+    segment_ids: Int32[np.ndarray, " tokens"] | None = None
     """Where rows hold several examples: the number of each token's example in its row, from 1."""
     types: Int32[np.ndarray, " tokens"] | None = None
     """Vocabulary ids whose embeddings are added to those of the tokens."""
@@ -59,12 +59,12 @@ class Examples:
         return np.diff(self.offsets)
 
     def row(self, index: int) -> dict[str, Any]:
-        """`ids`, `segments` and, where there are any, `labels`, `documents` and `types` of one row."""
+        """`ids`, `token_type_ids` and, where there are any, `labels`, `segment_ids` and `types` of one row."""
         tokens = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        row: dict[str, Any] = {"ids": self.ids[tokens], "segments": self.segments[tokens]}
+        row: dict[str, Any] = {"ids": self.ids[tokens], "token_type_ids": self.token_type_ids[tokens]}
         if self.labels is not None:
             row["labels"] = self.labels[tokens] if self.per_token else int(self.labels[index])
-        for name, values in (("documents", self.documents), ("types", self.types)):
+        for name, values in (("segment_ids", self.segment_ids), ("types", self.types)):
             if values is not None:
                 row[name] = values[tokens]
         return row
@@ -77,7 +77,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
     lengths = np.concatenate([part.lengths for part in parts])
     return Examples(
         ids=np.concatenate([part.ids for part in parts]),
-        segments=np.concatenate([part.segments for part in parts]),
+        token_type_ids=np.concatenate([part.token_type_ids for part in parts]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         labels=np.concatenate(labels) if labels else None,
         names=(),

@@ -1,4 +1,4 @@
-"""Several examples in a row: little padding, and none sees another (`documents`)."""
+"""Several examples in a row: little padding, and none sees another (`segment_ids`)."""
 
 from collections.abc import Mapping
 from heapq import heappop, heappush
@@ -38,7 +38,7 @@ def packed(arrays: Mapping[str, np.ndarray], room: int) -> dict[str, np.ndarray]
       room: longest row; no example is longer.
 
     Returns:
-      The same names, `offsets` being those of rows, and `documents` int32: 1 for the tokens of the first example of a
+      The same names, `offsets` being those of rows, and `segment_ids` int32: 1 for the tokens of the first example of a
       row, 2 for those of the second and so on.
     """
     lengths = np.diff(arrays["offsets"])
@@ -54,5 +54,5 @@ def packed(arrays: Mapping[str, np.ndarray], room: int) -> dict[str, np.ndarray]
     return {
         **{name: array[places] for name, array in arrays.items() if name != "offsets"},
         "offsets": np.concatenate([[0], np.cumsum(columns)]).astype(np.int64),
-        "documents": np.repeat(np.arange(len(rows)) - first + 1, taken).astype(np.int32),
+        "segment_ids": np.repeat(np.arange(len(rows)) - first + 1, taken).astype(np.int32),
     }

@@ -23,13 +23,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxprefix.distributed import stderr_relay as scribe
+from jaxprefix.distributed import stderr_relay
 from jaxprefix.errors import RunFailed, UserError
 
 log = logging.getLogger("jaxprefix")
 
 START_SECONDS = 300  # for all processes to find the coordinator
-MEET_SECONDS = 1800  # for all to come to a meeting; one may have the tokenised data in its cache, another not
+BARRIER_SECONDS = 1800  # for all to come to a meeting; one may have the tokenised data in its cache, another not
 HEARTBEAT_SECONDS = 30  # without a sign of life, and a process is gone
 LINGER_SECONDS = 3  # process 0 ends after the others when all end for the same reason
 FLAGS = " [--distributed auto|on|off] [--coordinator HOST:PORT --processes N --process I]"
@@ -66,7 +66,7 @@ def take_launch(args: Sequence[str]) -> tuple[Launch, list[str]]:
 
 
 @contextlib.contextmanager
-def together(launch: Launch) -> Iterator[None]:
+def distributed_session(launch: Launch) -> Iterator[None]:
     """What is inside runs in all processes of a launch; where there are several, it ends this one on an error.
 
     Python's usual end would first wait for the other processes, which wait for this one.
@@ -77,7 +77,7 @@ def together(launch: Launch) -> Iterator[None]:
         return
     try:
         yield
-        meet("the end")
+        barrier("the end")
         jax.distributed.shutdown()
     except BaseException as error:
         _end(error)
@@ -201,9 +201,9 @@ def _await_port(coordinator: str) -> None:
 
 
 def _attach_scribe(coordinator: str, processes: int) -> None:
-    """Lets standard error run through `scribe.py`."""
+    """Lets standard error run through `stderr_relay.py`."""
     reads, writes = os.pipe()
-    command = [sys.executable, "-I", "-S", scribe.__file__, coordinator, str(processes), str(START_SECONDS)]
+    command = [sys.executable, "-I", "-S", stderr_relay.__file__, coordinator, str(processes), str(START_SECONDS)]
     _children.append(subprocess.Popen(command, stdin=reads, stdout=subprocess.DEVNULL, start_new_session=True))
     os.close(reads)
     sys.stderr.flush()
@@ -243,7 +243,7 @@ def _broke_off(error: BaseException) -> bool:
 _meetings = itertools.count()
 
 
-def meet(name: str, word: str = "here") -> None:
+def barrier(name: str, word: str = "here") -> None:
     """Returns when all processes have come here, which must make the same calls in the same order.
 
     Raises:
@@ -257,14 +257,14 @@ def meet(name: str, word: str = "here") -> None:
     client, key = global_state.client, f"jaxprefix/{next(_meetings)} {name}"
     client.key_value_set(f"{key}/{jax.process_index()}", word)
     try:
-        client.wait_at_barrier(key, 1000 * MEET_SECONDS)
+        client.wait_at_barrier(key, 1000 * BARRIER_SECONDS)
     except jax.errors.JaxRuntimeError as error:
         if "DEADLINE_EXCEEDED" not in str(error):
             raise
         came = _words(client, key)
         missing = ", ".join(str(process) for process in range(jax.process_count()) if process not in came)
         raise RunFailed(
-            f"process {missing} did not come to {name} within {MEET_SECONDS} s; look into its log, and {scribe.AGAIN}."
+            f"process {missing} did not come to {name} within {BARRIER_SECONDS} s; look into its log, and {stderr_relay.AGAIN}."
         ) from error
     words = _words(client, key)
     others = ", ".join(str(process) for process in sorted(words) if words[process] != words[0])

@@ -10,14 +10,14 @@ from jaxtyping import Integer
 from jaxprefix.distributed.mesh import by_rows
 
 
-def own_rows(mesh: Mesh, rows: int) -> Integer[np.ndarray, " b"]:
+def local_rows(mesh: Mesh, rows: int) -> Integer[np.ndarray, " b"]:
     """The places in a global batch of `rows` that lie on this process's devices, in their order: what `put_batch`
     wants from it. Processes that share out a copy of the model hold the same rows."""
     here = by_rows(mesh).addressable_devices_indices_map((rows,))
     return np.unique(np.concatenate([np.arange(rows)[index] for index in here.values()]))
 
 
-def fetched(tree: Any) -> Any:
+def fetch_global(tree: Any) -> Any:
     """The leaves as whole NumPy arrays, also where other processes hold parts of them; all must call it together."""
     return jax.tree.map(_whole, tree)
 

@@ -11,7 +11,7 @@ runs it on tracers.
 """
 
 from jaxprefix.edits.composition import NO_EDITS, Edits, check_stacked
-from jaxprefix.edits.context import Context, document_starts
+from jaxprefix.edits.context import Context, segment_starts
 from jaxprefix.edits.dims import BUILT_RATES, Dims, Rates
 from jaxprefix.edits.layer_edit import LayerEdit
 from jaxprefix.edits.pytree import edit, static
@@ -25,7 +25,7 @@ __all__ = [
     "LayerEdit",
     "Rates",
     "check_stacked",
-    "document_starts",
+    "segment_starts",
     "edit",
     "static",
 ]

@@ -22,7 +22,7 @@ class Context:
       rates: dropout rates that replace the built ones.
       training: whether dropout applies.
       prompt: rows of an embedding-level prompt, which stand right before the first token of the text.
-      documents: where several examples share a row, the number of the example that each query and each key belongs to,
+      segment_ids: where several examples share a row, the number of the example that each query and each key belongs to,
         0 for padding; None for one example per row.
       column: the column among the keys of the first query, where that is not S - T (cached decoding).
       leading: the layer's input at each row's first real token, where that is not among the queries (cached decoding).
@@ -36,7 +36,7 @@ class Context:
     rates: Rates = BUILT_RATES
     training: bool = static(default=False)
     prompt: int = static(default=0)
-    documents: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None
+    segment_ids: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None
     column: Int[Array, ""] | None = None
     leading: Float[Array, "B D"] | None = None
     window: int | None = static(default=None)
@@ -52,14 +52,14 @@ class Context:
         each query's own example."""
         if self.leading is not None:
             return self.leading
-        if self.documents is None:
+        if self.segment_ids is None:
             return jnp.take_along_axis(x, self.first[:, None, None], axis=1)[:, 0]
-        return jnp.take_along_axis(x, document_starts(self.documents[0])[:, :, None], axis=1)
+        return jnp.take_along_axis(x, segment_starts(self.segment_ids[0])[:, :, None], axis=1)
 
     def numbers(self, queries: int) -> Int[Array, "B T"]:
         """The number of each of the T queries among the real tokens of its row or example, from 1."""
-        if self.documents is not None:
-            return jnp.arange(1, queries + 1) - document_starts(self.documents[0])
+        if self.segment_ids is not None:
+            return jnp.arange(1, queries + 1) - segment_starts(self.segment_ids[0])
         counts = jnp.cumsum(self.mask, axis=1)
         if self.column is None:
             return counts[:, -queries:]
@@ -83,7 +83,7 @@ class Context:
         return rate if self.rates.attention is None else self.rates.attention
 
 
-def document_starts(documents: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def segment_starts(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """The column in which the example of each token starts."""
-    before = jnp.pad(documents, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    return jax.lax.cummax(jnp.where(documents != before, jnp.arange(documents.shape[1]), 0), axis=1)
+    before = jnp.pad(segment_ids, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    return jax.lax.cummax(jnp.where(segment_ids != before, jnp.arange(segment_ids.shape[1]), 0), axis=1)

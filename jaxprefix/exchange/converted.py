@@ -37,7 +37,7 @@ class Converted:
     method: PrefixMethod
     head: SequenceClassifier | TokenClassifier | CausalLM
     trainable: Tree
-    born: Tree = dataclasses.field(default_factory=dict)
+    initialized: Tree = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] | None = None
 
 
@@ -82,7 +82,7 @@ def as_adapter(
     if labels:
         task = dataclasses.replace(task, labels=tuple(labels))
     run = Run(task, backbone=backbone.identity["source"], method=found.method, head=found.head)
-    trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (found.trainable, found.born))
+    trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (found.trainable, found.initialized))
     moved = set(flatten(trainable.get("backbone", {})))
     _, kept = split(backbone.tree, lambda path: path in moved)
     if "pooler" in getattr(found.head, "pooling", "") and not moved and "pooler" not in {*kept, *born}:
@@ -90,8 +90,8 @@ def as_adapter(
             f"{run.backbone} has no pooler, which this adapter's head reads and its files do not hold; name a folder "
             "with the pooler that was there in training."
         )
-    model = TunedModel(backbone.module, found.method, run.made_head(len(labels)))
-    return Adapter(model, trainable, {"backbone": kept, "born": born}, backbone, run, tuple(labels), {})
+    model = TunedModel(backbone.module, found.method, run.resolve_head(len(labels)))
+    return Adapter(model, trainable, {"backbone": kept, "initialized": born}, backbone, run, tuple(labels), {})
 
 
 def _labels(found: Converted, labels: Sequence[str] | None, task: Task | None) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 PEFT keeps one table `prompt_embeddings` `[P, 2 L K E]` (an MLP is evaluated when it saves), shifts the positions of
 real tokens by P, and applies no dropout to the prefix. On decoders it hands the prefix over as keys and values of
 tokens that were seen before: keys are stored as they enter the attention (rotated), the table is as wide as the
-key/value heads, and in layers with a sliding window the prefix leaves it (`leaves_window=True`). PEFT ignores tensors
+key/value heads, and in layers with a sliding window the prefix leaves it (`subject_to_window=True`). PEFT ignores tensors
 that it does not know, so an adapter with more than that would load there and be another function: `to_peft` refuses it.
 """
 
@@ -144,10 +144,10 @@ def exported_prefix(model: TunedModel, trainable: Tree) -> Prefix:
     if method.no_op_start:
         raise UserError(f"{name}(no_op_start=True) has masses, which PEFT would silently drop; train without it.")
     config = model.backbone.config
-    if "sliding" in getattr(config, "pattern", ()) and not method.leaves_window:
+    if "sliding" in getattr(config, "pattern", ()) and not method.subject_to_window:
         raise UserError(
             f"{config.kind} has windows of {config.window} tokens, which a prefix leaves in PEFT, and {name} has "
-            "leaves_window = False; set it to True (which changes nothing for prefix and row together no longer than "
+            "subject_to_window = False; set it to True (which changes nothing for prefix and row together no longer than "
             "a window)."
         )
     if has_rotation(config):
@@ -241,7 +241,7 @@ def from_peft(
     head, leaves, known = from_head(tensors, task, kind, dims)
     refuse_unknown(tensors, {PREFIX, *known}, "PEFT")
     trainable: Tree = {"method": from_table(table, dims.layers, dims.kv_heads, dims.head_width), **leaves}
-    return Converted(PTuningV2(length=len(table), dropout=0.0, leaves_window=sliding), head, trainable)
+    return Converted(PTuningV2(length=len(table), dropout=0.0, subject_to_window=sliding), head, trainable)
 
 
 def _card(config: Mapping[str, Any], labels: Sequence[str]) -> str:

@@ -68,12 +68,12 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
             f'transformers has no head with pooling="{head.pooling}", so PEFT would classify another vector; '
             'train with SequenceClassifier(pooling="trained_pooler") or "pooler".'
         )
-    pooler = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))["pooler"]
+    pooler = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))["pooler"]
     if kind == "roberta":
         tensors = {**to_linear(pooler, f"{HEAD}.dense"), **to_linear(_biased(linear), f"{HEAD}.out_proj")}
         return Written(task, tensors, saved)
     tensors = to_linear(_biased(linear), HEAD)
-    if head.pooling == "trained_pooler" or "pooler" in frozen["born"]:
+    if head.pooling == "trained_pooler" or "pooler" in frozen["initialized"]:
         return Written(task, {**tensors, **to_linear(pooler, POOLER)}, ["pooler", *saved])
     return Written(task, tensors, saved)
 

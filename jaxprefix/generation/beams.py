@@ -66,14 +66,14 @@ def beam_search(
         going=jnp.ones((), bool),
     )
     cache = cache.of_rows(jnp.repeat(jnp.arange(rows), n))
-    types = jnp.repeat(batch["token_types"][:, -1:], n, axis=0) if "token_types" in batch else None
+    types = jnp.repeat(batch["token_type_ids"][:, -1:], n, axis=0) if "token_type_ids" in batch else None
     beams, origin = _select(beams, jnp.repeat(logits[:, None], n, axis=1), decoding)
 
     def body(carry: tuple[Beams, Array, Cache]) -> tuple[Beams, Array, Cache]:
         beams, origin, cache = carry
         cache = cache.of_rows((jnp.arange(rows)[:, None] * n + origin).reshape(-1))
         last = jax.lax.dynamic_slice_in_dim(beams.running, beams.step - 1, 1, axis=2).reshape(rows * n, 1)
-        column = {"input_ids": last, **({} if types is None else {"token_types": types})}
+        column = {"input_ids": last, **({} if types is None else {"token_type_ids": types})}
         logits, cache = forward(column, cache)
         return *_select(beams, logits.reshape(rows, n, -1), decoding), cache
 

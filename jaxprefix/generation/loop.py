@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from jaxprefix.errors import UserError
 from jaxprefix.generation.beams import beam_search
 from jaxprefix.generation.decoding import Decoding
-from jaxprefix.generation.sampling import choose, is_stop
+from jaxprefix.generation.sampling import sample, is_stop
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.heads import CausalLM
@@ -115,7 +115,7 @@ def make_forward(model: TunedModel, trainable: Tree, frozen: Tree) -> Forward:
     edits, layers = model.edits(trainable), None
     if unrolled(model):
         stack = merge(frozen["backbone"], trainable.get("backbone", {}))["layers"]
-        layers = apart(stack, model.backbone.dims.layers)
+        layers = unstack(stack, model.backbone.dims.layers)
 
     def forward(batch: Tree, cache: Cache) -> tuple[Array, Cache]:
         out = model.forward(trainable, frozen, batch, edits=edits, cache=cache, last=True, layers=layers)
@@ -124,7 +124,7 @@ def make_forward(model: TunedModel, trainable: Tree, frozen: Tree) -> Forward:
     return forward
 
 
-def apart(stack: Tree, layers: int) -> tuple[Tree, ...]:
+def unstack(stack: Tree, layers: int) -> tuple[Tree, ...]:
     """The leaves of each layer out of their stack, once: taken out inside a loop they would be copied at every step,
     and without the barrier XLA moves that there."""
     return tuple(
@@ -151,9 +151,9 @@ def start(forward: Forward, cache: Any, batch: Tree, decoding: Decoding, key: Ar
     logits, cache = forward(batch, cache)
     rows = logits.shape[0]
     keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
-    tokens, scores = choose(logits, decoding, keys, 0)
+    tokens, scores = sample(logits, decoding, keys, 0)
     made = jnp.full((rows, decoding.max_new_tokens), decoding.pad, jnp.int32).at[:, 0].set(tokens)
-    types = batch["token_types"][:, -1:] if "token_types" in batch else None
+    types = batch["token_type_ids"][:, -1:] if "token_type_ids" in batch else None
     ones = jnp.ones(rows, jnp.int32)
     return State(jnp.ones((), jnp.int32), made, ones, scores, is_stop(tokens, decoding), keys, types), cache
 
@@ -161,9 +161,9 @@ def start(forward: Forward, cache: Any, batch: Tree, decoding: Decoding, key: Ar
 def advance(forward: Forward, state: State, cache: Any, decoding: Decoding) -> tuple[State, Any]:
     """One more token for every row that has not ended."""
     last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
-    batch = {"input_ids": last, **({} if state.types is None else {"token_types": state.types})}
+    batch = {"input_ids": last, **({} if state.types is None else {"token_type_ids": state.types})}
     logits, cache = forward(batch, cache)
-    tokens, scores = choose(logits, decoding, state.keys, state.step)
+    tokens, scores = sample(logits, decoding, state.keys, state.step)
     tokens = jnp.where(state.finished, decoding.pad, tokens)
     return state._replace(
         step=state.step + 1,
@@ -217,7 +217,7 @@ def _checked(
     edits, dims = jax.eval_shape(model.edits, trainable), model.backbone.dims
     decoding.check(dims.vocab + (0 if edits.words is None else edits.words.shape[0]))
     ids = batch["input_ids"]
-    mask = np.asarray(batch.get("mask", np.ones(ids.shape, bool)))
+    mask = np.asarray(batch.get("attention_mask", np.ones(ids.shape, bool)))
     if not mask[:, -1].all():
         raise UserError("the prompts of a batch end in different columns; put the padding on the left.")
     longest = int(mask.sum(1).max())
@@ -228,5 +228,5 @@ def _checked(
             f"virtual tokens need {needed} positions, but the backbone has {dims.positions}; shorten the prompt or "
             "lower max_new_tokens."
         )
-    types = {"token_types": batch["token_types"]} if "token_types" in batch else {}
-    return {"input_ids": ids, "mask": mask, **types}
+    types = {"token_type_ids": batch["token_type_ids"]} if "token_type_ids" in batch else {}
+    return {"input_ids": ids, "attention_mask": mask, **types}

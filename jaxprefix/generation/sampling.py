@@ -22,7 +22,7 @@ def log_probabilities(logits: Float[Array, "*B V"], decoding: Decoding, step: In
     return jnp.where(barred, -jnp.inf, log_p)
 
 
-def narrowed(log_p: Float[Array, "*B V"], decoding: Decoding) -> Float[Array, "*B V"]:
+def filter_logits(log_p: Float[Array, "*B V"], decoding: Decoding) -> Float[Array, "*B V"]:
     """The logits that tokens are drawn from: temperature, then `top_k`, then `top_p`, in this order."""
     logits = log_p / decoding.temperature
     if decoding.top_k is not None and decoding.top_k < logits.shape[-1]:
@@ -37,14 +37,14 @@ def narrowed(log_p: Float[Array, "*B V"], decoding: Decoding) -> Float[Array, "*
     return logits
 
 
-def choose(
+def sample(
     logits: Float[Array, "B V"], decoding: Decoding, keys: Any, step: Int[Array, ""] | int
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """The next token of each row and its log-probability. `keys` are one typed key per row, where tokens are drawn."""
     log_p = log_probabilities(logits, decoding, step)
     if decoding.draws:
         draw = lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row)  # noqa: E731
-        tokens = jax.vmap(draw)(keys, narrowed(log_p, decoding))
+        tokens = jax.vmap(draw)(keys, filter_logits(log_p, decoding))
     else:
         tokens = jnp.argmax(log_p, axis=-1)
     return tokens.astype(jnp.int32), jnp.take_along_axis(log_p, tokens[:, None], axis=-1)[:, 0]

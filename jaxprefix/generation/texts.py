@@ -62,7 +62,7 @@ def prompt_batches(examples: Examples, batch_size: int, longest: int) -> Iterato
             start = width - len(found["ids"])
             ids[place, start:], mask[place, start:] = found["ids"], True
             types[place, start:] = found.get("types", 0)
-        yield {"input_ids": ids, "mask": mask, **({} if examples.types is None else {"token_types": types})}, index
+        yield {"input_ids": ids, "attention_mask": mask, **({} if examples.types is None else {"token_type_ids": types})}, index
 
 
 Decode = Callable[[dict, np.ndarray], Generated]

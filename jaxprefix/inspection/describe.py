@@ -86,7 +86,7 @@ def _printed(method: Method) -> list[str]:
 def _facts(setup: Setup) -> dict[str, str]:
     run, config = setup.run, setup.model.backbone.config
     trained, frozen = count(setup.trainable), count(setup.frozen)
-    born = count(setup.frozen["born"])
+    born = count(setup.frozen["initialized"])
     examples = setup.examples["train"]
     return {
         "backbone": f"{setup.backbone.identity['source']}: {config.kind}, {config.layers} layers x {config.width}, "

@@ -8,14 +8,14 @@ from jaxprefix.methods.inducer import Inducer
 from jaxprefix.methods.kernel_mix import KernelMix
 from jaxprefix.methods.lora import LoRA
 from jaxprefix.methods.multi_head_adapter import MultiHeadAdapter
-from jaxprefix.methods.new_tokens import NewWords
+from jaxprefix.methods.new_tokens import NewTokens
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
 from jaxprefix.methods.prefix_tuning import PrefixTuning, collapse
 from jaxprefix.methods.prompt_tuning import PromptTuning
 
 METHODS = (
     *(AdaptivePrefix, BitFit, Combined, FullFineTuning, HeadOnly, Inducer, KernelMix, LoRA, MultiHeadAdapter),
-    *(NewWords, PTuningV2, ParallelAdapter, PrefixTuning, PromptTuning, SequentialAdapter),
+    *(NewTokens, PTuningV2, ParallelAdapter, PrefixTuning, PromptTuning, SequentialAdapter),
 )
 """Every method that comes with the package."""
 

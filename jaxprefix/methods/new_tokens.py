@@ -15,12 +15,12 @@ from jaxprefix.methods.base import Method
 
 
 @dataclasses.dataclass(frozen=True)
-class NewWords(Method):
+class NewTokens(Method):
     """New rows of a decoder's vocabulary, ids V to V + N - 1. Trained: `words` `[N, D]`.
 
     They are looked up as they are (a factor that a backbone puts on its own rows does not apply) and are columns of
     the logits as well, also where the backbone's own head is not tied to its rows. It stands in sums of methods, as in
-    `Inducer() + NewWords(16)`; the rows of several follow one another.
+    `Inducer() + NewTokens(16)`; the rows of several follow one another.
 
     Attributes:
       count: N.
@@ -33,18 +33,18 @@ class NewWords(Method):
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise UserError(f"NewWords has count = {self.count}; it must be at least 1.")
+            raise UserError(f"NewTokens has count = {self.count}; it must be at least 1.")
 
     def build(self, dims: Dims) -> nn.Module:
         if not dims.causal:
-            raise UserError("NewWords are rows of a decoder's vocabulary, and this backbone is an encoder; drop them.")
-        return NewWordsModule(self, dims)
+            raise UserError("NewTokens are rows of a decoder's vocabulary, and this backbone is an encoder; drop them.")
+        return NewTokensModule(self, dims)
 
 
-class NewWordsModule(nn.Module):
-    """The leaf of a `NewWords`."""
+class NewTokensModule(nn.Module):
+    """The leaf of a `NewTokens`."""
 
-    method: NewWords
+    method: NewTokens
     dims: Dims
 
     @nn.compact

@@ -34,7 +34,7 @@ class PrefixMethod(Method):
       no_op_start: give each virtual token a trained mass that starts at 0, so that training starts from the backbone
         itself, to the bit. A prefix of zeros would not: it takes a share of the attention. Needs
         `position_offset=False`, since shifted positions change the backbone as well.
-      leaves_window: in layers with a sliding window, whether the virtual tokens leave it as the real ones do, counted
+      subject_to_window: in layers with a sliding window, whether the virtual tokens leave it as the real ones do, counted
         as if all P stood before the first column (as Hugging Face PEFT has it); else every query sees them.
     """
 
@@ -45,7 +45,7 @@ class PrefixMethod(Method):
     dropout: float | None = None
     dropout_unit: DropoutUnit = "element"
     no_op_start: bool = False
-    leaves_window: bool = False
+    subject_to_window: bool = False
 
     def layer_lengths(self, dims: Dims) -> tuple[int, ...]:
         """The number of virtual tokens of each of the L layers; refuses what does not fit the backbone."""
@@ -100,7 +100,7 @@ class PrefixMethod(Method):
             "mass": None if mass is None else spread(mass, lengths),
             "rate": rate,
             "unit": self.dropout_unit,
-            "leaves_window": self.leaves_window,
+            "subject_to_window": self.subject_to_window,
         }
 
     def offset(self, dims: Dims) -> int:

@@ -25,7 +25,7 @@ class Prefix(LayerEdit):
       rate, unit: dropout of the prefix in training: each number of each row on its own (`element`: the masks are
         drawn for each row, so the prefix is copied per row), or whole virtual tokens of a row (`token`: a scale of 0
         or `1 / (1 - rate)` on key and value; the prefix stays shared).
-      leaves_window: see `PrefixMethod`.
+      subject_to_window: see `PrefixMethod`.
     """
 
     keys: Float[Array, "*L P K E"]
@@ -33,7 +33,7 @@ class Prefix(LayerEdit):
     mass: Float[Array, "*L P"] | None = None
     rate: float = static(default=0.0)
     unit: DropoutUnit = static(default="element")
-    leaves_window: bool = static(default=False)
+    subject_to_window: bool = static(default=False)
 
     def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens:
         keys, values, scale = self.keys.astype(x.dtype), self.values.astype(x.dtype), self.gate(x, ctx)
@@ -52,9 +52,9 @@ class Prefix(LayerEdit):
 
     def until(self, ctx: Context) -> Int[Array, "P"] | None:
         """The column of the first query that no longer sees each virtual token; None where all see all."""
-        if not self.leaves_window or ctx.window is None:
+        if not self.subject_to_window or ctx.window is None:
             return None
-        if ctx.documents is not None:
+        if ctx.segment_ids is not None:
             raise UserError("a prefix that leaves the window needs one example per row; set packed=False.")
         count = self.keys.shape[0]  # as if they stood in the columns -P to -1
         return ctx.window - count + jnp.arange(count)
@@ -65,7 +65,7 @@ class Prefix(LayerEdit):
 
     def canonical(self, dims: Dims) -> tuple[LayerEdit, ...] | None:
         """A gated prefix whose gates are 1. One that leaves the window has none: padded, its columns would change."""
-        return GatedPrefix(self.keys, self.values, self.mass, leaves_window=self.leaves_window).canonical(dims)
+        return GatedPrefix(self.keys, self.values, self.mass, subject_to_window=self.subject_to_window).canonical(dims)
 
     def observe(
         self,
@@ -133,7 +133,7 @@ class GatedPrefix(Prefix):
 
     def canonical(self, dims: Dims) -> tuple[LayerEdit, ...] | None:
         """With all leaves: mass 1 where there is none, and where there is no alpha, twice the sigmoid of 0."""
-        if self.leaves_window:
+        if self.subject_to_window:
             return None
         layers, tokens = self.keys.shape[:2]
         no_alpha = self.gate_kernel is None and self.gate_bias is None

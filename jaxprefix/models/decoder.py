@@ -218,7 +218,7 @@ class Decoder(nn.Module):
         Args:
           batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent, padding on
             either side; `token_types` int `[B, T]`, vocabulary ids whose embeddings are added, none when absent;
-            `documents` int `[B, T]` where several examples share a row: 0 for padding, else the number of the example.
+            `segment_ids` int `[B, T]` where several examples share a row: 0 for padding, else the number of the example.
           edits: what the methods do.
           key: a typed key for dropout; needed when training.
           training: whether dropout applies.
@@ -228,7 +228,7 @@ class Decoder(nn.Module):
           layers: the leaves of each layer, each without the axis of layers; None takes them out of the stack here.
         """
         ids = batch["input_ids"]
-        mask, documents = batch.get("mask", jnp.ones(ids.shape, bool)), batch.get("documents")
+        mask, segment_ids = batch.get("attention_mask", jnp.ones(ids.shape, bool)), batch.get("segment_ids")
         check_stacked(edits, self.dims)
         if cache is None:
             check_positions(ids.shape[1], edits.positions, self.dims)
@@ -236,7 +236,7 @@ class Decoder(nn.Module):
             raise UserError("a training pass draws dropout masks; give it a key, as in key=jax.random.key(0).")
         continued = cache is not None and cache.filled
         prompt = 0 if edits.prompt is None or continued else edits.prompt.shape[0]
-        if documents is not None and (prompt or cache is not None):
+        if segment_ids is not None and (prompt or cache is not None):
             raise UserError("an embedding-level prompt and cached decoding need one example per row; set packed=False.")
         order = None
         if prompt:
@@ -249,7 +249,7 @@ class Decoder(nn.Module):
             jnp.zeros((), jnp.int32),
             None,
             rates,
-            documents=None if documents is None else (documents, documents),
+            segment_ids=None if segment_ids is None else (segment_ids, segment_ids),
             column=cache.column if continued else None,
             training=training,
             prompt=0 if edits.prompt is None else edits.prompt.shape[0],
@@ -261,7 +261,7 @@ class Decoder(nn.Module):
         ctx = dataclasses.replace(ctx, positions=positions)
 
         embed = Embeddings(self.config, self.dtype, name="embeddings")
-        h = embed(ids, positions, batch.get("token_types"), None if continued else edits.prompt, edits.words, order)
+        h = embed(ids, positions, batch.get("token_type_ids"), None if continued else edits.prompt, edits.words, order)
         h = constrain(h, "rows", None, None)
         count = self.config.layers
         keys = None

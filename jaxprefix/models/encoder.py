@@ -53,10 +53,10 @@ class Embeddings(nn.Module):
         self,
         ids: Int[Array, "B T"],
         positions: Int[Array, "B T2"],
-        segments: Int[Array, "B T2"],
+        token_type_ids: Int[Array, "B T2"],
         prompt: Float[Array, "P D"] | None = None,
     ) -> Float[Array, "B T2 D"]:
-        """Prompt and words together; `positions` and `segments` are those of both."""
+        """Prompt and words together; `positions` and `token_type_ids` are those of both."""
         config = self.config
 
         def embed(name: str, rows: int, index: Array) -> Array:
@@ -68,7 +68,7 @@ class Embeddings(nn.Module):
             rows = jnp.broadcast_to(prompt.astype(h.dtype), (h.shape[0], *prompt.shape))
             h = jnp.concatenate([rows, h], axis=1)
         h = h + embed("position", config.positions, positions)
-        return LayerNorm(config.norm_eps, name="norm")(h + embed("token_type", config.token_types, segments))
+        return LayerNorm(config.norm_eps, name="norm")(h + embed("token_type", config.token_types, token_type_ids))
 
 
 class EncoderLayer(nn.Module):
@@ -165,7 +165,7 @@ class Encoder(nn.Module):
         """Hidden states of a batch.
 
         Args:
-          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent; `segments` int
+          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent; `token_type_ids` int
             `[B, T]`, zeros when absent.
           edits: what the methods do.
           key: a typed key for dropout; needed when training.
@@ -174,7 +174,7 @@ class Encoder(nn.Module):
           rates: dropout rates in place of the configured ones.
         """
         ids = batch["input_ids"]
-        mask, segments = batch.get("mask", jnp.ones(ids.shape, bool)), batch.get("segments", jnp.zeros_like(ids))
+        mask, token_type_ids = batch.get("attention_mask", jnp.ones(ids.shape, bool)), batch.get("token_type_ids", jnp.zeros_like(ids))
         check_stacked(edits, self.dims)
         check_positions(ids.shape[1], edits.positions, self.dims)
         if training and key is None:
@@ -183,11 +183,11 @@ class Encoder(nn.Module):
         prompt = 0 if edits.prompt is None else edits.prompt.shape[0]
         if prompt:
             mask = jnp.pad(mask, ((0, 0), (prompt, 0)), constant_values=True)
-            segments = jnp.pad(segments, ((0, 0), (prompt, 0)))
+            token_type_ids = jnp.pad(token_type_ids, ((0, 0), (prompt, 0)))
         positions = token_positions(self.config, mask, edits.position_offset)
         if edits.row_offsets is not None:
             positions = shifted_by_row(self.config, positions, mask, edits.row_offsets)
-        h = Embeddings(self.config, self.dtype, name="embeddings")(ids, positions, segments, edits.prompt)
+        h = Embeddings(self.config, self.dtype, name="embeddings")(ids, positions, token_type_ids, edits.prompt)
         h = constrain(h, "rows", None, None)
         count = self.config.layers
         keys = None

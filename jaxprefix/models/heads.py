@@ -78,7 +78,7 @@ class Head:
         """The leaves under `trainable["head"]`, float32."""
         return {}
 
-    def born(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
+    def init_missing(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
         """Leaves that the head needs in the backbone's tree and the folder lacks."""
         return {}
 
@@ -135,7 +135,7 @@ class SequenceClassifier(_Classifier):
     pooling: Pooling = "mean"
     task: ClassVar[str] = "classification"
 
-    def born(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
+    def init_missing(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
         if self.pooling in ("mean", "first", "last") or "pooler" in backbone:
             return {}
         return {"pooler": {"kernel": _normal(key, (dims.width, dims.width), dims), "bias": jnp.zeros(dims.width)}}
@@ -199,7 +199,7 @@ class MaskedLM(Head):
 
     task: ClassVar[str] = "masked_language"
 
-    def born(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
+    def init_missing(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
         if "mlm" in backbone:
             return {}
         dense = {"kernel": _normal(key, (dims.width, dims.width), dims), "bias": jnp.zeros(dims.width)}

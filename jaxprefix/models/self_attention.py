@@ -68,7 +68,7 @@ def self_attention(
             causal=dims.causal,
             window=ctx.window,
             column=ctx.column,
-            segments=ctx.documents,
+            segment_ids=ctx.segment_ids,
             softcap=ctx.softcap,
             dropout=dropout,
             implementation=implementation,

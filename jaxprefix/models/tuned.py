@@ -63,7 +63,7 @@ class TunedModel:
 
         Returns:
           `trainable`: float32 leaves under `method`, `head`, and `backbone` for backbone leaves that the method or the
-          head trains. `frozen`: every other leaf under `backbone`, and under `born` those that the backbone's folder
+          head trains. `frozen`: every other leaf under `backbone`, and under `initialized` those that the backbone's folder
           did not have (a pooler drawn at random), which are saved with the adapter.
 
         Raises:
@@ -84,10 +84,10 @@ class TunedModel:
         method_key, head_key, born_key = jax.random.split(key, 3)
         module = self.method.build(self.backbone.dims)
         trainable: Tree = {"method": module.init(method_key).get("params", {})}
-        born: Tree = {}
+        initialized: Tree = {}
         if self.head is not None:
             trainable["head"] = self.head.init(head_key, self.backbone.dims)
-            born = self.head.born(born_key, self.backbone.dims, frozen)
+            born = self.head.init_missing(born_key, self.backbone.dims, frozen)
         moved, kept = split(frozen, self._trains)
         refuse_quantized(moved, f"{type(self.method).__name__} trains")
         born_moved, born = split(born, self._trains)
@@ -98,7 +98,7 @@ class TunedModel:
             raise UserError(
                 f"{type(self.method).__name__} trains no leaf, nor does a head; choose a method or a head that does."
             )
-        return trainable, {"backbone": kept, "born": born}
+        return trainable, {"backbone": kept, "initialized": born}
 
     def _trains(self, path: str) -> bool:
         return self.method.trains(path) or (self.head is not None and self.head.trains(path))
@@ -131,7 +131,7 @@ class TunedModel:
         """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace built ones,
         `edits` those that the method would make of its leaves; `cache` and `layers` are a decoder's; with `last` there
         are logits of the last column only."""
-        backbone = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))
+        backbone = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         params = {name: backbone[name] for name in self.backbone.parts}
         edits = self.edits(trainable) if edits is None else edits
@@ -149,7 +149,7 @@ class TunedModel:
             backbone = {**backbone, "words": edits.words}
         if self.head is None:
             return Output(None, *encoded)
-        mask = batch.get("mask", jnp.ones(batch["input_ids"].shape, bool))
+        mask = batch.get("attention_mask", jnp.ones(batch["input_ids"].shape, bool))
         head_params, dims = trainable.get("head", {}), self.backbone.dims
         if rates.hidden is not None:
             dims = dataclasses.replace(dims, hidden_dropout=rates.hidden)
@@ -172,7 +172,7 @@ class TunedModel:
         Args:
           trainable: from `init`, or trained since.
           frozen: from `init`.
-          batch: `input_ids` int `[B, T]`, `mask` bool `[B, T]`, `segments` int `[B, T]` (the last two may be absent).
+          batch: `input_ids` int `[B, T]`, `mask` bool `[B, T]`, `token_type_ids` int `[B, T]` (the last two may be absent).
           key: a typed key for dropout, needed when training.
           training: whether dropout applies.
           capture: whether to return every layer's hidden state and what the edits show.

@@ -143,7 +143,7 @@ def verdict(plan: Plan) -> str:
     return "fits" if plan.tokens_per_second is None else f"fits, {plan.tokens_per_second:,.0f} tokens/s"
 
 
-def remedies(plan: Plan, *, budget: float = 1800.0) -> list[dict[str, Any]]:
+def suggestions(plan: Plan, *, budget: float = 1800.0) -> list[dict[str, Any]]:
     """What would make a run fit that does not: weights divided over all devices and layers computed twice, and with
     that one row per device, int8 kernels, tp, more chips. Each is compiled, until two of them fit.
 
@@ -157,7 +157,7 @@ def remedies(plan: Plan, *, budget: float = 1800.0) -> list[dict[str, Any]]:
     if topology is None:
         return []
     tokens, started, tried = plan.shapes.tokens, time.perf_counter(), []
-    for words, place, candidate in _remedies(run, topology, plan.shapes.model.backbone.dims):
+    for words, place, candidate in _suggestions(run, topology, plan.shapes.model.backbone.dims):
         if time.perf_counter() - started > budget:
             break
         try:
@@ -173,7 +173,7 @@ def remedies(plan: Plan, *, budget: float = 1800.0) -> list[dict[str, Any]]:
     return tried
 
 
-def _remedies(run: Run, topology: Topology, dims: Any) -> Iterator[tuple[str, Topology, Run]]:
+def _suggestions(run: Run, topology: Topology, dims: Any) -> Iterator[tuple[str, Topology, Run]]:
     ways = topology.devices // topology.slices
     whole = MeshShape(topology.slices, ways, 1)
     least = ways * topology.slices

@@ -88,14 +88,14 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
     run = dataclasses.replace(run, unroll=unroll, remat=remat)
     module = make_backbone(with_dropout(config, run), jnp.dtype(run.precision), unroll, remat)
     _refuse_other_side(run, module)
-    model = TunedModel(module, run.method, run.made_head(labels_of(run, labels)))
+    model = TunedModel(module, run.method, run.resolve_head(labels_of(run, labels)))
     trainable, frozen = jax.eval_shape(model.init, jax.random.key(0), frozen_shapes(run, config))
     tokens = tokens or (max(run.buckets) if run.buckets else run.task.max_length)
     edits = jax.eval_shape(model.edits, trainable)
     check_positions(tokens, edits.positions, module.dims)
-    new_words = len(added_tokens(run.task))
-    if new_words and (edits.words is None or edits.words.shape[0] != new_words):
-        raise UserError(f"the task's format adds {new_words} tokens; put NewWords({new_words}) into the method.")
+    new_tokens = len(added_tokens(run.task))
+    if new_tokens and (edits.words is None or edits.words.shape[0] != new_tokens):
+        raise UserError(f"the task's format adds {new_tokens} tokens; put NewTokens({new_tokens}) into the method.")
     frozen = jax.tree.map(_placed, frozen, tree_shardings(module, frozen, mesh))
     optimizer = run.optimizer
     state = jax.eval_shape(functools.partial(first_state, optimizer), trainable, jax.random.key(0))
@@ -169,9 +169,9 @@ def _refuse_other_side(run: Run, module: Any) -> None:
 
 
 def _batch(run: Run, model: TunedModel, rows: int, tokens: int, mesh: Mesh) -> dict[str, Any]:
-    by_token = {"input_ids": jnp.int32, "mask": jnp.bool_, "segments": jnp.int32}
+    by_token = {"input_ids": jnp.int32, "attention_mask": jnp.bool_, "token_type_ids": jnp.int32}
     if getattr(run.task, "packed", False):
-        by_token["documents"] = jnp.int32
+        by_token["segment_ids"] = jnp.int32
     per_row = isinstance(run.task, Classification)
     if not per_row:
         by_token["labels"] = jnp.int32

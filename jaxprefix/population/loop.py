@@ -15,14 +15,14 @@ import jaxprefix
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
 from jaxprefix.distributed.mesh import put_batch, replicated
-from jaxprefix.population.members import born_leaves, check_methods, member_models, stacked_dropout
+from jaxprefix.population.members import init_leaves, check_methods, member_models, stacked_dropout
 from jaxprefix.population.step import (
     PopulationState,
     chosen,
     init_population,
     make_population_eval_step,
     make_population_step,
-    members_at_once,
+    resolve_vmap_size,
 )
 from jaxprefix.tasks.metrics import evaluate_metrics, higher_is_better, main_metric
 from jaxprefix.training.config import Run
@@ -42,16 +42,16 @@ class Population:
     Args:
       run: what the members have in common.
       runs: theirs.
-      own_order: whether each has its own data order.
-      at_once: how many members are computed side by side; None decides by the backend.
+      independent_order: whether each has its own data order.
+      vmap_size: how many members are computed side by side; None decides by the backend.
       labels: the labels' names where something trained fixes them.
     """
 
     def __init__(
-        self, run: Run, runs: Sequence[Run], own_order: bool, at_once: int | None, labels: list[str] | None = None
+        self, run: Run, runs: Sequence[Run], independent_order: bool, vmap_size: int | None, labels: list[str] | None = None
     ):
         keep_compiled_programs()
-        self.run, self.runs, self.own_order = run, runs, own_order
+        self.run, self.runs, self.independent_order = run, runs, independent_order
         # the rates of the backbone's folder are needed for members that have none of their own
         self.setup: Setup = set_up(
             dataclasses.replace(runs[0], hidden_dropout=None, attention_dropout=None), None, labels
@@ -59,30 +59,30 @@ class Population:
         self.models = member_models(self.setup.model.backbone, self.setup.model.head, runs)
         check_methods(self.models)
         mesh = self.setup.mesh
-        trainable, backbone, born = born_leaves(self.models, runs, self.setup.backbone, self.setup.labels)
-        self.frozen = {"backbone": backbone, "born": jax.device_put(born, replicated(mesh))}
+        trainable, backbone, born = init_leaves(self.models, runs, self.setup.backbone, self.setup.labels)
+        self.frozen = {"backbone": backbone, "initialized": jax.device_put(born, replicated(mesh))}
         self._trainable = trainable
         rates = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(found.optimizer.rates() for found in runs))
         self._rates = jax.device_put((rates, stacked_dropout(self.models)), replicated(mesh))
-        seeds = [found.seed for found in runs] if own_order else [run.seed]
+        seeds = [found.seed for found in runs] if independent_order else [run.seed]
         rows = self.setup.examples["train"]
         self._batches = [Batches(rows, run.batch_size, seed, run.buckets) for seed in seeds]
         epoch_steps = self._batches[0].epoch_steps
         self.steps = run.steps or max(1, math.ceil(run.epochs * epoch_steps))
         self._evaluate_every = run.evaluate_every or epoch_steps
-        at_once = members_at_once(at_once, len(runs))
+        vmap_size = resolve_vmap_size(vmap_size, len(runs))
         self._step = make_population_step(
             self.models[0],
             runs[0].optimizer,
             mesh,
-            at_once=at_once,
-            own_order=own_order,
+            vmap_size=vmap_size,
+            independent_order=independent_order,
             steps=self.steps,
             epoch_steps=epoch_steps,
             accumulate=run.accumulate,
             label_smoothing=run.label_smoothing,
         )
-        self._eval_step = make_population_eval_step(self.models[0], mesh, at_once)
+        self._eval_step = make_population_eval_step(self.models[0], mesh, vmap_size)
         self._maximise = higher_is_better(main_metric(run.task))
         self._seconds: list[float] = []
         self._active = np.ones(len(runs), bool)
@@ -105,7 +105,7 @@ class Population:
         log.info(
             "%d members of %s on %s, %s trainable parameters each; %d steps of %d rows%s",
             *(len(self.runs), type(self.runs[0].method).__name__, source, f"{trained:,}"),
-            *(self.steps, self.run.batch_size, ", each in its own order" if self.own_order else ""),
+            *(self.steps, self.run.batch_size, ", each in its own order" if self.independent_order else ""),
         )
         with Progress(self.steps, step) as progress, Writers(self.run, step) as writers:
 
@@ -141,13 +141,13 @@ class Population:
 
     def _batch(self, step: int) -> tuple[dict[str, jax.Array], int]:
         """The batch of all members, or theirs stacked and padded to the same length, with the number of its tokens."""
-        if not self.own_order:
+        if not self.independent_order:
             batch = self._batches[0].batch(step)
-            return put_batch(batch, self.setup.mesh), len(self.runs) * int(batch["mask"].sum())
+            return put_batch(batch, self.setup.mesh), len(self.runs) * int(batch["attention_mask"].sum())
         width = max(batches.width(step) for batches in self._batches)
         found = [batches.batch(step, width=width) for batches in self._batches]
         stacked = {name: np.stack([batch[name] for batch in found]) for name in found[0]}
-        return put_batch(stacked, self.setup.mesh, axis=1), int(stacked["mask"].sum())
+        return put_batch(stacked, self.setup.mesh, axis=1), int(stacked["attention_mask"].sum())
 
     def _report(self, pending: tuple[int, int, dict], progress: Progress, writers: Writers) -> None:
         step, tokens, metrics = pending
@@ -208,7 +208,7 @@ class Population:
         info = {
             "run": to_json(self.run),
             "members": [to_json(run) for run in self.runs],
-            "own_order": self.own_order,
+            "independent_order": self.independent_order,
             "backbone": self.setup.backbone.identity,
             "labels": list(self.setup.labels),
             "histories": [dataclasses.asdict(history) for history in self.histories],

@@ -19,7 +19,7 @@ from jaxprefix.models.backbones import Module, make_backbone
 from jaxprefix.models.heads import Head
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.config import NewBackbone, Run
-from jaxprefix.training.setup import Backbone, born, with_dropout
+from jaxprefix.training.setup import Backbone, init_trees, with_dropout
 from jaxprefix.trees import Tree, flatten
 from jaxprefix.typed_json import differences
 
@@ -207,7 +207,7 @@ def _stacked(rates: list[float | None]) -> Any:
     return None if len(set(rates)) == 1 else jnp.asarray(rates, jnp.float32)
 
 
-def born_leaves(
+def init_leaves(
     models: Sequence[TunedModel], runs: Sequence[Run], backbone: Backbone, labels: Sequence[str]
 ) -> tuple[Tree, Tree, Tree]:
     """Every member's leaves as its own run would draw them, stacked `[K, ...]`.
@@ -215,10 +215,10 @@ def born_leaves(
     Returns:
       The trainable trees stacked; the frozen backbone, one for all; the frozen leaves that were drawn, stacked.
     """
-    made = [born(run, model, backbone, labels) for model, run in zip(models, runs, strict=True)]
+    made = [init_trees(run, model, backbone, labels) for model, run in zip(models, runs, strict=True)]
     stack = lambda *leaves: jnp.stack(leaves)  # noqa: E731
     trainable = jax.tree.map(stack, *(trainable for trainable, _ in made))
-    drawn = jax.tree.map(stack, *(frozen["born"] for _, frozen in made))
+    drawn = jax.tree.map(stack, *(frozen["initialized"] for _, frozen in made))
     return trainable, made[0][1]["backbone"], drawn
 
 

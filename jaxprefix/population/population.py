@@ -63,7 +63,7 @@ class PopulationResult:
 
 
 def train_population(
-    run: Run, members: Sequence[Fields], *, own_order: bool = False, at_once: int | None = None
+    run: Run, members: Sequence[Fields], *, independent_order: bool = False, vmap_size: int | None = None
 ) -> PopulationResult:
     """Trains the members of a population as one compiled step, over one copy of the frozen backbone.
 
@@ -77,9 +77,9 @@ def train_population(
       members: the fields in which each differs, by dotted names: `{"seed": 1, "optimizer.learning_rate": 1e-2,
         "optimizer.weight_decay": 0.1, "hidden_dropout": 0.0, "method.dropout": 0.1, "method.init_std": 0.5}`; of the
         method those that change no shape and not the program. `grid` makes combinations.
-      own_order: give each member the data order of its own seed; else all see the batches of `run.seed`, which are
+      independent_order: give each member the data order of its own seed; else all see the batches of `run.seed`, which are
         then read once for all.
-      at_once: how many members a step computes side by side, which takes that much more memory for activations; None
+      vmap_size: how many members a step computes side by side, which takes that much more memory for activations; None
         for all of them, on a CPU one. It has no influence on the results beyond float noise.
 
     Returns:
@@ -90,13 +90,13 @@ def train_population(
     """
     one_process_only("a population")
     runs = member_runs(run, members)
-    if at_once is not None and at_once < 1:
-        raise UserError(f"at_once is {at_once}; it must be at least 1, or None.")
+    if vmap_size is not None and vmap_size < 1:
+        raise UserError(f"vmap_size is {vmap_size}; it must be at least 1, or None.")
     with Checkpoints(Path(run.folder) / "checkpoints", best=None) as checkpoints:
         stored = checkpoints.read_info()
         if stored is not None:
-            _refuse_other_members(run, runs, own_order, stored)
-        population = Population(run, runs, own_order, at_once, (stored and stored["labels"]) or None)
+            _refuse_other_members(run, runs, independent_order, stored)
+        population = Population(run, runs, independent_order, vmap_size, (stored and stored["labels"]) or None)
         if stored is not None:
             refuse_other_backbone(population.setup, stored)
         state = population.init()
@@ -129,7 +129,7 @@ def _members(population: Population, state: PopulationState, members: Sequence[F
         run = dataclasses.replace(run, folder=str(folder))
         metrics = {split: values[index] for split, values in measured.items()}
         trainable = jax.device_get(member_of(best, index))
-        frozen = {**population.frozen, "born": member_of(population.frozen["born"], index)}
+        frozen = {**population.frozen, "initialized": member_of(population.frozen["initialized"], index)}
         own = dataclasses.replace(setup, run=run, model=population.models[index], frozen=frozen)
         adapter = write_run_adapter(folder / "adapter", own, trainable, metrics)
         found.append(Member(run, dict(fields), adapter, metrics, trainable, histories[index]))
@@ -142,11 +142,11 @@ def _history(stored: dict[str, Any]) -> MemberHistory:
     return MemberHistory(**{**stored, "evaluations": [tuple(pair) for pair in stored["evaluations"]]})
 
 
-def _refuse_other_members(run: Run, runs: Sequence[Run], own_order: bool, stored: dict[str, Any]) -> None:
+def _refuse_other_members(run: Run, runs: Sequence[Run], independent_order: bool, stored: dict[str, Any]) -> None:
     if "members" not in stored:
         raise UserError(f"{run.folder} holds a run, not a population; give the population another folder.")
-    if len(stored["members"]) != len(runs) or stored["own_order"] != own_order:
-        before = f"{len(stored['members'])} members, own_order={stored['own_order']}"
+    if len(stored["members"]) != len(runs) or stored["independent_order"] != independent_order:
+        before = f"{len(stored['members'])} members, independent_order={stored['independent_order']}"
         raise UserError(
             f"{run.folder} holds another population ({before}); give this one another folder, or restore that."
         )

@@ -25,17 +25,17 @@ from jaxprefix.training.step import OnMesh, TrainState, pure_eval_step, pure_tra
 from jaxprefix.trees import Tree
 
 
-def members_at_once(at_once: int | None, members: int) -> int:
-    """`at_once`, or where it is None: one member on a CPU, all elsewhere; never more than there are."""
-    return min(members, (1 if jax.default_backend() == "cpu" else members) if at_once is None else at_once)
+def resolve_vmap_size(vmap_size: int | None, members: int) -> int:
+    """`vmap_size`, or where it is None: one member on a CPU, all elsewhere; never more than there are."""
+    return min(members, (1 if jax.default_backend() == "cpu" else members) if vmap_size is None else vmap_size)
 
 
-def over_members(f: Callable[[Any], Any], stacked: Any, at_once: int) -> Any:
-    """`f` of every member's part of trees `[K, ...]`, `at_once` of them side by side; results are `[K, ...]`."""
+def over_members(f: Callable[[Any], Any], stacked: Any, vmap_size: int) -> Any:
+    """`f` of every member's part of trees `[K, ...]`, `vmap_size` of them side by side; results are `[K, ...]`."""
     members = jax.tree.leaves(stacked)[0].shape[0]
-    if at_once >= members > 1:  # an axis of one member would cost a tenth of a step
+    if vmap_size >= members > 1:  # an axis of one member would cost a tenth of a step
         return jax.vmap(f)(stacked)
-    return jax.lax.map(f, stacked, batch_size=at_once if at_once > 1 else None)
+    return jax.lax.map(f, stacked, batch_size=vmap_size if vmap_size > 1 else None)
 
 
 @jax.tree_util.register_dataclass
@@ -69,8 +69,8 @@ def make_population_step(
     optimizer: Optimizer,
     mesh: Mesh,
     *,
-    at_once: int,
-    own_order: bool = False,
+    vmap_size: int,
+    independent_order: bool = False,
     **options: Any,
 ) -> OnMesh:
     """The compiled update `(train, active, rates, dropout, frozen, batch) -> (train, active, metrics)`.
@@ -82,13 +82,13 @@ def make_population_step(
       model: of any member.
       optimizer: of any member; the members' `rates()`, stacked `[K]`, are an argument of the update.
       mesh: where it runs.
-      at_once: how many members are computed side by side.
-      own_order: whether every member has its own batch, `[K, B, ...]`, instead of one `[B, ...]` for all.
+      vmap_size: how many members are computed side by side.
+      independent_order: whether every member has its own batch, `[K, B, ...]`, instead of one `[B, ...]` for all.
       options: those of `pure_train_step`.
 
     Returns:
       The update. It donates `train` and `active`; its metrics are those of a run, `[K]` each, and `active`, whether a
-      member was before the update. Of `frozen` the tree under `born` is stacked, `[K, ...]`.
+      member was before the update. Of `frozen` the tree under `initialized` is stacked, `[K, ...]`.
     """
     update = pure_train_step(model, optimizer, **options)
 
@@ -97,7 +97,7 @@ def make_population_step(
     ) -> tuple[TrainState, Array, dict]:
         def member_step(own: dict) -> tuple[Tree, Any, Array, dict]:
             state = TrainState(train.step, own["trainable"], own["opt_state"], own["key"])
-            tree, rows = {**frozen, "born": own["born"]}, own.get("batch", batch)
+            tree, rows = {**frozen, "initialized": own["initialized"]}, own.get("batch", batch)
             new, metrics = update(state, own["rates"], tree, rows, own["dropout"])
             goes_on = own["active"] & (metrics["finite"] > 0)
             keep = lambda new, old: jnp.where(goes_on, new, old)  # noqa: E731
@@ -111,32 +111,32 @@ def make_population_step(
             "active": active,
             "rates": rates,
             "dropout": dropout,
-            "born": frozen["born"],
-            **({"batch": batch} if own_order else {}),
+            "initialized": frozen["initialized"],
+            **({"batch": batch} if independent_order else {}),
         }
-        trainable, opt_state, active, metrics = over_members(member_step, stacked, at_once)
+        trainable, opt_state, active, metrics = over_members(member_step, stacked, vmap_size)
         return TrainState(train.step + 1, trainable, opt_state, train.key), active, metrics
 
     whole = replicated(mesh)
     step = jax.jit(
         train_step,
         donate_argnums=(0, 1),
-        in_shardings=(whole, whole, whole, whole, None, by_rows(mesh, int(own_order))),
+        in_shardings=(whole, whole, whole, whole, None, by_rows(mesh, int(independent_order))),
         out_shardings=(whole, whole, whole),
     )
     return OnMesh(mesh, lambda *_: step)
 
 
-def make_population_eval_step(model: TunedModel, mesh: Mesh, at_once: int) -> OnMesh:
+def make_population_eval_step(model: TunedModel, mesh: Mesh, vmap_size: int) -> OnMesh:
     """The compiled look of all members at one batch: `predictions` `[B, K]` or `[B, K, T]`, and `losses` of the same
     shape where the batch has labels."""
     look = pure_eval_step(model)
 
     def eval_step(trainable: Tree, frozen: Tree, batch: dict) -> dict[str, Array]:
         def member_look(own: tuple[Tree, Tree]) -> dict[str, Array]:
-            return look(own[0], {**frozen, "born": own[1]}, batch)
+            return look(own[0], {**frozen, "initialized": own[1]}, batch)
 
-        found = over_members(member_look, (trainable, frozen["born"]), at_once)
+        found = over_members(member_look, (trainable, frozen["initialized"]), vmap_size)
         return {name: jnp.moveaxis(value, 0, 1) for name, value in found.items() if name != "logits"}
 
     whole = replicated(mesh)

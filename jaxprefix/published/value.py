@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from jaxprefix.errors import UserError
-from jaxprefix.methods import NewWords
+from jaxprefix.methods import NewTokens
 from jaxprefix.methods.base import Method
 from jaxprefix.models.heads import Head
 from jaxprefix.tasks import ConditionalGeneration, Task
@@ -76,7 +76,7 @@ class Published:
         fields = {
             "task": task,
             "backbone": self.backbone,
-            "method": self.method + NewWords(new) if new else self.method,
+            "method": self.method + NewTokens(new) if new else self.method,
             "head": self.head,
             "optimizer": self.optimizer,
             "batch_size": self.batch_size,

@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxprefix.edits import Edits
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.self_check.probe import Look, distance, live_gradients, look, own_edits, step_away, tolerance
-from jaxprefix.self_check.report import Check, Item
-from jaxprefix.self_check.upweight import heavier, last_with_virtual_tokens
+from jaxprefix.self_check.probe import Probe, distance, live_gradients, forward_probe, own_edits, perturb, tolerance
+from jaxprefix.self_check.report import Check, CheckItem
+from jaxprefix.self_check.upweight import upweight_virtual_tokens, last_with_virtual_tokens
 from jaxprefix.trees import Tree, flatten
 
 SATURATED = 0.01  # a gate or weight nearer than that to 0 or 1 has almost no gradient
@@ -43,21 +43,21 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
 
     Args:
       model, trainable, frozen: as `model.apply` takes them.
-      batch: `input_ids` int `[B, T]`, `mask` bool, `segments` int; with `labels` and `weight` the gradient is that of
+      batch: `input_ids` int `[B, T]`, `mask` bool, `token_type_ids` int; with `labels` and `weight` the gradient is that of
         the head's loss, else that of a random sum of the outputs. A few short rows are enough, two at least, some of
         them padded.
     """
     dims, batch = model.backbone.dims, {name: jnp.asarray(value) for name, value in batch.items()}
     shape = batch["input_ids"].shape
-    batch.setdefault("mask", jnp.ones(shape, bool))
+    batch.setdefault("attention_mask", jnp.ones(shape, bool))
     model = dataclasses.replace(model, backbone=model.backbone.clone(unroll=False))  # compiles in a layer's time
     edits = own_edits(model, trainable)
     budget = _positions(shape[1], edits.positions, dims.positions)
     if budget.status == "failed":
         return Check((budget,))
-    moved = step_away(trainable)
+    moved = perturb(trainable)
     see, there = functools.partial(look, model, moved, frozen), own_edits(model, moved)
-    now, then, mask = look(model, trainable, frozen, batch, edits), see(batch, there), np.asarray(batch["mask"])
+    now, then, mask = forward_probe(model, trainable, frozen, batch, edits), see(batch, there), np.asarray(batch["attention_mask"])
     slow = dataclasses.replace(model, backbone=model.backbone.clone(attention="reference"))
     return Check(
         (
@@ -74,43 +74,43 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
     )
 
 
-def _positions(tokens: int, virtual: int, there: int) -> Item:
+def _positions(tokens: int, virtual: int, there: int) -> CheckItem:
     measured = f"{tokens} tokens + {virtual} of the method, of {there}"
     if tokens + virtual <= there:
-        return Item("position budget", "passed", measured)
+        return CheckItem("position budget", "passed", measured)
     remedy = "shorten the texts (max_length) or the prefix, or turn the position offset off"
-    return Item("position budget", "failed", measured, remedy)
+    return CheckItem("position budget", "failed", measured, remedy)
 
 
-def _finite(now: Look, mask: np.ndarray) -> Item:
+def _finite(now: Probe, mask: np.ndarray) -> CheckItem:
     outputs = [now.hidden[mask]] if now.logits is None else [now.hidden[mask], now.logits]
     bad = sum(int((~np.isfinite(np.asarray(values, np.float32))).sum()) for values in outputs)
     if not bad:
-        return Item("finite", "passed", "hidden states and logits are")
+        return CheckItem("finite", "passed", "hidden states and logits are")
     remedy = "look for infinite leaves in the backbone's folder, or start the method smaller"
-    return Item("finite", "failed", f"{bad:,} numbers are not", remedy)
+    return CheckItem("finite", "failed", f"{bad:,} numbers are not", remedy)
 
 
-def _changes_output(see: Any, see_moved: Any, batch: Tree, edits: Edits, now: Look, then: Look) -> Item:
+def _changes_output(see: Any, see_moved: Any, batch: Tree, edits: Edits, now: Probe, then: Probe) -> CheckItem:
     name = "method changes the output"
     if not edits.layers and edits.prompt is None:
-        return Item(name, "not applicable", "it edits no layer")
-    bare, mask = Edits(position_offset=edits.positions, words=edits.words), np.asarray(batch["mask"])
+        return CheckItem(name, "not applicable", "it edits no layer")
+    bare, mask = Edits(position_offset=edits.positions, words=edits.words), np.asarray(batch["attention_mask"])
     by = distance(see(batch, bare), now, mask)
     if by > _SOMETHING:
-        return Item(name, "passed", f"by up to {by:.2g} of the outputs' size")
+        return CheckItem(name, "passed", f"by up to {by:.2g} of the outputs' size")
     by = distance(see_moved(batch, bare), then, mask)
     if by > _SOMETHING:
-        return Item(name, "passed", f"not at the start, and by up to {by:.2g} once its leaves have moved")
+        return CheckItem(name, "passed", f"not at the start, and by up to {by:.2g} once its leaves have moved")
     remedy = "let one of its hooks return something else than it was given"
-    return Item(name, "failed", "the backbone computes the same without it", remedy)
+    return CheckItem(name, "failed", "the backbone computes the same without it", remedy)
 
 
-def _gradients(model: TunedModel, trainable: Tree, moved: Tree, frozen: Tree, batch: Tree) -> Item:
+def _gradients(model: TunedModel, trainable: Tree, moved: Tree, frozen: Tree, batch: Tree) -> CheckItem:
     name = "gradients"
     both = set(flatten(trainable.get("backbone", {}))) & set(flatten(frozen["backbone"]))
     if both:
-        return Item(name, "failed", f"{_listed(both)} in both trees", "make the trees with model.init")
+        return CheckItem(name, "failed", f"{_listed(both)} in both trees", "make the trees with model.init")
     at_rest = _dead(model, trainable, frozen, batch)
     dead = [path for path in _dead(model, moved, frozen, batch) if path in at_rest]
     unread = {path: _why_unread(path) for path in dead if _why_unread(path)}
@@ -118,13 +118,13 @@ def _gradients(model: TunedModel, trainable: Tree, moved: Tree, frozen: Tree, ba
     total = len(flatten(trainable))
     if broken:
         remedy = "let the method's module use them, or leave them away"
-        return Item(name, "failed", f"{len(broken)} of {total} leaves have none: {_listed(broken)}", remedy)
+        return CheckItem(name, "failed", f"{len(broken)} of {total} leaves have none: {_listed(broken)}", remedy)
     measured = f"{total - len(at_rest)} of {total} leaves have one"
     if len(at_rest) > len(dead):
         measured += f"; {_listed(path for path in at_rest if path not in dead)} once the others have moved"
     for reason in sorted(set(unread.values())):
         measured += f"; {_listed(path for path in unread if unread[path] == reason)} never: {reason}"
-    return Item(name, "passed", measured)
+    return CheckItem(name, "passed", measured)
 
 
 def _dead(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree) -> list[str]:
@@ -135,15 +135,15 @@ def _why_unread(path: str) -> str | None:
     return next((why for part, why in UNREAD.items() if path.startswith(part) or path.endswith(f"/{part}")), None)
 
 
-def _padding(see: Any, batch: Tree, edits: Edits, now: Look, room: int, config: Any) -> Iterable[Item]:
+def _padding(see: Any, batch: Tree, edits: Edits, now: Probe, room: int, config: Any) -> Iterable[CheckItem]:
     names, more = ("padding invariance", "pads are not seen"), min(room, MORE_PADDING)
     if more < 1:
-        return [Item(name, "not applicable", "the position table has no room for more padding") for name in names]
-    ids, mask = (np.pad(np.asarray(batch[name]), ((0, 0), (0, more))) for name in ("input_ids", "mask"))
+        return [CheckItem(name, "not applicable", "the position table has no room for more padding") for name in names]
+    ids, mask = (np.pad(np.asarray(batch[name]), ((0, 0), (0, more))) for name in ("input_ids", "attention_mask"))
     ids[:, ids.shape[1] - more :] = config.padding_id
-    wide = {"input_ids": jnp.asarray(ids), "mask": jnp.asarray(mask)}
-    if "segments" in batch:
-        wide["segments"] = jnp.pad(batch["segments"], ((0, 0), (0, more)))
+    wide = {"input_ids": jnp.asarray(ids), "attention_mask": jnp.asarray(mask)}
+    if "token_type_ids" in batch:
+        wide["token_type_ids"] = jnp.pad(batch["token_type_ids"], ((0, 0), (0, more)))
     padded = see(wide, edits)
     others = {**wide, "input_ids": jnp.asarray(np.where(mask, ids, (ids + 7) % config.vocab))}
     remedy = "mask padding wherever tokens are summed (Inducer: legacy_mask=False)"
@@ -153,62 +153,62 @@ def _padding(see: Any, batch: Tree, edits: Edits, now: Look, room: int, config: 
     ]
 
 
-def _narrow(look: Look, like: Look) -> Look:
+def _narrow(look: Probe, like: Probe) -> Probe:
     tokens = like.hidden.shape[1]
     logits = look.logits if look.logits is None or look.logits.ndim == 2 else look.logits[:, :tokens]
-    return Look(look.hidden[:, :tokens], logits, look.observed)
+    return Probe(look.hidden[:, :tokens], logits, look.observed)
 
 
-def _batch_mates(see: Any, batch: Tree, edits: Edits, now: Look) -> Item:
+def _batch_mates(see: Any, batch: Tree, edits: Edits, now: Probe) -> CheckItem:
     name, rows = "batch invariance", batch["input_ids"].shape[0]
     if rows < 3:
-        return Item(name, "not applicable", f"the batch has {rows} rows", "give it three")
+        return CheckItem(name, "not applicable", f"the batch has {rows} rows", "give it three")
     # the first and the last row stay where they are, among copies of themselves
     order = np.where(np.arange(rows) < rows // 2, 0, rows - 1)
-    other = see({key: batch[key][order] for key in ("input_ids", "mask", "segments") if key in batch}, edits)
+    other = see({key: batch[key][order] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}, edits)
     kept = [0, rows - 1]
-    mine, theirs = (Look(x.hidden[kept], None if x.logits is None else x.logits[kept], ()) for x in (now, other))
+    mine, theirs = (Probe(x.hidden[kept], None if x.logits is None else x.logits[kept], ()) for x in (now, other))
     remedy = "let no hook sum or average over rows"
-    return _same(name, mine, theirs, np.asarray(batch["mask"])[kept], "among other rows", remedy)
+    return _same(name, mine, theirs, np.asarray(batch["attention_mask"])[kept], "among other rows", remedy)
 
 
-def _same(name: str, a: Look, b: Look, mask: np.ndarray, how: str, remedy: str) -> Item:
+def _same(name: str, a: Probe, b: Probe, mask: np.ndarray, how: str, remedy: str) -> CheckItem:
     by = distance(a, b, mask)
     measured = f"{how}, outputs differ by up to {by:.1g} of their size"
-    return Item(name, "passed", measured) if by <= tolerance(a) else Item(name, "failed", measured, remedy)
+    return CheckItem(name, "passed", measured) if by <= tolerance(a) else CheckItem(name, "failed", measured, remedy)
 
 
-def _mask_width(see: Any, batch: Tree, edits: Edits, now: Look) -> Item:
+def _mask_width(see: Any, batch: Tree, edits: Edits, now: Probe) -> CheckItem:
     """The virtual tokens of the last layer that has any are made heavier, so that no later one can spread what follows;
     a prompt at the embeddings is moved. (Keys and values may be behind closed gates; a mass is not.)"""
-    name, layer = "every token sees virtual ones", last_with_virtual_tokens(edits, batch["mask"], now.hidden)
+    name, layer = "every token sees virtual ones", last_with_virtual_tokens(edits, batch["attention_mask"], now.hidden)
     if layer is None and edits.prompt is None:
-        return Item(name, "not applicable", "the method has none")
-    changed = dataclasses.replace(edits, prompt=edits.prompt + 0.5) if layer is None else heavier(edits, layer)
-    other, mask = see(batch, changed), np.asarray(batch["mask"])
+        return CheckItem(name, "not applicable", "the method has none")
+    changed = dataclasses.replace(edits, prompt=edits.prompt + 0.5) if layer is None else upweight_virtual_tokens(edits, layer)
+    other, mask = see(batch, changed), np.asarray(batch["attention_mask"])
     blind = int((np.abs(np.asarray(now.hidden - other.hidden, np.float32)).max(-1)[mask] == 0).sum())
     measured = f"{mask.sum() - blind:,} of {mask.sum():,} real tokens notice a change of them"
     if not blind:
-        return Item(name, "passed", measured)
-    return Item(name, "failed", measured, "let no mask hide virtual tokens")
+        return CheckItem(name, "passed", measured)
+    return CheckItem(name, "failed", measured, "let no mask hide virtual tokens")
 
 
-def _reference(attention: str, see_slow: Any, batch: Tree, edits: Edits, now: Look) -> Item:
+def _reference(attention: str, see_slow: Any, batch: Tree, edits: Edits, now: Probe) -> CheckItem:
     name = "fused against reference attention"
     if attention == "reference":
-        return Item(name, "not applicable", "the backbone computes the reference")
+        return CheckItem(name, "not applicable", "the backbone computes the reference")
     remedy = "report this as a bug, and build the backbone with attention='reference' meanwhile"
-    return _same(name, now, see_slow(batch, edits), np.asarray(batch["mask"]), f"{attention} beside it", remedy)
+    return _same(name, now, see_slow(batch, edits), np.asarray(batch["attention_mask"]), f"{attention} beside it", remedy)
 
 
-def _saturation(observed: tuple[dict[str, np.ndarray], ...], mask: np.ndarray) -> Iterable[Item]:
+def _saturation(observed: tuple[dict[str, np.ndarray], ...], mask: np.ndarray) -> Iterable[CheckItem]:
     for name, key, remedy in (
         ("saturated gates", "alpha", "lower gate_learning_rate or gate_std"),
         ("saturated inducer weights", "weight", "expect little from the key's MLP, or take key_mode='identity'"),
     ):
         found = [seen[key] for seen in observed if key in seen]
         if not found:
-            yield Item(name, "not applicable", "the method has none")
+            yield CheckItem(name, "not applicable", "the method has none")
             continue
         if key == "weight":  # [L, B, H, T]; rows of a prompt stand before the text and are left out
             found = [np.moveaxis(p[..., p.shape[-1] - mask.shape[1] :], 2, -1)[:, mask] for p in found]
@@ -216,7 +216,7 @@ def _saturation(observed: tuple[dict[str, np.ndarray], ...], mask: np.ndarray) -
         low, high = float((values < SATURATED).mean()), float((values > 1 - SATURATED).mean())
         measured = f"{100 * low:.3g} % below {SATURATED}, {100 * high:.3g} % above {1 - SATURATED}"
         many = low + high > MANY
-        yield Item(name, "warning" if many else "passed", measured, remedy if many else "")
+        yield CheckItem(name, "warning" if many else "passed", measured, remedy if many else "")
 
 
 def _listed(paths: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, flatten, unflatten
 
 
-class Look(NamedTuple):
+class Probe(NamedTuple):
     """What a model shows of a batch, on the host: `hidden` `[B, T, D]`, `logits` if there is a head, and what each of
     its layer edits shows."""
 
@@ -28,9 +28,9 @@ def _compute(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree, edit
     return out.hidden, out.logits, out.observed
 
 
-def look(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree, edits: Edits) -> Look:
-    seen = {name: batch[name] for name in ("input_ids", "mask", "segments") if name in batch}
-    return Look(*jax.device_get(_compute(model, trainable, frozen, seen, edits)))
+def forward_probe(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree, edits: Edits) -> Probe:
+    seen = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+    return Probe(*jax.device_get(_compute(model, trainable, frozen, seen, edits)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -65,7 +65,7 @@ def live_gradients(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree
     return {path: live(leaf) for path, leaf in flatten(parts).items()}
 
 
-def step_away(trainable: Tree) -> Tree:
+def perturb(trainable: Tree) -> Tree:
     """Every leaf a random step away: those of the method by 0.1 (up where they are 0, since a mass below 0 is none),
     so that a method which starts gently is heard; the others by a tenth of their size."""
     random, new = np.random.default_rng(0), {}
@@ -77,7 +77,7 @@ def step_away(trainable: Tree) -> Tree:
     return unflatten(new)
 
 
-def distance(a: Look, b: Look, mask: np.ndarray) -> float:
+def distance(a: Probe, b: Probe, mask: np.ndarray) -> float:
     """The largest difference at real tokens of hidden states and logits, in sizes (rms) of the former."""
     pairs = [(a.hidden[mask], b.hidden[mask])]
     if a.logits is not None:
@@ -86,6 +86,6 @@ def distance(a: Look, b: Look, mask: np.ndarray) -> float:
     return max(float(np.abs(x - y).max() / (np.sqrt(np.mean(x * x)) + 1e-30)) for x, y in pairs)
 
 
-def tolerance(look: Look) -> float:
+def tolerance(look: Probe) -> float:
     """What rounding may do to outputs, in their sizes."""
     return 1e-3 if look.hidden.dtype == np.float32 else 0.1

@@ -8,7 +8,7 @@ Status = Literal["passed", "failed", "warning", "not applicable"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
+class CheckItem:
     """One question that was asked.
 
     Attributes:
@@ -28,14 +28,14 @@ class Item:
 class Check:
     """The answers to all questions; `print` and `rich` show them as a table."""
 
-    items: tuple[Item, ...]
+    items: tuple[CheckItem, ...]
 
     @property
     def ok(self) -> bool:
         """Whether nothing failed."""
         return all(item.status != "failed" for item in self.items)
 
-    def __getitem__(self, name: str) -> Item:
+    def __getitem__(self, name: str) -> CheckItem:
         return next(item for item in self.items if item.name == name)
 
     def __rich__(self) -> Any:

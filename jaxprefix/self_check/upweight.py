@@ -14,7 +14,7 @@ from jaxprefix.edits import Context, Edits, LayerEdit, edit
 
 
 @edit
-class Heavier(LayerEdit):
+class Upweighted(LayerEdit):
     """Another edit with the masses of its virtual tokens multiplied by `factor`, one for each layer."""
 
     inner: Any
@@ -29,22 +29,22 @@ class Heavier(LayerEdit):
 
 
 def _of_inner(hook: str) -> Any:
-    def call(self: Heavier, *args: Any) -> Any:
+    def call(self: Upweighted, *args: Any) -> Any:
         return getattr(self.inner, hook)(*args)
 
     return call
 
 
 for _hook in [name for name in vars(LayerEdit) if not name.startswith("_") and name != "virtual_tokens"]:
-    setattr(Heavier, _hook, _of_inner(_hook))
+    setattr(Upweighted, _hook, _of_inner(_hook))
 
 
-def heavier(edits: Edits, layer: int) -> Edits:
+def upweight_virtual_tokens(edits: Edits, layer: int) -> Edits:
     """The same edits, with virtual tokens of twice the mass in a layer."""
 
-    def made(layer_edit: LayerEdit) -> Heavier:
+    def made(layer_edit: LayerEdit) -> Upweighted:
         layers = jax.tree.leaves(layer_edit)[0].shape[0]
-        return Heavier(layer_edit, jnp.ones(layers).at[layer].set(2.0))
+        return Upweighted(layer_edit, jnp.ones(layers).at[layer].set(2.0))
 
     return dataclasses.replace(edits, layers=tuple(made(layer_edit) for layer_edit in edits.layers))
 

@@ -50,7 +50,7 @@ class Member(NamedTuple):
     head: Classifier
 
 
-class Shelf(NamedTuple):
+class BankState(NamedTuple):
     """The members in their order, the shapes that hold them, and their leaves `[A, ...]`."""
 
     members: dict[str, Member]
@@ -59,7 +59,7 @@ class Shelf(NamedTuple):
     stacks: Tree
 
     def fill(self, member: Member) -> Tree | None:
-        """The member's leaves in the shelf's shapes, or None where they do not fit."""
+        """The member's leaves in the state's shapes, or None where they do not fit."""
         edits = fill_slots(self.slots, member.edits)
         if edits is None or not self.head_slots.holds(member.head):
             return None
@@ -86,14 +86,14 @@ class Bank:
         self._first, first = next(iter(adapters.items()))
         self._precision = _precision(first.run)
         self.backbone: Backbone = first.backbone
-        self._shelf = _shelve({name: self._member(name, adapter) for name, adapter in adapters.items()})
+        self._shelf = _make_state({name: self._member(name, adapter) for name, adapter in adapters.items()})
 
     @property
     def names(self) -> tuple[str, ...]:
         """The adapters' names."""
         return tuple(self._shelf.members)
 
-    def exchange(self, name: str, adapter: str | Path | Adapter) -> None:
+    def replace(self, name: str, adapter: str | Path | Adapter) -> None:
         """Puts another adapter in the place of the one that has this name.
 
         Nothing is compiled anew as long as it fits the shapes of those that were there; a longer prefix, a larger rank,
@@ -102,36 +102,36 @@ class Bank:
         Raises:
           UserError: no adapter has that name, or the new one cannot share a program with the others.
         """
-        shelf = self._shelf
-        index = int(_indices(shelf, [name], 1)[0])
+        state = self._shelf
+        index = int(_indices(state, [name], 1)[0])
         if not isinstance(adapter, Adapter):
             adapter = load_adapter(adapter, backbone=self.backbone)
         member = self._member(name, adapter)
-        members = {**shelf.members, name: member}
-        leaves = shelf.fill(member)
+        members = {**state.members, name: member}
+        leaves = state.fill(member)
         if leaves is None:
-            self._shelf = _shelve(members)
+            self._shelf = _make_state(members)
             log.info("the new adapter %r does not fit the bank, which grows; its next batches are compiled anew.", name)
         else:
-            self._shelf = shelf._replace(members=members, stacks=_replaced(shelf.stacks, leaves, index))
+            self._shelf = state._replace(members=members, stacks=_replaced(state.stacks, leaves, index))
 
     def logits(self, batch: Mapping[str, Any], adapters: Sequence[str]) -> Array:
         """Logits of a batch whose rows have different adapters; compiled once per shape of the batch.
 
         Args:
-          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]` and `segments` int `[B, T]` may be absent.
+          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]` and `token_type_ids` int `[B, T]` may be absent.
           adapters: the name of each row's adapter, B of them.
 
         Returns:
           Float32 `[B, C]`, or `[B, T, C]` of token classifiers, C being the largest number of labels; `-inf` for the
           labels that a row's adapter does not have.
         """
-        shelf, ids = self._shelf, batch["input_ids"]
-        which = _indices(shelf, adapters, len(ids))
-        columns = {"mask": np.ones(ids.shape, bool), "segments": np.zeros(ids.shape, np.int32), **batch}
-        last = np.asarray(columns["mask"]) * np.arange(1, ids.shape[1] + 1)
-        self._check_lengths(shelf, last.max(1), which)
-        return self._answer(shelf, columns, which)["logits"]
+        state, ids = self._shelf, batch["input_ids"]
+        which = _indices(state, adapters, len(ids))
+        columns = {"attention_mask": np.ones(ids.shape, bool), "token_type_ids": np.zeros(ids.shape, np.int32), **batch}
+        last = np.asarray(columns["attention_mask"]) * np.arange(1, ids.shape[1] + 1)
+        self._check_lengths(state, last.max(1), which)
+        return self._answer(state, columns, which)["logits"]
 
     def __call__(
         self, rows: Sequence[str | Mapping[str, Any]], adapters: Sequence[str], *, batch_size: int = 32
@@ -148,25 +148,25 @@ class Bank:
         Returns:
           For each row what `Adapter.predict` returns, with the labels of its adapter.
         """
-        shelf = self._shelf
-        which = _indices(shelf, adapters, len(rows))
-        if shelf.head_slots.task == "causal_language":
+        state = self._shelf
+        which = _indices(state, adapters, len(rows))
+        if state.head_slots.task == "causal_language":
             raise UserError("these adapters predict no labels; call bank.generate(rows, adapters) for their texts.")
         if not rows:
             return []
         order = np.argsort(which, kind="stable")
-        examples = self._encoded(shelf, rows, which, order)
-        self._check_lengths(shelf, examples.lengths, which[order])
+        examples = self._encoded(state, rows, which, order)
+        self._check_lengths(state, examples.lengths, which[order])
         size = min(batch_size, 1 << (len(rows) - 1).bit_length())
-        kept = "logits" if shelf.head_slots.task == "classification" else "predictions"
+        kept = "logits" if state.head_slots.task == "classification" else "predictions"
         outputs, indices = [], []
         for batch, index in evaluation_batches(examples, size, self._buckets()):
             filled = np.concatenate([index, np.repeat(index[-1:], size - len(index))])
-            outputs.append(self._answer(shelf, batch, which[order][filled])[kept])
+            outputs.append(self._answer(state, batch, which[order][filled])[kept])
             indices.append(index)
         found = restore_order(jax.device_get(outputs), indices)
         results: list[dict[str, Any]] = [{}] * len(rows)
-        members = list(shelf.members.values())
+        members = list(state.members.values())
         for place, row in enumerate(order):
             adapter = members[which[row]].adapter
             if kept == "logits":
@@ -193,34 +193,34 @@ class Bank:
           batch_size: prompts decoded at a time.
           seed: of what is drawn.
         """
-        shelf = self._shelf
-        which = _indices(shelf, adapters, len(rows))
-        if shelf.head_slots.task != "causal_language":
+        state = self._shelf
+        which = _indices(state, adapters, len(rows))
+        if state.head_slots.task != "causal_language":
             raise UserError("these adapters write no text; call bank(rows, adapters) for their labels.")
         if not rows:
             return []
-        run, dims = next(iter(shelf.members.values())).adapter.run, self.backbone.module.dims
+        run, dims = next(iter(state.members.values())).adapter.run, self.backbone.module.dims
         decoding = with_tokens_of(run.decoding if decoding is None else decoding, self.backbone.tokenizer)
         decoding.check(dims.vocab)
         if decoding.beams > 1:
             raise UserError("a bank decodes without a beam; set beams=1, or take one adapter with jp.load_adapter.")
         order = np.argsort(which, kind="stable")
-        examples = self._encoded(shelf, rows, which, order)
-        self._check_lengths(shelf, examples.lengths + decoding.max_new_tokens - 1, which[order])
+        examples = self._encoded(state, rows, which, order)
+        self._check_lengths(state, examples.lengths + decoding.max_new_tokens - 1, which[order])
 
         def decode(batch: dict, index: np.ndarray) -> Generated:
             filled = np.concatenate([index, np.repeat(index[-1:], len(batch["input_ids"]) - len(index))])
             key = jax.random.fold_in(jax.random.key(seed), int(index[0])) if decoding.draws else None
             module, own = self.backbone.module, which[order][filled]
-            return bank_generate(module, decoding, shelf.stacks, self._frozen(), batch, own, key)
+            return bank_generate(module, decoding, state.stacks, self._frozen(), batch, own, key)
 
         texts = decoded_texts(examples, self.backbone.tokenizer, decode, batch_size, dims.positions)
         return [texts[place] for place in np.argsort(order, kind="stable")]
 
-    def _encoded(self, shelf: Shelf, rows: Sequence[Any], which: np.ndarray, order: np.ndarray) -> Examples:
+    def _encoded(self, state: BankState, rows: Sequence[Any], which: np.ndarray, order: np.ndarray) -> Examples:
         """The rows' tokens in the given order, which is by adapter, each by its adapter's task."""
         parts = []
-        for index, (name, member) in enumerate(shelf.members.items()):
+        for index, (name, member) in enumerate(state.members.items()):
             own = [rows[row] for row in order if which[row] == index]
             if own:
                 try:
@@ -234,15 +234,15 @@ class Bank:
         longest = self.backbone.module.dims.positions
         return [*(SHORTEST << i for i in range(longest.bit_length()) if SHORTEST << i < longest), longest]
 
-    def _check_lengths(self, shelf: Shelf, lengths: np.ndarray, which: np.ndarray) -> None:
+    def _check_lengths(self, state: BankState, lengths: np.ndarray, which: np.ndarray) -> None:
         """Refuses rows that the position table cannot serve, each with the offset of its own adapter."""
-        offsets = np.array([member.offset for member in shelf.members.values()])[which]
+        offsets = np.array([member.offset for member in state.members.values()])[which]
         worst = int(np.argmax(lengths + offsets))
         check_positions(int(lengths[worst]), int(offsets[worst]), self.backbone.module.dims)
 
-    def _answer(self, shelf: Shelf, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Array]:
-        columns = {name: batch[name] for name in ("input_ids", "mask", "segments")}
-        return bank_forward(self.backbone.module, shelf.head_slots, shelf.stacks, self._frozen(), columns, which)
+    def _answer(self, state: BankState, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Array]:
+        columns = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        return bank_forward(self.backbone.module, state.head_slots, state.stacks, self._frozen(), columns, which)
 
     def _frozen(self) -> Tree:
         tree = self.backbone.tree
@@ -264,7 +264,7 @@ class Bank:
                 f"the adapter {name!r} computes in {_precision(adapter.run)} and {self._first!r} in {self._precision}; "
                 "make a bank for each."
             )
-        head = read_head(name, adapter.model.head, adapter.trainable, adapter.frozen["born"])
+        head = read_head(name, adapter.model.head, adapter.trainable, adapter.frozen["initialized"])
         edits = adapter.model.edits(adapter.trainable)
         canonical = canonical_edits(name, edits, self.backbone.module.dims)
         return Member(adapter, canonical, edits.position_offset, head)
@@ -318,8 +318,8 @@ def bank_forward(
         edits = Edits(leaves["edits"], row_offsets=leaves["offset"][None])
         hidden = encoder.apply({"params": params}, one, edits).hidden
         if head_slots.task == "causal_language":
-            return CausalLM()({}, frozen, hidden, one["mask"], encoder.dims)[0]
-        return head_slots.logits(leaves["head"], frozen, hidden, one["mask"])[0]
+            return CausalLM()({}, frozen, hidden, one["attention_mask"], encoder.dims)[0]
+        return head_slots.logits(leaves["head"], frozen, hidden, one["attention_mask"])[0]
 
     rows = jax.tree.map(lambda stack: jnp.take(stack, which, axis=0, mode="clip"), stacks)
     logits = jax.vmap(answer)(rows, batch)
@@ -332,18 +332,18 @@ def _replaced(stacks: Tree, leaves: Tree, index: Any) -> Tree:
     return jax.tree.map(lambda stack, leaf: stack.at[index].set(leaf), stacks, leaves)
 
 
-def _shelve(members: dict[str, Member]) -> Shelf:
+def _make_state(members: dict[str, Member]) -> BankState:
     slots = make_slots([member.edits for member in members.values()])
-    shelf = Shelf(members, slots, make_head_slots({name: member.head for name, member in members.items()}), {})
-    filled = [shelf.fill(member) for member in members.values()]
-    return shelf._replace(stacks=jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *filled))
+    state = BankState(members, slots, make_head_slots({name: member.head for name, member in members.items()}), {})
+    filled = [state.fill(member) for member in members.values()]
+    return state._replace(stacks=jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *filled))
 
 
-def _indices(shelf: Shelf, adapters: Sequence[str], rows: int) -> np.ndarray:
+def _indices(state: BankState, adapters: Sequence[str], rows: int) -> np.ndarray:
     """The places of the adapters named by the rows, int32; refuses names that there are not."""
     if len(adapters) != rows:
         raise UserError(f"there are {rows} rows and {len(adapters)} names of adapters; name one for each row.")
-    places = {name: place for place, name in enumerate(shelf.members)}
+    places = {name: place for place, name in enumerate(state.members)}
     for name in adapters:
         if name not in places:
             near = difflib.get_close_matches(str(name), places, n=1) or list(places)

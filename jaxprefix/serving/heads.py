@@ -77,7 +77,7 @@ class HeadSlots:
         return affine(leaves, pooled)
 
 
-def read_head(name: str, head: Head | None, trainable: Tree, born: Tree) -> Classifier:
+def read_head(name: str, head: Head | None, trainable: Tree, initialized: Tree) -> Classifier:
     """An adapter's head.
 
     Raises:

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxprefix.edits import Edits
 from jaxprefix.generation.decoding import Decoding
-from jaxprefix.generation.loop import Generated, apart, decode
+from jaxprefix.generation.loop import Generated, decode, unstack
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.heads import CausalLM
@@ -25,7 +25,7 @@ def bank_generate(
     """Greedy or drawn tokens, row i with the leaves at `which[i]` of the stacks; each row has a cache of its own."""
     rows, columns = batch["input_ids"].shape
     unrolled = should_unroll(decoder.unroll, decoder.dims.layers)
-    layers = apart(frozen["layers"], decoder.dims.layers) if unrolled else None
+    layers = unstack(frozen["layers"], decoder.dims.layers) if unrolled else None
     params = {name: frozen[name] for name in decoder.parts}
     leaves = jax.tree.map(lambda stack: jnp.take(stack, which, axis=0, mode="clip"), stacks)
     one = Cache.empty(decoder.dims, 1, columns + decoding.max_new_tokens - 1, decoder.dtype, unrolled)

@@ -50,7 +50,7 @@ def start(
     """
     name, method = startable(model.method)
     leaves = trainable["method"][name] if name else trainable["method"]
-    tree = merge(frozen["backbone"], frozen["born"], trainable.get("backbone", {}))
+    tree = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))
     if isinstance(method, PromptTuning):
         made = {**leaves, "prompt": _prompt(model, tree, tokenizer, how, labels, method.length)}
     else:

@@ -38,7 +38,7 @@ def encode_causal(
         flat = np.concatenate([np.array(row, np.int32) for row in ids])
         yield Encoded(
             ids=flat,
-            segments=np.zeros(len(flat), np.int32),
+            token_type_ids=np.zeros(len(flat), np.int32),
             lengths=np.array([len(row) for row in ids], np.int64),
             labels=np.concatenate([np.array(row, np.int32) for row in labels]) if labelled else None,
         )

@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
     """A chunk of rows."""
 
     ids: Int32[np.ndarray, " tokens"]
-    segments: Int[np.ndarray, " tokens"]
+    token_type_ids: Int[np.ndarray, " tokens"]
     lengths: Int[np.ndarray, " rows"]
     labels: Int32[np.ndarray, " rows_or_tokens"] | None
     types: Int32[np.ndarray, " tokens"] | None = None
@@ -60,7 +60,7 @@ def encode(task: Task, tokenizer: Any, rows: Rows, label_of: LabelOf | None) -> 
             labels = np.array([label_of(value, index, task.label) for index, value in raw], np.int32)
         yield Encoded(
             ids=_flat(encoding.ids for encoding in encodings),
-            segments=_flat(encoding.type_ids for encoding in encodings),
+            token_type_ids=_flat(encoding.type_ids for encoding in encodings),
             lengths=lengths,
             labels=labels,
         )

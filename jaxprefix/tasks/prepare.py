@@ -110,7 +110,7 @@ def _arrays(task: Task, tokenizer: Any, rows: Rows, names: tuple[str, ...] | Non
     lengths = np.concatenate([chunk.lengths for chunk in chunks])
     arrays = {
         "ids": np.concatenate([chunk.ids for chunk in chunks]).astype(np.int32),
-        "segments": np.concatenate([chunk.segments for chunk in chunks]).astype(np.int8),
+        "token_type_ids": np.concatenate([chunk.token_type_ids for chunk in chunks]).astype(np.int8),
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     }
     types = [chunk.types for chunk in chunks if chunk.types is not None]
@@ -128,7 +128,7 @@ def _examples(task: Task, arrays: Mapping[str, np.ndarray], about: Mapping[str, 
     vocabulary = {**about["vocabulary"], "special_ids": tuple(about["vocabulary"]["special_ids"])}
     return Examples(
         ids=arrays["ids"],
-        segments=arrays["segments"],
+        token_type_ids=arrays["token_type_ids"],
         offsets=arrays["offsets"],
         labels=arrays.get("labels"),
         names=tuple(about["names"]),
@@ -136,7 +136,7 @@ def _examples(task: Task, arrays: Mapping[str, np.ndarray], about: Mapping[str, 
         max_length=task.max_length,
         per_token=isinstance(task, Tagging | CausalLanguage | ConditionalGeneration),
         mask_rate=task.mask_rate if isinstance(task, MaskedLanguage) else None,
-        documents=arrays.get("documents"),
+        segment_ids=arrays.get("segment_ids"),
         types=arrays.get("types"),
     )
 

@@ -174,7 +174,7 @@ class Run:
             start = dataclasses.replace(start, fit=True)
         return dataclasses.replace(self, method=method, start=start, baseline=None)
 
-    def made_head(self, num_labels: int) -> Head:
+    def resolve_head(self, num_labels: int) -> Head:
         """The head with its number of labels filled in from the data."""
         head = HEADS[type(self.task)]() if self.head is None else self.head
         if not hasattr(head, "num_labels"):

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxprefix.data import Examples, evaluation_batches, restore_order
 from jaxprefix.data.examples import IGNORED
 from jaxprefix.distributed.mesh import put_batch
-from jaxprefix.distributed.rows import fetched, own_rows
+from jaxprefix.distributed.rows import fetch_global, local_rows
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts
@@ -38,9 +38,9 @@ def run_rows(
 
     def collect(outputs: dict[str, Any]) -> None:
         for name, value in outputs.items():
-            collected.setdefault(name, []).append(fetched(value))
+            collected.setdefault(name, []).append(fetch_global(value))
 
-    for batch, index in evaluation_batches(examples, batch_size, None, own_rows(mesh, batch_size)):
+    for batch, index in evaluation_batches(examples, batch_size, None, local_rows(mesh, batch_size)):
         placed = put_batch(batch, mesh)
         labels = {"labels": placed["labels"]} if "labels" in placed else {}
         outputs = {**eval_step(trainable, frozen, placed), **labels}

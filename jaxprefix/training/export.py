@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from jaxprefix.checkpoints.adapter import write_adapter
-from jaxprefix.distributed.rows import fetched
+from jaxprefix.distributed.rows import fetch_global
 from jaxprefix.training.setup import Backbone, Setup
 from jaxprefix.trees import Tree, count
 from jaxprefix.typed_json import to_json
@@ -13,7 +13,7 @@ from jaxprefix.typed_json import to_json
 
 def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any]) -> Any:
     """Writes the adapter folder of a run; returns it. All processes call it, the first one writes."""
-    leaves = fetched({"trainable": trainable, "born": setup.frozen["born"]})
+    leaves = fetch_global({"trainable": trainable, "initialized": setup.frozen["initialized"]})
     if jax.process_index() == 0:
         write_adapter(
             folder,

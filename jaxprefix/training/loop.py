@@ -15,7 +15,7 @@ from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
 from jaxprefix.distributed.mesh import put_batch, replicated
 from jaxprefix.distributed.processes import Agreement
-from jaxprefix.distributed.rows import own_rows
+from jaxprefix.distributed.rows import local_rows
 from jaxprefix.errors import RunFailed
 from jaxprefix.tasks.metrics import higher_is_better, main_metric
 from jaxprefix.training.config import Run
@@ -162,7 +162,7 @@ class _Loop:
         rates = jax.device_put(run.optimizer.rates(), replicated(setup.mesh))
         step = self.last_saved = int(state.step)
         pending: tuple[int, int, dict] | None = None
-        agreed, rows = Agreement(setup.mesh), own_rows(setup.mesh, run.batch_size)
+        agreed, rows = Agreement(setup.mesh), local_rows(setup.mesh, run.batch_size)
         profile = Profile(run.profile, step, run_folder(run.folder))
         with Progress(self.steps, step) as progress, Writers(run, step) as writers:
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxprefix.data import evaluation_batches
 from jaxprefix.distributed.mesh import put_batch
-from jaxprefix.distributed.rows import fetched, own_rows
+from jaxprefix.distributed.rows import fetch_global, local_rows
 from jaxprefix.errors import UserError
 from jaxprefix.training.setup import Setup
 from jaxprefix.trees import Tree, flatten, unflatten
@@ -29,7 +29,7 @@ def look_before(setup: Setup, eval_step: Any, trainable: Tree) -> None:
     """
     split = next(name for name in ("validation", "test", "train") if name in setup.examples)
     rows = setup.run.eval_batch_size or setup.run.batch_size
-    batch, _ = next(evaluation_batches(setup.examples[split], rows, None, own_rows(setup.mesh, rows)))
+    batch, _ = next(evaluation_batches(setup.examples[split], rows, None, local_rows(setup.mesh, rows)))
 
     def losses(leaves: Tree, batch: dict) -> np.ndarray:
         return np.asarray(jax.device_get(eval_step(leaves, setup.frozen, put_batch(batch, setup.mesh))["losses"]))
@@ -60,7 +60,7 @@ def _moved(trainable: Tree) -> Tree | None:
     if not leaves:
         return None
     moved = {
-        path: fetched(leaf) + np.float32(0.1) * np.abs(random.standard_normal(leaf.shape, np.float32))
+        path: fetch_global(leaf) + np.float32(0.1) * np.abs(random.standard_normal(leaf.shape, np.float32))
         for path, leaf in leaves.items()
     }
     return {**trainable, **unflatten(moved)}
@@ -72,12 +72,12 @@ def _disturbed(batch: dict, config: Any) -> dict:
     order = np.where(np.arange(rows) < rows // 2, 0, rows - 1)
     other = {name: value[order] for name, value in batch.items()}
     words = (other["input_ids"] + 7) % config.vocab
-    return {**other, "input_ids": np.where(other["mask"], other["input_ids"], words)}
+    return {**other, "input_ids": np.where(other["attention_mask"], other["input_ids"], words)}
 
 
 def _alone(now: np.ndarray, other: np.ndarray, batch: dict, setup: Setup) -> None:
     kept = [0, len(now) - 1]
-    counts = batch["mask"][kept] if now.ndim == 2 else np.ones(2, bool)
+    counts = batch["attention_mask"][kept] if now.ndim == 2 else np.ones(2, bool)
     by = float(np.abs(now[kept] - other[kept])[counts].max(initial=0))
     if not by <= _TOLERANCE[setup.run.precision]:
         log.warning(

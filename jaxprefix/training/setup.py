@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 import jaxprefix
 from jaxprefix.data import Examples, given_splits
 from jaxprefix.distributed.mesh import check_batch, make_mesh
-from jaxprefix.distributed.processes import meet
+from jaxprefix.distributed.processes import barrier
 from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
 from jaxprefix.hf.loading import read_backbone
@@ -142,13 +142,13 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
         for split in (given_splits(run.task.source) if splits is None else splits)
     }
     names = next(iter(examples.values())).names
-    model = TunedModel(backbone.module, run.method, run.made_head(len(names)))
+    model = TunedModel(backbone.module, run.method, run.resolve_head(len(names)))
     longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
     # from here on all processes compute together
     word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)}".encode()).hexdigest()
-    meet(f"the set-up of {run.folder}", word)
-    trainable, frozen = born(run, model, backbone, names)
-    frozen = {**frozen, "born": jax.device_put(frozen["born"], tree_shardings(backbone.module, frozen, mesh)["born"])}
+    barrier(f"the set-up of {run.folder}", word)
+    trainable, frozen = init_trees(run, model, backbone, names)
+    frozen = {**frozen, "initialized": jax.device_put(frozen["initialized"], tree_shardings(backbone.module, frozen, mesh)["initialized"])}
     edits = model.edits(trainable)
     check_positions(longest, edits.positions, dims)
     _check_new_words(run, edits)
@@ -176,11 +176,11 @@ def _check_new_words(run: Run, edits: Edits) -> None:
     if needed and needed != there:
         raise UserError(
             f"{type(run.task.format).__name__} adds {needed} tokens and the method has new rows for {there}; put "
-            f"NewWords({needed}) into the method, as in {type(run.method).__name__}(...) + NewWords({needed})."
+            f"NewTokens({needed}) into the method, as in {type(run.method).__name__}(...) + NewTokens({needed})."
         )
 
 
-def born(run: Run, model: TunedModel, backbone: Backbone, labels: Sequence[str]) -> tuple[Tree, Tree]:
+def init_trees(run: Run, model: TunedModel, backbone: Backbone, labels: Sequence[str]) -> tuple[Tree, Tree]:
     """The two trees of a run at step 0, drawn from its seed and put at its start."""
     trainable, frozen = model.init(jax.random.key(run.seed), backbone.tree)
     if run.start is not None:

@@ -28,7 +28,7 @@ def random_case(seed):
     if rng.random() < 0.6:
         options["mask"] = jnp.asarray(rng.random((shape["b"], shape["s"])) < 0.7)
     if rng.random() < 0.5:
-        options["segments"] = (
+        options["segment_ids"] = (
             jnp.asarray(rng.integers(0, 2, (shape["b"], shape["t"])), jnp.int32),
             jnp.asarray(rng.integers(0, 2, (shape["b"], shape["s"])), jnp.int32),
         )
@@ -51,7 +51,7 @@ def test_the_grid_covers_what_it_should():
     with jax.enable_x64(True):
         cases = [random_case(seed) for seed in range(12)]
     seen = {name for x, _ in cases for name in x} | {name for _, options in cases for name in options}
-    assert seen >= {*FIELDS, "bias", "mask", "segments", "scale", "dropout"}
+    assert seen >= {*FIELDS, "bias", "mask", "segment_ids", "scale", "dropout"}
     for name in FIELDS:
         ranks = {x[name].ndim for x, _ in cases if name in x}
         assert len(ranks) == 2, name

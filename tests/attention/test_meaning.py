@@ -167,14 +167,14 @@ def test_masks_and_bias_never_touch_virtual_tokens(implementation):
     with jax.enable_x64(True):
         x = example(10, b=2, t=4, s=6, h=4, kv=2, e=3, e2=2, p=2, rows=("key_scale", "values"), bias=(1, 4))
         mask = np.asarray([[1, 1, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0]], bool)
-        segments = np.asarray([[0, 0, 1, 1], [1, 0, 1, 0]]), np.asarray([[0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 0]])
+        segment_ids = np.asarray([[0, 0, 1, 1], [1, 0, 1, 0]]), np.asarray([[0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 0]])
         options = {"mask": jnp.asarray(mask), "causal": True, "implementation": implementation}
-        o, lse = outputs(x, segments=tuple(jnp.asarray(y, jnp.int32) for y in segments), **options)
+        o, lse = outputs(x, segment_ids=tuple(jnp.asarray(y, jnp.int32) for y in segment_ids), **options)
         y = {name: np.asarray(value) for name, value in x.items()}
         for b, t, h in np.ndindex(2, 4, 4):
             total, numerator = 0.0, np.zeros(2)
             for s in range(6):
-                if mask[b, s] and s <= t + 2 and segments[0][b, t] == segments[1][b, s]:
+                if mask[b, s] and s <= t + 2 and segment_ids[0][b, t] == segment_ids[1][b, s]:
                     w = np.exp(y["q"][b, t, h] @ y["k"][b, s, h // 2] / np.sqrt(3) + y["bias"][0, h, t, s])
                     total, numerator = total + w, numerator + w * y["v"][b, s, h // 2]
             for p in range(2):

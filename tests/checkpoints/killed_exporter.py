@@ -12,7 +12,7 @@ def export(folder, turn: int) -> None:
     tree = {"prefix": {"keys": np.full((200, 500), turn, np.float32)}, "head": {"bias": np.full(3, turn, np.int32)}}
     write_adapter(
         folder,
-        leaves={"trainable": tree, "born": {"pooler": np.full(7, turn, np.float64)}},
+        leaves={"trainable": tree, "initialized": {"pooler": np.full(7, turn, np.float64)}},
         config_json=f'{{"type": "Run", "seed": {turn}}}',
         backbone={"name": "b", "turn": turn},
         metrics={"turn": turn},

@@ -34,7 +34,7 @@ LEAVES = {
         "scalar": jnp.float32(0.1),
         "transposed": np.arange(6.0).reshape(2, 3).T,
     },
-    "born": {"rows": jnp.array([jnp.nan, -0.0]), "ids": np.arange(3), "mask": np.array([True, False])},
+    "initialized": {"rows": jnp.array([jnp.nan, -0.0]), "ids": np.arange(3), "mask": np.array([True, False])},
 }
 CONFIG = {
     "type": "Run",
@@ -56,7 +56,7 @@ def test_round_trip_to_the_bit(tmp_path: Path):
     back = read_adapter(tmp_path / "new" / "adapter")
     assert sorted(path.name for path in (tmp_path / "new" / "adapter").iterdir()) == FILES
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["adapter"]
-    tree = {"trainable": back.trainable, "born": back.born}
+    tree = {"trainable": back.trainable, "initialized": back.initialized}
     assert jax.tree.structure(tree) == jax.tree.structure(LEAVES)
     for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(LEAVES), strict=True):
         b = np.asarray(b)
@@ -69,7 +69,7 @@ def test_round_trip_to_the_bit(tmp_path: Path):
 def test_born_may_be_absent(tmp_path: Path):
     write(tmp_path / "a", leaves={"trainable": {"x": np.ones(2)}}, labels=None)
     back = read_adapter(tmp_path / "a")
-    assert back.born == {}
+    assert back.initialized == {}
     assert back.labels is None
 
 
@@ -208,7 +208,7 @@ def test_killed_at_any_moment_the_old_or_the_new_one_is_there(tmp_path: Path, ho
     (turn,) = {
         *np.unique(back.trainable["prefix"]["keys"]).tolist(),
         *np.unique(back.trainable["head"]["bias"]).tolist(),
-        *np.unique(back.born["pooler"]).tolist(),
+        *np.unique(back.initialized["pooler"]).tolist(),
         back.metrics["turn"],
         back.backbone["turn"],
         json.loads(back.config_json)["seed"],

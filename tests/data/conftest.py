@@ -17,7 +17,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """BERT-like: [CLS] a [SEP] b [SEP] with segments 0 and 1; unknown words fall apart into letters."""
+    """BERT-like: [CLS] a [SEP] b [SEP] with token_type_ids 0 and 1; unknown words fall apart into letters."""
     letters = [letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789.,:" if letter not in WORDS]
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *WORDS, *letters, *PIECES])}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

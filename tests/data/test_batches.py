@@ -27,7 +27,7 @@ def examples(rows=100, per_token=False, mask_rate=None, longest=50, seed=0):
     labels = (np.repeat(np.arange(rows), lengths) if per_token else np.arange(rows)).astype(np.int32) % 3
     return Examples(
         ids=ids,
-        segments=(ids % 2).astype(np.int8),
+        token_type_ids=(ids % 2).astype(np.int8),
         offsets=offsets,
         labels=None if mask_rate else labels,
         names=("a", "b", "c"),
@@ -63,7 +63,7 @@ def test_the_global_batch_is_the_same_for_any_number_of_processes(kind, processe
     for step in (0, 11):
         parts = [batches.batch(step, own) for own in np.split(np.arange(8), processes)]
         same(batches.batch(step), {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-        assert batches.tokens(step) == batches.batch(step)["mask"].sum()
+        assert batches.tokens(step) == batches.batch(step)["attention_mask"].sum()
 
 
 def test_rows_that_do_not_lie_together_are_those_of_the_global_batch():
@@ -101,13 +101,13 @@ def test_a_batch_holds_what_the_rows_hold():
         length = int(source.lengths[row])
         expected = source.row(int(row))
         np.testing.assert_array_equal(batch["input_ids"][place, :length], expected["ids"])
-        np.testing.assert_array_equal(batch["segments"][place, :length], expected["segments"])
+        np.testing.assert_array_equal(batch["token_type_ids"][place, :length], expected["token_type_ids"])
         np.testing.assert_array_equal(batch["labels"][place, :length], expected["labels"])
         assert (batch["input_ids"][place, length:] == VOCABULARY.padding_id).all()
-        assert (batch["segments"][place, length:] == 0).all() and (batch["labels"][place, length:] == -100).all()
-        assert batch["mask"][place].sum() == length and batch["mask"][place, :length].all()
+        assert (batch["token_type_ids"][place, length:] == 0).all() and (batch["labels"][place, length:] == -100).all()
+        assert batch["attention_mask"][place].sum() == length and batch["attention_mask"][place, :length].all()
     assert {name: array.dtype.name for name, array in batch.items()} == {
-        "input_ids": "int32", "mask": "bool", "segments": "int32", "labels": "int32", "weight": "float32"
+        "input_ids": "int32", "attention_mask": "bool", "token_type_ids": "int32", "labels": "int32", "weight": "float32"
     }  # fmt: skip
     labels = Batches(examples(), 8, seed=3).batch(4)["labels"]
     np.testing.assert_array_equal(labels, rows % 3)
@@ -153,7 +153,7 @@ def test_evaluation_counts_every_row_once(rows, processes):
         batch = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
         index = parts[0][1]
         assert batch["input_ids"].shape[0] == 8
-        assert batch["weight"].sum() == len(index) and batch["mask"].any(1).all()
+        assert batch["weight"].sum() == len(index) and batch["attention_mask"].any(1).all()
         weights += batch["weight"].sum()
         ids.append(batch["input_ids"][:, 1])
         indices.append(index)
@@ -182,13 +182,13 @@ def test_masking_follows_the_published_rates():
     source = examples(rows=900, longest=64, mask_rate=0.15)
     batch = Batches(source, 900, seed=0).batch(0)
     rows = Batches(source, 900, seed=0).rows(0)
-    original = np.where(batch["mask"], rows[:, None] + 10, 7)
+    original = np.where(batch["attention_mask"], rows[:, None] + 10, 7)
     original[:, 0] = 0
     chosen = batch["labels"] != -100
-    assert not chosen[:, 0].any() and not chosen[~batch["mask"]].any()
+    assert not chosen[:, 0].any() and not chosen[~batch["attention_mask"]].any()
     np.testing.assert_array_equal(batch["labels"][chosen], original[chosen])
     np.testing.assert_array_equal(batch["input_ids"][~chosen], original[~chosen])
-    ordinary = batch["mask"].sum() - 900
+    ordinary = batch["attention_mask"].sum() - 900
     assert chosen.sum() / ordinary == pytest.approx(0.15, abs=0.01)
     now = batch["input_ids"][chosen]
     assert (now == 2).mean() == pytest.approx(0.8, abs=0.02)
@@ -205,7 +205,7 @@ def test_words_in_focus_are_masked_at_their_own_rate():
         found = [Batches(source, 300, seed=0).batch(step) for step in range(6)]
         rows = [Batches(source, 300, seed=0).rows(step) + 10 for step in range(6)]
         inside = [np.isin(number, (20, 30, 40)) for number in rows]
-        ordinary = [b["mask"][:, 1:] for b in found]
+        ordinary = [b["attention_mask"][:, 1:] for b in found]
         predicted = [b["labels"][:, 1:] != -100 for b in found]
         chosen.append([p[i] for p, i in zip(predicted, inside, strict=True)])
         rates = [

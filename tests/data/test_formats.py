@@ -202,13 +202,13 @@ def test_types_reach_batches_and_prompts(tmp_path):
     tokenizer = extended(jp.WebNLG())
     examples = prepare(given, tokenizer)
     batch = Batches(examples, 2, 0, buckets=(24,)).batch(0)
-    assert batch["token_types"].dtype == np.int32 and (batch["token_types"][~batch["mask"]] == PAD).all()
-    assert (batch["input_ids"][~batch["mask"]] == PAD).all()
+    assert batch["token_type_ids"].dtype == np.int32 and (batch["token_type_ids"][~batch["attention_mask"]] == PAD).all()
+    assert (batch["input_ids"][~batch["attention_mask"]] == PAD).all()
     prompts = encode_texts(given, tokenizer, ["a | b | c", {"triples": [["d", "a", "e"]]}])
     assert prompts.row(0)["ids"].tolist() == [BOS_W, SUBJECT, A, PROPERTY, B, OBJECT, C, TARGET]
     ((batch, index),) = prompt_batches(prompts, 2, 40)
-    assert index.tolist() == [0, 1] and batch["token_types"].shape == (2, 16)
-    assert batch["token_types"][1].tolist() == [
+    assert index.tolist() == [0, 1] and batch["token_type_ids"].shape == (2, 16)
+    assert batch["token_type_ids"][1].tolist() == [
         *[PAD] * 8, BOS_W, SUBJECT, SUBJECT, PROPERTY, PROPERTY, OBJECT, OBJECT, TARGET
     ]  # fmt: skip
     packed = prepare(replace(given, packed=True), tokenizer)
@@ -269,5 +269,5 @@ def test_tokens_are_added_to_a_copy_behind_the_word_table():
 def test_formats_travel_as_json():
     from jaxprefix.typed_json import from_json, to_json
 
-    run = jp.Run(task("data.json", jp.CoQA(max_history=1)), method=jp.Inducer() + jp.NewWords(16))
+    run = jp.Run(task("data.json", jp.CoQA(max_history=1)), method=jp.Inducer() + jp.NewTokens(16))
     assert from_json(to_json(run), jp.Run) == run

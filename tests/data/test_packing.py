@@ -55,7 +55,7 @@ def test_tokens_stay_together_and_are_numbered():
     found = packed(arrays, 4)  # lengths 2, 0, 3, 1, 1
     assert found["ids"].tolist() == [1, 2, 6, 7, 3, 4, 5]
     assert found["offsets"].tolist() == [0, 4, 7]
-    assert found["documents"].tolist() == [1, 1, 2, 3, 1, 1, 1]
+    assert found["segment_ids"].tolist() == [1, 1, 2, 3, 1, 1, 1]
 
 
 def test_texts_are_packed_at_preparation(tmp_path):
@@ -65,22 +65,22 @@ def test_texts_are_packed_at_preparation(tmp_path):
     row = examples.row(0)
     assert row["ids"].tolist() == [A, B, END, C, END]
     assert row["labels"].tolist() == [B, END, NO, END, NO]
-    assert row["documents"].tolist() == [1, 1, 1, 2, 2]
+    assert row["segment_ids"].tolist() == [1, 1, 1, 2, 2]
     assert examples.row(1)["ids"].tolist() == [A, B, C, D, END]
-    assert examples.row(2)["documents"].tolist() == [1, 1]
+    assert examples.row(2)["segment_ids"].tolist() == [1, 1]
     again = prepare(task, letters())  # from the cache
-    assert all(np.array_equal(getattr(again, name), getattr(examples, name)) for name in ("ids", "documents", "labels"))
-    assert prepare(replace(task, packed=False), letters()).documents is None
+    assert all(np.array_equal(getattr(again, name), getattr(examples, name)) for name in ("ids", "segment_ids", "labels"))
+    assert prepare(replace(task, packed=False), letters()).segment_ids is None
 
 
 def test_batches_say_which_example_a_token_belongs_to(tmp_path):
     examples = prepare(texts(tmp_path, ["ab", "abcd", "c", "d"], max_length=6, packed=True), letters())
     batches = Batches(examples, 3, 0, buckets=(8,))
     batch, rows = batches.batch(0), batches.rows(0)
-    assert batch["documents"].dtype == np.int32 and batch["documents"].shape == (3, 8)
-    assert ((batch["documents"] == 0) == ~batch["mask"]).all()
-    assert batch["documents"][list(rows).index(0)].tolist() == [1, 1, 1, 2, 2, 0, 0, 0]
-    borders = np.diff(batch["documents"], axis=1) != 0
+    assert batch["segment_ids"].dtype == np.int32 and batch["segment_ids"].shape == (3, 8)
+    assert ((batch["segment_ids"] == 0) == ~batch["attention_mask"]).all()
+    assert batch["segment_ids"][list(rows).index(0)].tolist() == [1, 1, 1, 2, 2, 0, 0, 0]
+    borders = np.diff(batch["segment_ids"], axis=1) != 0
     assert (batch["labels"][:, :-1][borders] == NO).all()
 
 
@@ -91,7 +91,7 @@ def test_prompts_are_filled_up_to_both_lengths_and_for_prediction_not_packed(tmp
     assert examples.lengths.tolist() == [8, 4] and examples.max_length == 9
     assert examples.row(0)["labels"].tolist() == [NO, B, END, NO, NO, C, END, NO]
     prompts = encode_texts(task, letters(), ["a", "b"])
-    assert prompts.documents is None and prompts.lengths.tolist() == [2, 2]
+    assert prompts.segment_ids is None and prompts.lengths.tolist() == [2, 2]
 
 
 METHODS = {
@@ -130,4 +130,4 @@ def test_prompts_at_the_embeddings_refuse_packed_rows(tmp_path):
     run = jp.Run(task, backbone, method=jp.PromptTuning(length=2), folder=str(tmp_path / "run"))
     with pytest.raises(UserError, match="PromptTuning puts a prompt before each row, and a packed row holds several"):
         set_up(run)
-    assert set_up(replace(run, method=jp.PTuningV2(length=2))).examples["train"].documents is not None
+    assert set_up(replace(run, method=jp.PTuningV2(length=2))).examples["train"].segment_ids is not None

@@ -39,8 +39,8 @@ def test_pairs_are_cut_as_transformers_cuts_them(tokenizer, tmp_path, rows_of_te
     theirs = tokenizer(*columns, truncation="longest_first", max_length=max_length, return_token_type_ids=True)
     for index in range(len(rows)):
         assert examples.row(index)["ids"].tolist() == theirs["input_ids"][index]
-        assert examples.row(index)["segments"].tolist() == theirs["token_type_ids"][index]
-    assert examples.segments.max() == 1 and examples.lengths.max() <= max_length
+        assert examples.row(index)["token_type_ids"].tolist() == theirs["token_type_ids"][index]
+    assert examples.token_type_ids.max() == 1 and examples.lengths.max() <= max_length
 
 
 def test_templates_make_texts_out_of_columns(tokenizer, tmp_path):
@@ -65,7 +65,7 @@ def test_templates_make_texts_out_of_columns(tokenizer, tmp_path):
         "ran",
         "[SEP]",
     ]
-    assert pair.row(0)["segments"].tolist() == [0] * 7 + [1] * 6
+    assert pair.row(0)["token_type_ids"].tolist() == [0] * 7 + [1] * 6
 
 
 def test_tags_lie_on_first_sub_tokens(tokenizer, tmp_path):
@@ -115,7 +115,7 @@ def test_the_three_file_formats_give_the_same_examples(tokenizer, tmp_path, rows
     ]
     for other in found[1:]:
         assert other.names == found[0].names
-        for name in ("ids", "segments", "offsets", "labels"):
+        for name in ("ids", "token_type_ids", "offsets", "labels"):
             np.testing.assert_array_equal(getattr(other, name), getattr(found[0], name))
 
 
@@ -143,7 +143,7 @@ def test_masked_language_takes_pairs_and_single_texts(tokenizer, tmp_path):
     examples = prepare(task, tokenizer)
     assert decoded(tokenizer, examples, 0) == ["[CLS]", "the", "cat", "[SEP]", "a", "dog", "[SEP]"]
     assert decoded(tokenizer, examples, 1) == ["[CLS]", "the", "cat", "[SEP]"]
-    assert examples.row(0)["segments"].tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert examples.row(0)["token_type_ids"].tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert examples.focus_ids == (tokenizer.convert_tokens_to_ids("cat"),) and examples.focus_rate == 0.5
 
 

@@ -21,7 +21,7 @@ from jaxprefix.tasks import prepare as prepare_function
 from tests.data.conftest import write_rows
 
 ROOT = Path(__file__).parents[2]
-FIELDS = ("ids", "segments", "offsets", "labels")
+FIELDS = ("ids", "token_type_ids", "offsets", "labels")
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def backbone(name):
 def batch(name):
     """The inputs of `expected(name)`."""
     stored = np.load(FIXTURES / "expected.npz")
-    return {key: stored[f"{kind_of(name)}/{key}"] for key in ("input_ids", "mask", "segments")}
+    return {key: stored[f"{kind_of(name)}/{key}"] for key in ("input_ids", "attention_mask", "token_type_ids")}
 
 
 def expected(name):
@@ -61,11 +61,11 @@ def own_adapter(name, method, head, seed=0, source=None):
     base = read_base(source or backbone(name))
     task = (Tagging if isinstance(head, TokenClassifier) else Classification)(NO_ROWS, max_length=10)
     run = Run(task, backbone=base.identity["source"], method=method, head=head)
-    model = TunedModel(base.module, method, run.made_head(len(LABELS)))
+    model = TunedModel(base.module, method, run.resolve_head(len(LABELS)))
     trainable, frozen = model.init(jax.random.key(seed), base.tree)
     random = np.random.default_rng(seed)
     trainable, born = (
         jax.tree.map(lambda leaf: leaf + jnp.asarray(0.3 * random.standard_normal(leaf.shape), leaf.dtype), tree)
-        for tree in (trainable, frozen["born"])
+        for tree in (trainable, frozen["initialized"])
     )
-    return Adapter(model, trainable, {**frozen, "born": born}, base, run, LABELS, {})
+    return Adapter(model, trainable, {**frozen, "initialized": born}, base, run, LABELS, {})

@@ -78,12 +78,12 @@ def inputs(seed=0):
     """Rows of different lengths, padded on the right; id 0 is padding and nothing else."""
     random = np.random.default_rng(seed)
     mask = np.arange(TOKENS) < np.array([TOKENS, 5, 1])[:, None]
-    return {"input_ids": np.where(mask, random.integers(5, V, mask.shape), 0), "mask": mask}
+    return {"input_ids": np.where(mask, random.integers(5, V, mask.shape), 0), "attention_mask": mask}
 
 
 def logits_of(model, batch):
     with torch.no_grad():
-        ids, mask = (torch.tensor(batch[name]).long() for name in ("input_ids", "mask"))
+        ids, mask = (torch.tensor(batch[name]).long() for name in ("input_ids", "attention_mask"))
         return model(input_ids=ids, attention_mask=mask).logits.numpy()
 
 

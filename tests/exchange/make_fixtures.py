@@ -49,15 +49,15 @@ def inputs(kind: str, seed: int = 0) -> dict[str, np.ndarray]:
     random, pad = np.random.default_rng(seed), 0 if kind == "bert" else 1
     mask = np.arange(TOKENS) < np.array([TOKENS, 4, 1])[:ROWS, None]
     ids = np.where(mask, random.integers(5, SIZES["vocab_size"], mask.shape), pad)
-    return {"input_ids": ids, "mask": mask, "segments": random.integers(0, 2, mask.shape) * (kind == "bert")}
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": random.integers(0, 2, mask.shape) * (kind == "bert")}
 
 
 def logits_of(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> np.ndarray:
     with torch.no_grad():
         return model(
             input_ids=torch.tensor(batch["input_ids"]),
-            attention_mask=torch.tensor(batch["mask"].astype(int)),
-            token_type_ids=torch.tensor(batch["segments"]),
+            attention_mask=torch.tensor(batch["attention_mask"].astype(int)),
+            token_type_ids=torch.tensor(batch["token_type_ids"]),
         ).logits.numpy()
 
 
@@ -102,19 +102,19 @@ def unshifted_hidden(kind: str, folder: Path | str, table: np.ndarray, batch: di
     layers, heads = SIZES["num_hidden_layers"], SIZES["num_attention_heads"]
     length = len(table)
     slices = torch.tensor(table).view(length, 2 * layers, heads, -1).permute(1, 2, 0, 3)[:, None]
-    slices = slices.expand(-1, len(batch["mask"]), -1, -1, -1)
+    slices = slices.expand(-1, len(batch["attention_mask"]), -1, -1, -1)
     cache = transformers.DynamicCache()
     for layer in range(layers):
         cache.update(slices[2 * layer].contiguous(), slices[2 * layer + 1].contiguous(), layer)
-    mask = batch["mask"].astype(int)
+    mask = batch["attention_mask"].astype(int)
     positions = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
     if kind == "roberta":
-        positions = np.where(batch["mask"], mask.cumsum(1) + 1, 1)
+        positions = np.where(batch["attention_mask"], mask.cumsum(1) + 1, 1)
     with torch.no_grad():
         return base(
             input_ids=torch.tensor(batch["input_ids"]),
             attention_mask=torch.tensor(np.concatenate([np.ones((len(mask), length), int), mask], axis=1)),
-            token_type_ids=torch.tensor(batch["segments"]),
+            token_type_ids=torch.tensor(batch["token_type_ids"]),
             position_ids=torch.tensor(positions.copy()),
             past_key_values=cache,
         ).last_hidden_state.numpy()

@@ -33,11 +33,11 @@ def base(name):
 
 def batch():
     stored = np.load(DECODERS / "expected.npz")
-    return {"input_ids": stored["input_ids"].astype(np.int32), "mask": stored["mask"]}
+    return {"input_ids": stored["input_ids"].astype(np.int32), "attention_mask": stored["attention_mask"]}
 
 
 def assert_pefts(adapter, name):
-    found, wanted, mask = logits(adapter, batch()), np.load(DECODERS / "expected.npz")[name], batch()["mask"]
+    found, wanted, mask = logits(adapter, batch()), np.load(DECODERS / "expected.npz")[name], batch()["attention_mask"]
     keep = np.ones(len(mask), bool) if "classification" in name else mask
     np.testing.assert_allclose(found[keep], wanted[keep], atol=2e-5, rtol=0)
 
@@ -62,7 +62,7 @@ def test_the_logits_are_pefts_and_the_tensors_go_back_as_they_came(name, tmp_pat
 def test_a_language_model_is_an_adapter_like_others(tmp_path):
     adapter = jp.import_peft(DECODERS / "mistral-causal", backbone=base("mistral"))
     assert adapter.labels == ()
-    assert adapter.run.method == PTuningV2(length=3, dropout=0.0, leaves_window=True)
+    assert adapter.run.method == PTuningV2(length=3, dropout=0.0, subject_to_window=True)
     assert isinstance(adapter.run.task, jp.CausalLanguage)
     assert adapter.run.task.max_length == 27
     adapter.save(tmp_path / "adapter")
@@ -114,7 +114,7 @@ def biased():
 
 P = PTuningV2(length=2)
 REFUSED = [
-    (lambda: model("mistral", P, CausalLM()), ["windows of 5 tokens", "leaves_window = False", "set it to True"]),
+    (lambda: model("mistral", P, CausalLM()), ["windows of 5 tokens", "subject_to_window = False", "set it to True"]),
     (lambda: model("gemma3_text", P, CausalLM()), ["gemma3_text has windows"]),
     (lambda: model("gpt2", PTuningV2(length=2, position_offset=False), CausalLM()), ["position_offset = False"]),
     (lambda: model("llama", P, SequenceClassifier(num_labels=3)), ['pooling="mean"', 'pooling="last", bias=False']),
@@ -122,7 +122,7 @@ REFUSED = [
     (lambda: model("llama", P + LoRA(rank=1), CausalLM()), ["Combined cannot be written"]),
     (lambda: model("llama", PromptTuning(length=2), CausalLM()), ["PromptTuning cannot be written"]),
     (
-        lambda: model("gemma3_text", PTuningV2(length=2, leaves_window=True), TokenClassifier(num_labels=3)),
+        lambda: model("gemma3_text", PTuningV2(length=2, subject_to_window=True), TokenClassifier(num_labels=3)),
         ["no token classifier of gemma3_text"],
     ),
 ]

@@ -53,8 +53,8 @@ def test_a_folder_of_pefts_gives_the_same_logits_here(kind, task, folders, tmp_p
         model = made.prefixed(task, mlp, folders[kind], length)
         model.save_pretrained(tmp_path / str(length))
         adapter = jp.import_peft(tmp_path / str(length), backbone=folders[kind])
-        close(logits(adapter, batch), made.logits_of(model, batch), batch["mask"], task)
-        assert adapter.run.method.leaves_window == bool(made.KINDS[kind].get("sliding_window"))
+        close(logits(adapter, batch), made.logits_of(model, batch), batch["attention_mask"], task)
+        assert adapter.run.method.subject_to_window == bool(made.KINDS[kind].get("sliding_window"))
 
 
 def own(folder, task, method, seed=0):
@@ -63,7 +63,7 @@ def own(folder, task, method, seed=0):
     head = HEAD_OF[task]
     run = Run(kinds[type(head)](NO_ROWS), backbone=folder, method=method, head=head)
     labels = () if task == "causal" else ("no", "maybe", "yes")
-    model = TunedModel(base.module, method, run.made_head(len(labels)))
+    model = TunedModel(base.module, method, run.resolve_head(len(labels)))
     trainable, frozen = model.init(jax.random.key(seed), base.tree)
     random = np.random.default_rng(seed)
     trainable = jax.tree.map(lambda leaf: leaf + 0.3 * random.standard_normal(leaf.shape).astype(np.float32), trainable)
@@ -71,10 +71,10 @@ def own(folder, task, method, seed=0):
 
 
 METHODS = {
-    "direct": PTuningV2(length=4, leaves_window=True),
-    "mlp": PrefixTuning(length=4, mlp_width=5, leaves_window=True),
-    "unshifted": PTuningV2(length=4, position_offset=False, leaves_window=True),
-    "unshifted mlp": PTuningV2(length=4, mlp_width=5, position_offset=2, leaves_window=True),
+    "direct": PTuningV2(length=4, subject_to_window=True),
+    "mlp": PrefixTuning(length=4, mlp_width=5, subject_to_window=True),
+    "unshifted": PTuningV2(length=4, position_offset=False, subject_to_window=True),
+    "unshifted mlp": PTuningV2(length=4, mlp_width=5, position_offset=2, subject_to_window=True),
 }
 
 
@@ -88,7 +88,7 @@ def test_peft_opens_what_is_exported(kind, task, folders, tmp_path):
         adapter = own(folders[kind], task, method)
         jp.export_peft(adapter, tmp_path / name)
         model = peft.PeftModel.from_pretrained(made.base_model(task, folders[kind]), tmp_path / name).eval()
-        close(logits(adapter, batch), made.logits_of(model, batch), batch["mask"], task)
+        close(logits(adapter, batch), made.logits_of(model, batch), batch["attention_mask"], task)
         model.save_pretrained(tmp_path / "again" / name)
         tensors = [load_file(at / "adapter_model.safetensors") for at in (tmp_path / name, tmp_path / "again" / name)]
         assert tensors[0].keys() == tensors[1].keys()
@@ -104,10 +104,10 @@ def test_padding_on_the_left_is_pefts_too(folders, tmp_path):
         model.save_pretrained(tmp_path / kind)
         adapter = jp.import_peft(tmp_path / kind, backbone=folders[kind])
         with torch.no_grad():
-            ids, mask = (torch.tensor(batch[name]).long() for name in ("input_ids", "mask"))
+            ids, mask = (torch.tensor(batch[name]).long() for name in ("input_ids", "attention_mask"))
             positions = torch.clamp(mask.cumsum(1) - 1, min=0)
             theirs = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits.numpy()
-        close(logits(adapter, batch), theirs, batch["mask"], "causal")
+        close(logits(adapter, batch), theirs, batch["attention_mask"], "causal")
 
 
 def test_what_pefts_generation_writes(folders, tmp_path):
@@ -116,7 +116,7 @@ def test_what_pefts_generation_writes(folders, tmp_path):
         model = made.prefixed("causal", False, folders[kind])
         model.save_pretrained(tmp_path / kind)
         adapter = jp.import_peft(tmp_path / kind, backbone=folders[kind])
-        ids, mask = (torch.tensor(batch[name]).long() for name in ("input_ids", "mask"))
+        ids, mask = (torch.tensor(batch[name]).long() for name in ("input_ids", "attention_mask"))
         new = model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
         )

@@ -74,8 +74,8 @@ def test_a_real_backbone(head, tmp_path):
         padding=True,
         return_tensors="np",
     )
-    inputs = {"input_ids": encoded["input_ids"], "mask": encoded["attention_mask"].astype(bool)}
-    inputs["segments"] = encoded["token_type_ids"]
+    inputs = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"].astype(bool)}
+    inputs["token_type_ids"] = encoded["token_type_ids"]
     ours = logits(adapter, inputs)
     np.testing.assert_allclose(ours, make_fixtures.logits_of(model, inputs), atol=1e-4, rtol=0)
     back = jp.import_peft(tmp_path / "peft", labels=LABELS)

@@ -62,7 +62,7 @@ def test_the_logits_are_those_of_the_same_prefix_in_peft(name, encoder):
     tensors = checkpoint(name, encoder)
     adapter = jp.import_p_tuning_v2(tensors, backbone=backbone(name), kind=task_of(name))
     assert adapter.run.method == PTuningV2(length=3)
-    assert bool(adapter.frozen["born"]) == (name == "roberta-classification")
+    assert bool(adapter.frozen["initialized"]) == (name == "roberta-classification")
     np.testing.assert_allclose(logits(adapter, batch(name)), expected(name), atol=1e-5, rtol=0)
 
 
@@ -99,8 +99,8 @@ def test_a_trained_pooler_is_not_taken_for_the_backbones():
     tensors = checkpoint("bert-classification")
     tensors["bert.pooler.dense.bias"] = tensors["bert.pooler.dense.bias"] + 1
     adapter = jp.import_p_tuning_v2(tensors, backbone=backbone("bert"), kind="classification")
-    np.testing.assert_array_equal(adapter.frozen["born"]["pooler"]["bias"], tensors["bert.pooler.dense.bias"])
-    np.testing.assert_array_equal(adapter.frozen["born"]["pooler"]["kernel"], tensors["bert.pooler.dense.weight"].T)
+    np.testing.assert_array_equal(adapter.frozen["initialized"]["pooler"]["bias"], tensors["bert.pooler.dense.bias"])
+    np.testing.assert_array_equal(adapter.frozen["initialized"]["pooler"]["kernel"], tensors["bert.pooler.dense.weight"].T)
 
 
 ODD = np.ones((2, 2), np.float32)

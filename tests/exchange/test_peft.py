@@ -247,7 +247,7 @@ def test_a_pooler_that_was_born_goes_along(tmp_path):
     save_file({name: t for name, t in tensors.items() if "pooler" not in name}, folder / "model.safetensors")
     head = SequenceClassifier(pooling="pooler")
     adapter = own_adapter("bert", PTuningV2(length=2), head, source=str(folder))
-    assert adapter.frozen["born"]
+    assert adapter.frozen["initialized"]
     jp.export_peft(adapter, tmp_path / "peft")
     assert "pooler" in json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["modules_to_save"]
     back = jp.import_peft(tmp_path / "peft")

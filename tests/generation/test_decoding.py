@@ -24,7 +24,7 @@ def tuned(kind: str, method: jp.Method, unroll: bool = True, **changes) -> tuple
     try:
         trainable, frozen = model.init(jax.random.key(0), tree)
     except UserError:  # nothing to train
-        return model, {}, {"backbone": tree, "born": {}}
+        return model, {}, {"backbone": tree, "initialized": {}}
     rng = np.random.default_rng(7)
     moved = jax.tree.map(lambda x: x + jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), trainable)
     return model, moved, frozen
@@ -33,13 +33,13 @@ def tuned(kind: str, method: jp.Method, unroll: bool = True, **changes) -> tuple
 def right_padded(batch: dict, generated: jp.Generated) -> tuple[dict, np.ndarray]:
     """Prompts and new tokens of each row from its first column on, and the columns behind which the new ones come."""
     rows = []
-    for ids, mask, new in zip(batch["input_ids"], batch["mask"], generated.tokens, strict=True):
+    for ids, mask, new in zip(batch["input_ids"], batch["attention_mask"], generated.tokens, strict=True):
         rows.append(np.concatenate([np.asarray(ids)[np.asarray(mask)], np.asarray(new)]))
     width = max(map(len, rows))
     ids = np.stack([np.pad(row, (0, width - len(row))) for row in rows])
     mask = np.stack([np.arange(width) < len(row) for row in rows])
     first = np.array([len(row) - generated.tokens.shape[1] - 1 for row in rows])
-    return {"input_ids": ids, "mask": mask}, first[:, None] + np.arange(generated.tokens.shape[1])
+    return {"input_ids": ids, "attention_mask": mask}, first[:, None] + np.arange(generated.tokens.shape[1])
 
 
 def check_against_full_pass(model, trainable, frozen, batch) -> None:
@@ -91,8 +91,8 @@ def test_a_row_does_not_depend_on_its_neighbours_and_padding():
     model, trainable, frozen = tuned("mistral", METHODS["inducer + lora"])
     batch, decoding = decoders.batch(left=True), jp.Decoding(max_new_tokens=NEW)
     together = jp.generate(model, trainable, frozen, batch, decoding)
-    alone = {name: batch[name][2:3, -4:] for name in ("input_ids", "mask")}
-    assert bool(alone["mask"].all())
+    alone = {name: batch[name][2:3, -4:] for name in ("input_ids", "attention_mask")}
+    assert bool(alone["attention_mask"].all())
     assert (jp.generate(model, trainable, frozen, alone, decoding).tokens == together.tokens[2:3]).all()
 
 

@@ -118,7 +118,7 @@ def test_every_row_of_a_bank_writes_what_its_adapter_writes_alone(folders):
     assert bank.generate(rows, names) == expected
     assert bank.generate(rows, names, batch_size=4) == expected
     assert len(set(expected)) > len(PROMPTS)  # the adapters differ
-    bank.exchange("apt", folders["prefix"])
+    bank.replace("apt", folders["prefix"])
     assert bank.generate(PROMPTS, ["apt"] * 3) == alone["prefix"]
     with pytest.raises(UserError, match="without a beam"):
         bank.generate(rows, names, jp.Decoding(beams=2))

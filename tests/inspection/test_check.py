@@ -17,7 +17,7 @@ from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.self_check.check import check
-from jaxprefix.self_check.report import Check, Item
+from jaxprefix.self_check.report import Check, CheckItem
 from tests import tiny
 from tests.training.conftest import world  # noqa: F401
 
@@ -78,9 +78,9 @@ def test_every_head_passes_with_and_without_labels(head, labels):
         model, trainable = dataclasses.replace(model, head=None), {"method": trainable["method"]}
     batch = tiny.batch()
     if isinstance(head, TokenClassifier | MaskedLM):
-        batch["labels"] = jnp.where(batch["mask"], batch["input_ids"] % 3, -100)
+        batch["labels"] = jnp.where(batch["attention_mask"], batch["input_ids"] % 3, -100)
     if not labels:
-        batch = {name: batch[name] for name in ("input_ids", "mask")}
+        batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
     found = check(model, trainable, frozen, batch)
     assert found.ok, str(found)
 
@@ -190,7 +190,7 @@ def test_little_padding_few_rows_and_the_reference_itself_leave_questions_open()
 
 
 def test_the_table_shows_every_item():
-    found = Check((Item("one", "passed", "1"), Item("two", "failed", "2", "do it")))
+    found = Check((CheckItem("one", "passed", "1"), CheckItem("two", "failed", "2", "do it")))
     assert not found.ok
     assert "one" in str(found) and "2; do it" in str(found)
     assert Check(found.items[:1]).ok

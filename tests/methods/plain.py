@@ -94,7 +94,7 @@ class Prefix(Part):
                     gate *= g["scale"][sum(n > 0 for n in lengths[: self.layer])]
             mass = max(p["mass"][start + j], 0.0) if m.no_op_start else 1.0
             column = j - max(lengths)  # where it stands if it leaves a sliding window
-            self.found.append((gate * keys[j], gate * values[j], mass, column if m.leaves_window else None))
+            self.found.append((gate * keys[j], gate * values[j], mass, column if m.subject_to_window else None))
 
     def tokens(self):
         return self.found
@@ -197,7 +197,7 @@ PARTS = {
 }  # fmt: skip
 
 
-def hidden_row(config, tree, method, leaves, ids, segments):
+def hidden_row(config, tree, method, leaves, ids, token_type_ids):
     """The last hidden state `[T, D]` of one unpadded row; `tree` holds every backbone leaf, moved ones included."""
     parts = parts_of(method)
     owned = [leaves] if len(parts) == 1 else [leaves.get(name, {}) for name in method.names]
@@ -211,7 +211,7 @@ def hidden_row(config, tree, method, leaves, ids, segments):
             offset += length if part.position_offset is True else int(part.position_offset)
     words = np.concatenate([prompt, e["word"]["embedding"][ids]])
     first = offset + (config.padding_id + 1 if config.kind == "roberta" else 0)
-    types = np.concatenate([np.zeros(len(prompt), int), segments])
+    types = np.concatenate([np.zeros(len(prompt), int), token_type_ids])
     h = words + e["position"]["embedding"][first + np.arange(len(words))] + e["token_type"]["embedding"][types]
     h = norm(h, e["norm"], config.norm_eps)
     for layer in range(config.layers):

@@ -161,7 +161,7 @@ def test_gates_read_the_first_token_of_the_layers_input(kind):
     model, trainable, frozen = build(jp.AdaptivePrefix(length=4, gate_std=0.5), kind)
     batch = tiny.batch(kind=kind)
     batch["input_ids"] = batch["input_ids"].at[:, 0].set(5)
-    batch["segments"] = jnp.zeros_like(batch["segments"])
+    batch["token_type_ids"] = jnp.zeros_like(batch["token_type_ids"])
     out = model.apply(trainable, frozen, batch, capture=True)
     alpha = np.asarray(out.observed[0]["alpha"])
     assert alpha.shape == (3, 4, 4) and np.all((alpha > 0) & (alpha < 1))
@@ -175,7 +175,7 @@ def test_gates_read_the_first_token_of_the_layers_input(kind):
 def test_the_first_real_token_is_found_behind_padding_on_the_left_and_a_prompt():
     method = jp.AdaptivePrefix(length=4, gate_std=0.5) + jp.PromptTuning(length=2)
     model, trainable, frozen = build(method)
-    batch = {"input_ids": jnp.array([[0, 0, 7, 8]]), "mask": jnp.array([[False, False, True, True]])}
+    batch = {"input_ids": jnp.array([[0, 0, 7, 8]]), "attention_mask": jnp.array([[False, False, True, True]])}
     out = model.apply(trainable, frozen, batch, capture=True)
     kernel = trainable["method"]["adaptive_prefix"]["gate"]["kernel"][4:8]
     state = out.captured[1, 0, 2]
@@ -197,7 +197,7 @@ def test_temporaries_of_the_prefix_are_shared_by_the_rows():
             lambda key: jp.Encoder(config).init(key, {"input_ids": jnp.zeros((1, 1), int)})["params"], jax.random.key(0)
         )
         trainable, frozen = jax.eval_shape(model.init, jax.random.key(0), tree)
-        batch = {"input_ids": shape((rows, 4), jnp.int32), "mask": shape((rows, 4), bool)}
+        batch = {"input_ids": shape((rows, 4), jnp.int32), "attention_mask": shape((rows, 4), bool)}
 
         def loss(trainable, frozen, batch, key):
             return model.forward(trainable, frozen, batch, key=key, training=training).logits.std()

@@ -14,7 +14,7 @@ ADAPTIVE = jp.Inducer(key_mode="adaptive", value_rank=3)
 APT = jp.AdaptivePrefix(length=3, gate_std=0.5)
 METHODS = {
     "apt": APT,
-    "apt, dropped window": jp.AdaptivePrefix(length=3, gate_std=0.5, leaves_window=True),
+    "apt, dropped window": jp.AdaptivePrefix(length=3, gate_std=0.5, subject_to_window=True),
     "apt + prefix": APT + jp.PTuningV2(length=2),
     "adaptive inducer + lora": ADAPTIVE + jp.LoRA(("q", "gate"), rank=2),
     "value gating + apt": jp.Inducer(key_mode="identity", value_rank=3, value_gating=True) + APT,
@@ -73,11 +73,11 @@ def test_steps_through_the_cache_are_the_whole_pass(name):
     step = jax.jit(lambda cache, batch: model.forward(trainable, frozen, batch, cache=cache, edits=edits))
     cache, found, start = Cache.empty(model.backbone.dims, 3, 12), [], 0
     for width in (6, 1, 2):
-        part = {key: batch[key][:, start : start + width] for key in ("input_ids", "mask")}
+        part = {key: batch[key][:, start : start + width] for key in ("input_ids", "attention_mask")}
         out = step(cache, part)
         cache, start = out.cache, start + width
         found.append(out.hidden)
-    real = np.asarray(batch["mask"])
+    real = np.asarray(batch["attention_mask"])
     np.testing.assert_allclose(np.concatenate(found, 1)[real], whole[real], atol=2e-5, rtol=2e-4)
 
 
@@ -95,7 +95,7 @@ def test_a_prefix_that_leaves_the_window_has_left_it():
     """Its share of the attention is the same while all its tokens are seen, and 0 once none is; in full layers it
     stays."""
     stays, leaves = (
-        build(jp.PTuningV2(length=2, leaves_window=flag, position_offset=False), "gemma2") for flag in (False, True)
+        build(jp.PTuningV2(length=2, subject_to_window=flag, position_offset=False), "gemma2") for flag in (False, True)
     )
     share = [
         np.asarray(model.apply(trainable, frozen, decoders.batch((9,)), capture=True).observed[0]["share"])[:, 0]
@@ -115,7 +115,7 @@ def test_what_cannot_be_on_a_causal_model_or_in_a_shared_row_is_refused():
     with pytest.raises(UserError, match="LoRA names the map 'gate'; a layer has q, k, v, o, up, down"):
         build(jp.LoRA(("gate",)), "gpt2")
     packed = decoders.packed(ROWS)
-    model, trainable, frozen = build(jp.PTuningV2(length=2, leaves_window=True))
+    model, trainable, frozen = build(jp.PTuningV2(length=2, subject_to_window=True))
     with pytest.raises(UserError, match="leaves the window needs one example per row; set packed=False"):
         model.apply(trainable, frozen, packed)
     model, trainable, frozen = build(jp.PromptTuning(length=2))

@@ -17,8 +17,8 @@ from tests.methods.test_matrix import loss, shaken
 
 METHODS = {name: method for name, method in test_matrix.METHODS.items() if name != "apt, mean, bias"} | {
     "apt, lengths, bias": jp.AdaptivePrefix(lengths=(2, 0, 3), gate_bias=True),
-    "prefix, leaves the window": jp.PTuningV2(length=3, leaves_window=True),
-    "apt, leaves the window": jp.AdaptivePrefix(lengths=(2, 1, 3), leaves_window=True),
+    "prefix, leaves the window": jp.PTuningV2(length=3, subject_to_window=True),
+    "apt, leaves the window": jp.AdaptivePrefix(lengths=(2, 1, 3), subject_to_window=True),
 }
 GATED = {"lora, gate": jp.LoRA(("gate", "up"), rank=2, alpha=3.0, bias=True)}
 ASLEEP = {**test_matrix.ASLEEP, "lora, gate": ("A",)}
@@ -42,7 +42,7 @@ def plain_hidden(model, trainable, frozen, batch):
     """The reference's hidden states, at the real tokens."""
     double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (trainable, frozen))
     tree = merge(double[1]["backbone"], double[0].get("backbone", {}))
-    for ids, real in zip(np.asarray(batch["input_ids"]), np.asarray(batch["mask"]), strict=True):
+    for ids, real in zip(np.asarray(batch["input_ids"]), np.asarray(batch["attention_mask"]), strict=True):
         leaves = double[0].get("method", {})
         yield plain_decoder.hidden_row(model.backbone.config, tree, model.method, leaves, ids[real])
 
@@ -56,7 +56,7 @@ def test_value_is_that_of_the_equations(kind, name):
     trainable, batch = shaken(trainable), decoders.batch((9, 4, 1), left=kind == "llama")
     found = model.apply(trainable, frozen, batch).hidden
     for row, expected in enumerate(plain_hidden(model, trainable, frozen, batch)):
-        real = np.asarray(batch["mask"][row])
+        real = np.asarray(batch["attention_mask"][row])
         np.testing.assert_allclose(found[row][real], expected, atol=3e-5, rtol=3e-4)
 
 

@@ -22,5 +22,5 @@ def test_inducers_in_bfloat16(legacy_mask):
     full, batch = model.apply(trainable, frozen, tiny.batch()).hidden, tiny.batch()
     found = low.apply(trainable, halved, batch).hidden
     assert found.dtype == jnp.bfloat16
-    error = np.abs(np.asarray(found, np.float32) - full)[np.asarray(batch["mask"])]
+    error = np.abs(np.asarray(found, np.float32) - full)[np.asarray(batch["attention_mask"])]
     assert error.mean() < 0.1 * float(jnp.std(full))

@@ -83,11 +83,11 @@ def plain_hidden(model, trainable, frozen, batch):
     double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (trainable, frozen))
     tree = merge(double[1]["backbone"], double[0].get("backbone", {}))
     rows = []
-    for row in range(len(batch["mask"])):
-        real = np.asarray(batch["mask"][row])
-        ids, segments = (np.asarray(batch[name][row])[real] for name in ("input_ids", "segments"))
+    for row in range(len(batch["attention_mask"])):
+        real = np.asarray(batch["attention_mask"][row])
+        ids, token_type_ids = (np.asarray(batch[name][row])[real] for name in ("input_ids", "token_type_ids"))
         method_leaves = double[0].get("method", {})
-        rows.append(plain.hidden_row(model.backbone.config, tree, model.method, method_leaves, ids, segments))
+        rows.append(plain.hidden_row(model.backbone.config, tree, model.method, method_leaves, ids, token_type_ids))
     return rows
 
 
@@ -159,7 +159,7 @@ def test_config_and_leaves_survive_the_disk(name, tmp_path):
     run = Run(jp.Classification(jp.Files(train="train.jsonl")), method=METHODS[name])
     write_adapter(
         tmp_path / "adapter",
-        leaves={"trainable": trainable, "born": frozen["born"]},
+        leaves={"trainable": trainable, "initialized": frozen["initialized"]},
         config_json=to_json(run),
         backbone={"name": "tiny"},
         metrics={},

@@ -25,13 +25,13 @@ def with_new_words(seed: int = 3):
     ids[:, 0] = VOCAB + np.arange(4)
     ids[0, 3] = VOCAB + 1
     labels = np.random.default_rng(seed).integers(0, VOCAB + N, ids.shape)
-    labels[~np.asarray(batch["mask"])] = -100
+    labels[~np.asarray(batch["attention_mask"])] = -100
     return {**batch, "input_ids": jnp.asarray(ids), "labels": jnp.asarray(labels, jnp.int32)}
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2"])
 def test_logits_have_new_columns_behind_the_frozen_ones(kind):
-    model, trainable, frozen = build(jp.NewWords(N), kind)
+    model, trainable, frozen = build(jp.NewTokens(N), kind)
     out = model.apply(trainable, frozen, with_new_words())
     assert out.logits.shape == (4, 9, VOCAB + N)
     words = trainable["method"]["words"]
@@ -46,7 +46,7 @@ def test_logits_have_new_columns_behind_the_frozen_ones(kind):
 @pytest.mark.parametrize("kind", ["gpt2", "gemma3_text"])
 def test_new_ids_look_up_new_rows(kind):
     """A new row that copies a frozen one, as it is looked up, is read as that one."""
-    model, _, frozen = build(jp.NewWords(N), kind)
+    model, _, frozen = build(jp.NewTokens(N), kind)
     table = frozen["backbone"]["embeddings"]["word"]["embedding"]
     scale = decoders.config(kind).embedding_scale
     copied = {"method": {"words": table[jnp.array([7, 8, 9, 10])] * scale}}
@@ -55,14 +55,14 @@ def test_new_ids_look_up_new_rows(kind):
     old = {**batch, "input_ids": jnp.asarray(np.where(new >= VOCAB, new - VOCAB + 7, new))}
     found, expected = (model.apply(copied, frozen, rows).hidden for rows in (batch, old))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    typed, other = ({**old, "token_types": jnp.full((4, 9), id)} for id in (VOCAB + 2, 9))
+    typed, other = ({**old, "token_type_ids": jnp.full((4, 9), id)} for id in (VOCAB + 2, 9))
     np.testing.assert_allclose(
         model.apply(copied, frozen, typed).hidden, model.apply(copied, frozen, other).hidden, atol=1e-5
     )
 
 
 def test_gradients_reach_new_rows_and_no_other():
-    model, trainable, frozen = build(jp.NewWords(N))
+    model, trainable, frozen = build(jp.NewTokens(N))
     assert set(flatten(trainable)) == {"method/words"} and trainable["method"]["words"].shape == (N, 16)
     batch = with_new_words()
 
@@ -81,14 +81,14 @@ def test_gradients_reach_new_rows_and_no_other():
 
 
 def test_a_word_that_is_nowhere_read_learns_from_the_softmax():
-    model, trainable, frozen = build(jp.NewWords(N))
+    model, trainable, frozen = build(jp.NewTokens(N))
     batch = {**decoders.batch(), "labels": decoders.batch()["input_ids"]}
     grads = jax.grad(lambda t: model.head.loss(model.forward(t, frozen, batch).logits, batch)[0])(trainable)
     assert (jnp.abs(grads["method"]["words"]).max(axis=1) > 1e-6).all()
 
 
 def test_the_start_is_that_of_the_backbone_or_the_one_given():
-    for method, std in ((jp.NewWords(400), 0.3), (jp.NewWords(400, init_std=0.01), 0.01)):
+    for method, std in ((jp.NewTokens(400), 0.3), (jp.NewTokens(400, init_std=0.01), 0.01)):
         _, trainable, _ = build(method)
         words = trainable["method"]["words"]
         assert words.dtype == jnp.float32 and float(words.std()) == pytest.approx(std, rel=0.05)
@@ -96,33 +96,33 @@ def test_the_start_is_that_of_the_backbone_or_the_one_given():
 
 
 def test_sums_hold_new_words():
-    method = jp.Inducer(key_rank=2, value_rank=3) + jp.LoRA(("q",), rank=2) + jp.NewWords(N)
+    method = jp.Inducer(key_rank=2, value_rank=3) + jp.LoRA(("q",), rank=2) + jp.NewTokens(N)
     model, trainable, frozen = build(method)
-    assert method.names == ("inducer", "lora", "new_words")
-    assert trainable["method"]["new_words"]["words"].shape == (N, 16)
+    assert method.names == ("inducer", "lora", "new_tokens")
+    assert trainable["method"]["new_tokens"]["words"].shape == (N, 16)
     assert model.apply(trainable, frozen, with_new_words()).logits.shape[-1] == VOCAB + N
-    two, trainable, _ = build(jp.NewWords(1) + jp.NewWords(2))
-    rows = [trainable["method"][name]["words"] for name in ("new_words", "new_words_2")]
+    two, trainable, _ = build(jp.NewTokens(1) + jp.NewTokens(2))
+    rows = [trainable["method"][name]["words"] for name in ("new_tokens", "new_words_2")]
     np.testing.assert_array_equal(two.edits(trainable).words, jnp.concatenate(rows))
 
 
 def test_encoders_and_counts_below_one_are_refused():
-    for method in (jp.NewWords(2), jp.PTuningV2(length=2) + jp.NewWords(2)):
+    for method in (jp.NewTokens(2), jp.PTuningV2(length=2) + jp.NewTokens(2)):
         model = jp.TunedModel(jp.Encoder(tiny.config("bert")), method)
-        with pytest.raises(UserError, match="NewWords are rows of a decoder's vocabulary, and this backbone is an"):
+        with pytest.raises(UserError, match="NewTokens are rows of a decoder's vocabulary, and this backbone is an"):
             model.init(jax.random.key(0), tiny.frozen_tree("bert"))
-    with pytest.raises(UserError, match="NewWords has count = 0"):
-        jp.NewWords(0)
+    with pytest.raises(UserError, match="NewTokens has count = 0"):
+        jp.NewTokens(0)
 
 
 @pytest.mark.parametrize("beams", [1, 2])
 def test_decoding_makes_new_tokens_and_stops_at_them(beams):
-    model, trainable, frozen = build(jp.PTuningV2(length=2) + jp.NewWords(N))
+    model, trainable, frozen = build(jp.PTuningV2(length=2) + jp.NewTokens(N))
     batch = decoders.batch(left=True)
     plain = jp.generate(model, trainable, frozen, batch, jp.Decoding(max_new_tokens=6, beams=beams))
     hidden = model.apply(trainable, frozen, batch).hidden[:, -1]  # behind each prompt
     loud = jax.tree.map(jnp.array, trainable)
-    loud["method"]["new_words"]["words"] = loud["method"]["new_words"]["words"].at[2].set(30 * hidden[0])
+    loud["method"]["new_tokens"]["words"] = loud["method"]["new_tokens"]["words"].at[2].set(30 * hidden[0])
     made = jp.generate(model, loud, frozen, batch, jp.Decoding(max_new_tokens=6, beams=beams))
     assert int(made.tokens[0, 0]) == VOCAB + 2 and int(plain.tokens.max()) < VOCAB + N
     stopped = jp.generate(
@@ -132,19 +132,19 @@ def test_decoding_makes_new_tokens_and_stops_at_them(beams):
 
 
 def test_new_words_are_saved_with_the_adapter(tmp_path):
-    _, trainable, _ = build(jp.LoRA(("q",), rank=2) + jp.NewWords(N))
+    _, trainable, _ = build(jp.LoRA(("q",), rank=2) + jp.NewTokens(N))
     about = {"name": "x", "architecture": "gpt2", "parameters": 1, "digest": "", "fingerprint": {}}
     write_adapter(
-        tmp_path / "adapter", leaves={"trainable": trainable, "born": {}}, config_json="{}", backbone=about,
+        tmp_path / "adapter", leaves={"trainable": trainable, "initialized": {}}, config_json="{}", backbone=about,
         metrics={}, labels=None,
     )  # fmt: skip
     read = flatten(read_adapter(tmp_path / "adapter").trainable)
     assert set(read) == set(flatten(trainable))
-    np.testing.assert_array_equal(read["method/new_words/words"], trainable["method"]["new_words"]["words"])
+    np.testing.assert_array_equal(read["method/new_tokens/words"], trainable["method"]["new_tokens"]["words"])
 
 
 def test_a_config_with_new_words_reads_back():
     from jaxprefix.typed_json import from_json, to_json
 
-    run = jp.Run(jp.CausalLanguage(jp.Files("a.jsonl")), method=jp.Inducer() + jp.NewWords(16, init_std=0.1))
+    run = jp.Run(jp.CausalLanguage(jp.Files("a.jsonl")), method=jp.Inducer() + jp.NewTokens(16, init_std=0.1))
     assert from_json(to_json(run), jp.Run) == run

@@ -122,10 +122,10 @@ def test_a_prefix_is_its_keys_and_values_put_before_the_real_ones():
     def norm(x, p):
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12) * p["scale"] + p["bias"]
 
-    ids, mask, segments = (np.asarray(batch[name]) for name in ("input_ids", "mask", "segments"))
+    ids, mask, token_type_ids = (np.asarray(batch[name]) for name in ("input_ids", "attention_mask", "token_type_ids"))
     emb = w["embeddings"]
     x = emb["word"]["embedding"][ids] + emb["position"]["embedding"][3 + np.arange(9)]
-    x = norm(x + emb["token_type"]["embedding"][segments], emb["norm"])
+    x = norm(x + emb["token_type"]["embedding"][token_type_ids], emb["norm"])
     p = jax.tree.map(lambda leaf: leaf[0], w["layers"])
 
     def linear(name, z):

@@ -64,7 +64,7 @@ def test_padding_and_later_tokens_do_not_matter(kind):
     ids = right["input_ids"]
     batch = {
         "input_ids": jnp.concatenate([ids, left["input_ids"], ids[:1].at[:, 5].add(1)]),
-        "mask": jnp.concatenate([right["mask"], left["mask"], right["mask"][:1]]),
+        "attention_mask": jnp.concatenate([right["attention_mask"], left["attention_mask"], right["attention_mask"][:1]]),
     }
     found = hidden(kind, batch)
     assert np.isfinite(found).all()
@@ -107,9 +107,9 @@ def in_steps(module, tree, batch, steps, columns, edits=NO_EDITS):
         return out.hidden, out.cache
 
     found, start = [], 0
-    cache = Cache.empty(module.dims, batch["mask"].shape[0], columns)
+    cache = Cache.empty(module.dims, batch["attention_mask"].shape[0], columns)
     for width in steps:
-        part = {name: batch[name][:, start : start + width] for name in ("input_ids", "mask")}
+        part = {name: batch[name][:, start : start + width] for name in ("input_ids", "attention_mask")}
         states, cache = step(tree, cache, part)
         found.append(states)
         start += width
@@ -123,7 +123,7 @@ def test_steps_through_the_cache_are_the_whole_pass(kind):
     batch = decoders.batch((11, 8, 6), tokens=11, left=True)
     module = Decoder(decoders.config(kind), unroll=kind == "gpt2")
     found = in_steps(module, params(kind), batch, (6, 1, 3, 1), columns=13)
-    real = np.asarray(batch["mask"])
+    real = np.asarray(batch["attention_mask"])
     np.testing.assert_allclose(found[real], hidden(kind, batch)[real], **SMALL)
 
 
@@ -157,7 +157,7 @@ def test_token_types_add_their_word_embeddings():
     tree = params("gpt2")
     doubled = {**tree["embeddings"], "word": {"embedding": 2 * tree["embeddings"]["word"]["embedding"]}}
     module = Decoder(decoders.config("gpt2"))
-    typed = module.apply({"params": tree}, {**batch, "token_types": batch["input_ids"]}).hidden
+    typed = module.apply({"params": tree}, {**batch, "token_type_ids": batch["input_ids"]}).hidden
     np.testing.assert_allclose(typed, module.apply({"params": {**tree, "embeddings": doubled}}, batch).hidden, **SMALL)
 
 
@@ -171,7 +171,7 @@ def test_new_words_are_rows_behind_the_vocabulary():
 
     def logits(rows, table=table, config=config, words=True):
         model = jp.TunedModel(Decoder(config), jp.HeadOnly(), CausalLM())
-        frozen = {"backbone": {**tree, "embeddings": {"word": {"embedding": table}}}, "born": {}}
+        frozen = {"backbone": {**tree, "embeddings": {"word": {"embedding": table}}}, "initialized": {}}
         edits = dataclasses.replace(NO_EDITS, words=rows) if words else NO_EDITS
         return model.forward({}, frozen, {"input_ids": ids}, edits=edits).logits
 

@@ -25,7 +25,7 @@ from tests import decoders, tiny
 def test_a_written_folder_is_read_back_bit_for_bit(tmp_path, kind):
     config = tiny.config(kind)
     dims = tiny.encoder_dims(kind)
-    tree = {**tiny.frozen_tree(kind), **MaskedLM().born(jax.random.key(0), dims, {})}
+    tree = {**tiny.frozen_tree(kind), **MaskedLM().init_missing(jax.random.key(0), dims, {})}
     tree["pooler"] = {"kernel": jnp.arange(256.0).reshape(16, 16), "bias": jnp.arange(16.0)}
     save_pretrained(tmp_path / "folder", config, tree)
     again, loaded, report = read_backbone(str(tmp_path / "folder"))

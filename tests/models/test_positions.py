@@ -26,8 +26,8 @@ KINDS = {
 METHODS = {
     "plain": PTuningV2(length=4, init_std=1.0),
     "lengths": PTuningV2(lengths=(1, 0, 4), init_std=1.0),
-    "gated": AdaptivePrefix(length=4, init_std=1.0, gate_std=0.5, leaves_window=True),
-    "a sum": LoRA(rank=1) + PTuningV2(length=4, init_std=1.0, leaves_window=True),
+    "gated": AdaptivePrefix(length=4, init_std=1.0, gate_std=0.5, subject_to_window=True),
+    "a sum": LoRA(rank=1) + PTuningV2(length=4, init_std=1.0, subject_to_window=True),
 }
 
 
@@ -38,8 +38,8 @@ def tuned(kind, method, seed=0):
 
 
 def hidden(model, trainable, frozen):
-    batch = {name: decoders.batch()[name] for name in ("input_ids", "mask")}
-    return np.asarray(model.apply(trainable, frozen, batch).hidden)[np.asarray(batch["mask"])]
+    batch = {name: decoders.batch()[name] for name in ("input_ids", "attention_mask")}
+    return np.asarray(model.apply(trainable, frozen, batch).hidden)[np.asarray(batch["attention_mask"])]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -63,7 +63,7 @@ def test_padding_and_batch_mates_do_not_matter(name):
     model, trainable, frozen = build(METHODS[name], kind)
     whole = tiny.batch(kind=kind)
     wide = {k: jnp.pad(v, ((0, 0), (0, 6))) if v.ndim == 2 else v for k, v in whole.items()}
-    wide["input_ids"] = jnp.where(wide["mask"], wide["input_ids"], tiny.config(kind).padding_id)
+    wide["input_ids"] = jnp.where(wide["attention_mask"], wide["input_ids"], tiny.config(kind).padding_id)
     expected = model.apply(trainable, frozen, whole).logits
     close(expected, model.apply(trainable, frozen, wide).logits)
     alone = {k: v[2:3] for k, v in whole.items()}
@@ -140,11 +140,11 @@ def test_poolings_keep_to_their_tree(pooling):
     head = SequenceClassifier(3, pooling=pooling)
     model, trainable, frozen = build(METHODS["p-tuning v2"], head=head)
     assert set(trainable.get("backbone", {})) == ({"pooler"} if pooling == "trained_pooler" else set())
-    assert set(frozen["born"]) == ({"pooler"} if pooling == "pooler" else set())
+    assert set(frozen["initialized"]) == ({"pooler"} if pooling == "pooler" else set())
     # a folder's own pooler is used and not drawn again
     own = {"kernel": jnp.eye(16), "bias": jnp.ones(16)}
     trainable, frozen = model.init(jax.random.key(1), {**tiny.frozen_tree(), "pooler": own})
-    assert not frozen["born"]
+    assert not frozen["initialized"]
     if pooling == "pooler":
         out = model.apply(trainable, frozen, tiny.batch())
         c = trainable["head"]["classifier"]

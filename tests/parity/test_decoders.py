@@ -148,7 +148,7 @@ def ours(folder, ids, mask, dtype=jnp.float32, unroll=None):
     @jax.jit
     def run(frozen, ids, mask):
         params = {name: frozen[name] for name in module.parts}
-        out = module.apply({"params": params}, {"input_ids": ids, "mask": mask}, capture=True)
+        out = module.apply({"params": params}, {"input_ids": ids, "attention_mask": mask}, capture=True)
         return out.captured, out.hidden, CausalLM()({}, frozen, out.hidden, mask, module.dims)
 
     return [np.asarray(x, np.float32) for x in run(frozen, jnp.asarray(ids), jnp.asarray(mask))]

@@ -53,15 +53,15 @@ def batch(config, token_types, rows=3, tokens=17, seed=0):
     ids = random.integers(5, config.vocab, (rows, tokens))
     mask = np.arange(tokens) < np.array([tokens, tokens // 2, 1])[:rows, None]
     segments = random.integers(0, token_types, (rows, tokens))
-    return {"input_ids": np.where(mask, ids, config.padding_id), "mask": mask, "segments": segments}
+    return {"input_ids": np.where(mask, ids, config.padding_id), "attention_mask": mask, "token_type_ids": segments}
 
 
 def theirs(model, inputs):
     with torch.no_grad():
         return model(
             input_ids=torch.tensor(inputs["input_ids"]),
-            attention_mask=torch.tensor(inputs["mask"].astype(int)),
-            token_type_ids=torch.tensor(inputs["segments"]),
+            attention_mask=torch.tensor(inputs["attention_mask"].astype(int)),
+            token_type_ids=torch.tensor(inputs["token_type_ids"]),
             output_hidden_states=True,
         )
 
@@ -127,7 +127,7 @@ def test_masked_lm_logits(tmp_path, model_class, hidden_act, tied):
     expected = theirs(model, inputs)
     logits = expected.prediction_logits if model_class == "BertForPreTraining" else expected.logits
     hidden = ours(config, frozen, inputs).hidden
-    found = MaskedLM()({}, frozen, hidden, jnp.asarray(inputs["mask"]), Encoder(config).dims)
+    found = MaskedLM()({}, frozen, hidden, jnp.asarray(inputs["attention_mask"]), Encoder(config).dims)
     np.testing.assert_allclose(found, logits.numpy(), atol=TOLERANCE, rtol=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_sequence_classifier_on_the_folders_pooler(tmp_path):
     params = jax.tree.map(jnp.asarray, params)
     hidden = ours(config, frozen, inputs).hidden
     head = SequenceClassifier(num_labels=4, pooling="pooler")
-    found = head(params, frozen, hidden, jnp.asarray(inputs["mask"]), Encoder(config).dims)
+    found = head(params, frozen, hidden, jnp.asarray(inputs["attention_mask"]), Encoder(config).dims)
     np.testing.assert_allclose(found, theirs(model, inputs).logits.numpy(), atol=TOLERANCE, rtol=0)
 
 
@@ -165,10 +165,10 @@ def test_real_weights():
     encoded = tokenizer(texts, padding=True, return_tensors="np")
     inputs = {
         "input_ids": encoded["input_ids"],
-        "mask": encoded["attention_mask"].astype(bool),
-        "segments": encoded["token_type_ids"],
+        "attention_mask": encoded["attention_mask"].astype(bool),
+        "token_type_ids": encoded["token_type_ids"],
     }
-    assert inputs["segments"].max() == 1 and not inputs["mask"].all()
+    assert inputs["token_type_ids"].max() == 1 and not inputs["attention_mask"].all()
     expected = theirs(model, inputs)
     assert_hidden_states(ours(backbone.config, frozen, inputs), expected)
     pooler = frozen["pooler"]

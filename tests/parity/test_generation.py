@@ -50,7 +50,7 @@ def pair(request, tmp_path_factory):
     mask = np.arange(PROMPT) >= np.array([3, 0, 1, 0])[:, None]
     ids = np.where(mask, rng.integers(3, SIZES["vocab_size"], mask.shape), SIZES["pad_token_id"])
     model = jp.TunedModel(make_backbone(config), jp.HeadOnly(), jp.CausalLM())
-    return theirs, model, {"backbone": tree, "born": {}}, ids, mask
+    return theirs, model, {"backbone": tree, "initialized": {}}, ids, mask
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -78,7 +78,7 @@ def test_texts_and_scores_are_those_of_transformers(pair, name):
         stop=stop,
         pad=2,
     )
-    ours = jp.generate(model, {}, frozen, {"input_ids": jnp.asarray(ids), "mask": mask}, decoding)
+    ours = jp.generate(model, {}, frozen, {"input_ids": jnp.asarray(ids), "attention_mask": mask}, decoding)
     texts = found.sequences[:, PROMPT:].numpy().reshape(len(ids), options["num_beams"], -1)
     if name == "greedy":
         clear = np.ones(len(ids), bool)

@@ -68,9 +68,9 @@ def adapter(method, kind: str = "bert", head=None, seed: int = 2, **run) -> jp.A
     model, random = jp.TunedModel(found.module, method, head), np.random.default_rng(seed)
     trainable, frozen = jax.eval_shape(model.init, jax.random.key(0), found.tree)
     draw = lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape), leaf.dtype)  # noqa: E731
-    trainable, born = jax.tree.map(draw, (trainable, frozen["born"]))
+    trainable, born = jax.tree.map(draw, (trainable, frozen["initialized"]))
     kept = flatten(frozen["backbone"])
-    frozen = {"backbone": split(found.tree, lambda path: path in kept)[0], "born": born}
+    frozen = {"backbone": split(found.tree, lambda path: path in kept)[0], "initialized": born}
     labels = tuple(f"label {index}" for index in range(getattr(head, "num_labels", 0)))
     config = jp.Run(jp.Classification(jp.Files(train="train.jsonl")), method=method, **run)
     return jp.Adapter(model, trainable, frozen, found, config, labels, {})

@@ -112,13 +112,13 @@ def test_one_program_whatever_the_mixture_and_whoever_is_exchanged(caplog):
     }
     with caplog.at_level(logging.INFO, "jaxprefix"):
         for name, other in others.items():
-            bank.exchange(name, other)
+            bank.replace(name, other)
     assert bank.names == names and not caplog.records
     assert_rows_are_those_of_single_runs(bank, {name: others[name] for name in names}, seed=1)
     assert bank_forward._cache_size() == before + 1
 
     with caplog.at_level(logging.INFO, "jaxprefix"):
-        bank.exchange("apt", adapter(jp.PTuningV2(length=6), seed=10))
+        bank.replace("apt", adapter(jp.PTuningV2(length=6), seed=10))
     assert "'apt' does not fit the bank, which grows" in caplog.text
     others["apt"] = adapter(jp.PTuningV2(length=6), seed=10)
     assert_rows_are_those_of_single_runs(bank, {name: others[name] for name in names})
@@ -129,9 +129,9 @@ def test_a_frozen_kernel_meets_all_rows_in_one_product():
     names = ("p-tuning v2", "head only", "inducer")
     bank = jp.Bank(several(names))
     batch, rows, _ = mixed_batch(names)
-    shelf, found = bank._shelf, bank.backbone
+    state, found = bank._shelf, bank.backbone
     which = np.array([names.index(name) for name in rows], np.int32)
-    program = bank_forward.lower(found.module, shelf.head_slots, shelf.stacks, found.tree, batch, which).compile()
+    program = bank_forward.lower(found.module, state.head_slots, state.stacks, found.tree, batch, which).compile()
     text = program.as_text()
     copied = re.findall(r"\w+\[(?:\d+,)*12,(?:1,)?(?:16,24|24,16|16,16)\]", text)
     assert not copied
@@ -179,7 +179,7 @@ def test_what_cannot_share_a_program_is_refused(case):
     with pytest.raises(UserError, match=reason):
         jp.Bank({"a": adapter(jp.HeadOnly()), "b": other})
     with pytest.raises(UserError, match=reason):
-        bank.exchange("b", other)
+        bank.replace("b", other)
 
 
 def test_names_that_there_are_not_are_refused():
@@ -189,6 +189,6 @@ def test_names_that_there_are_not_are_refused():
     with pytest.raises(UserError, match="no adapter 'fist'; name 'first'"):
         bank.logits(batch, ["fist"] * 4)
     with pytest.raises(UserError, match="no adapter 'x'"):
-        bank.exchange("x", adapter(jp.HeadOnly()))
+        bank.replace("x", adapter(jp.HeadOnly()))
     with pytest.raises(UserError, match="no adapters; give it at least one"):
         jp.Bank({})

@@ -29,7 +29,7 @@ def world(tmp_path_factory):
 
 def adapter(run, labels, seed):
     found = read_run_backbone(run, make_mesh(jp.MeshShape(data=1), jax.devices()[:1]))
-    model = jp.TunedModel(found.module, run.method, run.made_head(len(labels)))
+    model = jp.TunedModel(found.module, run.method, run.resolve_head(len(labels)))
     trainable, frozen = model.init(jax.random.key(seed), found.tree)
     return jp.Adapter(model, shaken(trainable, seed), frozen, found, run, tuple(labels), {})
 
@@ -78,7 +78,7 @@ def test_each_row_gets_the_labels_of_its_adapter(folders):
     before = bank_forward._cache_size()
     again = bank(rows[:7], names[:7], batch_size=8)  # fewer rows, the same program
     assert [row["label"] for row in again] == [row["label"] for row in found[:7]]
-    bank.exchange("mood", folders["topic"])
+    bank.replace("mood", folders["topic"])
     assert bank(rows[:8], names[:8])[2]["label"] in LABELS["topic"]
     assert bank_forward._cache_size() == before
     assert bank([], []) == []

@@ -53,7 +53,7 @@ def tuned(kind, method, head=None, seed=0):
 
 def rows():
     """Rows of several lengths."""
-    return {name: decoders.batch()[name] for name in ("input_ids", "mask")}
+    return {name: decoders.batch()[name] for name in ("input_ids", "attention_mask")}
 
 
 def behind(ids, batch):
@@ -63,7 +63,7 @@ def behind(ids, batch):
         "input_ids": jnp.concatenate(
             [jnp.broadcast_to(jnp.asarray(ids, jnp.int32), shape), batch["input_ids"]], axis=1
         ),
-        "mask": jnp.concatenate([jnp.ones(shape, bool), batch["mask"]], axis=1),
+        "attention_mask": jnp.concatenate([jnp.ones(shape, bool), batch["attention_mask"]], axis=1),
     }
 
 

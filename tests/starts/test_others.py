@@ -39,7 +39,7 @@ def leaves(kind, method, how, labels=()):
 )
 def test_named_words_and_labels_are_read_one_after_another(how, ids, method):
     found = hidden(*started("llama", method, how, labels=("w20 w21", "w30")), rows())
-    assert_same(found, in_context("llama", ids, rows()), rows()["mask"])
+    assert_same(found, in_context("llama", ids, rows()), rows()["attention_mask"])
 
 
 def test_drawn_words_are_no_special_tokens_and_different_by_seed():
@@ -114,7 +114,7 @@ def stored(folder, kind, method, seed=1):
     backbone = {"name": kind, "architecture": kind, "parameters": 1, "digest": "", "fingerprint": {}}
     write_adapter(
         folder,
-        leaves={"trainable": trainable, "born": {}},
+        leaves={"trainable": trainable, "initialized": {}},
         config_json=to_json(run),
         backbone=backbone,
         metrics={},
@@ -128,13 +128,13 @@ def stored(folder, kind, method, seed=1):
 def test_the_same_length_is_the_same_function(kind, method, tmp_path):
     wanted, _ = stored(tmp_path / "a", kind, method)
     for own in (PTuningV2(length=P), PrefixTuning(length=P, mlp_width=9)):
-        assert_same(hidden(*started(kind, own, AdapterStart(str(tmp_path / "a"))), rows()), wanted, rows()["mask"])
+        assert_same(hidden(*started(kind, own, AdapterStart(str(tmp_path / "a"))), rows()), wanted, rows()["attention_mask"])
 
 
 def test_so_it_is_under_another_convention_of_positions_where_they_are_rotations(tmp_path):
     wanted, _ = stored(tmp_path / "a", "gemma3_text", PTuningV2(length=P, position_offset=False))
     found = hidden(*started("gemma3_text", PTuningV2(length=P), AdapterStart(str(tmp_path / "a"))), rows())
-    assert_same(found, wanted, rows()["mask"])
+    assert_same(found, wanted, rows()["attention_mask"])
 
 
 @pytest.mark.parametrize("length", [3, 12])
@@ -154,7 +154,7 @@ def test_gates_do_not_go_along(tmp_path):
     gated = AdaptivePrefix(length=P, gate_source="none", gate_std=1.0)
     wanted, _ = stored(tmp_path / "a", "llama", gated)  # gates that read nothing are scales
     found = hidden(*started("llama", PTuningV2(length=P), AdapterStart(str(tmp_path / "a"))), rows())
-    assert_same(found, wanted, rows()["mask"])
+    assert_same(found, wanted, rows()["attention_mask"])
 
 
 def test_adapters_that_do_not_fit_are_refused(tmp_path):
@@ -188,7 +188,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_run_begins_where_it_says(folder):
-    from jaxprefix.population.members import born_leaves
+    from jaxprefix.population.members import init_leaves
     from jaxprefix.training.setup import set_up
 
     run = run_of(folder, method=PTuningV2(length=2), start=LabelStart())
@@ -197,7 +197,7 @@ def test_a_run_begins_where_it_says(folder):
     assert setup.labels == ("hello", "world")
     jax.tree.map(np.testing.assert_array_equal, setup.trainable, wanted)
     runs = [dataclasses.replace(run, seed=seed) for seed in (0, 1)]
-    trainable, _, _ = born_leaves([setup.model] * 2, runs, setup.backbone, setup.labels)
+    trainable, _, _ = init_leaves([setup.model] * 2, runs, setup.backbone, setup.labels)
     for member in range(2):
         np.testing.assert_array_equal(trainable["method"]["keys"][member], wanted["method"]["keys"])
     assert not np.array_equal(*trainable["head"]["classifier"]["kernel"])

@@ -14,14 +14,14 @@ from tests.starts.cases import TEXT, assert_same, hidden, ids_of, in_context, ro
 P = len(ids_of())
 ROTATED = [kind for kind in decoders.KINDS if kind != "gpt2"]
 METHODS = {
-    "direct": PTuningV2(length=P, leaves_window=True),
-    "mlp": PrefixTuning(length=P, mlp_width=16, leaves_window=True),
-    "narrowest mlp": PrefixTuning(length=P, mlp_width=P, leaves_window=True),
-    "parity gates": AdaptivePrefix(length=P, gate_std=0.0, gate_scale=1.5, leaves_window=True),
-    "free gates": AdaptivePrefix(length=P, gate_source="none", gate_std=1.0, leaves_window=True),
-    "layer scale": AdaptivePrefix(length=P, token_gate=False, gate_scale=3.0, leaves_window=True),
-    "gates through an mlp": AdaptivePrefix(length=P, gate_std=0.0, mlp_width=64, leaves_window=True),
-    "a sum": LoRA(rank=1) + PTuningV2(length=P, leaves_window=True),
+    "direct": PTuningV2(length=P, subject_to_window=True),
+    "mlp": PrefixTuning(length=P, mlp_width=16, subject_to_window=True),
+    "narrowest mlp": PrefixTuning(length=P, mlp_width=P, subject_to_window=True),
+    "parity gates": AdaptivePrefix(length=P, gate_std=0.0, gate_scale=1.5, subject_to_window=True),
+    "free gates": AdaptivePrefix(length=P, gate_source="none", gate_std=1.0, subject_to_window=True),
+    "layer scale": AdaptivePrefix(length=P, token_gate=False, gate_scale=3.0, subject_to_window=True),
+    "gates through an mlp": AdaptivePrefix(length=P, gate_std=0.0, mlp_width=64, subject_to_window=True),
+    "a sum": LoRA(rank=1) + PTuningV2(length=P, subject_to_window=True),
     "prompt": PromptTuning(length=P),
 }
 
@@ -34,14 +34,14 @@ def started(kind, method, how=None, **options):
 @pytest.mark.parametrize("kind", decoders.KINDS)
 def test_what_follows_has_the_hidden_states_that_it_has_behind_the_text(kind):
     found = hidden(*started(kind, METHODS["direct"]), rows())
-    assert_same(found, in_context(kind, ids_of(), rows()), rows()["mask"])
+    assert_same(found, in_context(kind, ids_of(), rows()), rows()["attention_mask"])
 
 
 @pytest.mark.parametrize("kind", ROTATED)
 @pytest.mark.parametrize("offset", [False, 2, 11])
 def test_where_positions_are_rotations_it_has_them_under_any_convention(kind, offset):
-    method = PTuningV2(length=P, position_offset=offset, leaves_window=True)
-    assert_same(hidden(*started(kind, method), rows()), in_context(kind, ids_of(), rows()), rows()["mask"])
+    method = PTuningV2(length=P, position_offset=offset, subject_to_window=True)
+    assert_same(hidden(*started(kind, method), rows()), in_context(kind, ids_of(), rows()), rows()["attention_mask"])
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma3_text"])
@@ -49,11 +49,11 @@ def test_where_positions_are_rotations_it_has_them_under_any_convention(kind, of
 def test_so_it_is_through_an_mlp_under_gates_in_a_sum_and_before_the_words(kind, method):
     tolerance = 1e-3 if method == "gates through an mlp" else 2e-5  # inputs of 1e-3 that are nearly equal, in float32
     found = hidden(*started(kind, METHODS[method]), rows())
-    assert_same(found, in_context(kind, ids_of(), rows()), rows()["mask"], atol=tolerance)
+    assert_same(found, in_context(kind, ids_of(), rows()), rows()["attention_mask"], atol=tolerance)
 
 
 def test_gates_that_read_little_come_near():
-    wanted, mask = in_context("llama", ids_of(), rows()), np.asarray(rows()["mask"])
+    wanted, mask = in_context("llama", ids_of(), rows()), np.asarray(rows()["attention_mask"])
     model, trainable, frozen = started("llama", AdaptivePrefix(length=P, gate_std=1e-3))
     drawn = model.init(jax.random.key(0), decoders.frozen_tree("llama"))[0]
     near, far = (np.abs(hidden(model, leaves, frozen, rows()) - wanted)[mask].max() for leaves in (trainable, drawn))
@@ -102,15 +102,15 @@ def test_other_leaves_stay_as_they_were_drawn():
 def test_a_no_op_start_stays_one():
     method = PTuningV2(length=P, position_offset=False, no_op_start=True)
     model, trainable, frozen = started("llama", method)
-    assert_same(hidden(model, trainable, frozen, rows()), in_context("llama", [], rows()), rows()["mask"])
+    assert_same(hidden(model, trainable, frozen, rows()), in_context("llama", [], rows()), rows()["attention_mask"])
     weighed = {**trainable, "method": {**trainable["method"], "mass": np.ones(3 * P, np.float32)}}
-    assert_same(hidden(model, weighed, frozen, rows()), in_context("llama", ids_of(), rows()), rows()["mask"])
+    assert_same(hidden(model, weighed, frozen, rows()), in_context("llama", ids_of(), rows()), rows()["attention_mask"])
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_an_encoders_prompt_is_the_words_before_the_row(kind):
     found = hidden(*started(kind, METHODS["prompt"]), rows())
-    assert_same(found, in_context(kind, ids_of(), rows()), rows()["mask"])
+    assert_same(found, in_context(kind, ids_of(), rows()), rows()["attention_mask"])
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -128,7 +128,7 @@ def test_an_encoders_prefix_has_the_keys_and_values_of_the_text(kind):
 def test_the_start_token_is_read_and_the_end_token_is_not():
     model, trainable, frozen = tuned("llama", PTuningV2(length=P + 1))
     after = start(model, trainable, frozen, tokenizer("[CLS]"), TextStart(TEXT))
-    assert_same(hidden(model, after, frozen, rows()), in_context("llama", [2, *ids_of()], rows()), rows()["mask"])
+    assert_same(hidden(model, after, frozen, rows()), in_context("llama", [2, *ids_of()], rows()), rows()["attention_mask"])
 
 
 def test_another_number_of_tokens_is_refused_unless_it_may_be_fitted():
@@ -137,7 +137,7 @@ def test_another_number_of_tokens_is_refused_unless_it_may_be_fitted():
     for length in (3, 12):
         ids = (3 * ids_of())[:length]
         found = hidden(*started("llama", PTuningV2(length=length), TextStart(TEXT, fit=True)), rows())
-        assert_same(found, in_context("llama", ids, rows()), rows()["mask"])
+        assert_same(found, in_context("llama", ids, rows()), rows()["attention_mask"])
 
 
 def test_what_cannot_start_is_refused():

@@ -32,7 +32,7 @@ def main(devices: int, folder: Path) -> dict:
     seen = watched(world.run(folder / "run", steps=4, accumulate=2, mesh=mesh, **usual))
     leaves = jax.tree.leaves(seen.state)
     population = world.run(folder / "members", steps=4, mesh=mesh, **usual)
-    members = train_population(population, grid({"seed": (1, 2)}), own_order=True, at_once=2).members
+    members = train_population(population, grid({"seed": (1, 2)}), independent_order=True, vmap_size=2).members
     return {
         "sentence": sentence,
         "metrics": seen.result.metrics,

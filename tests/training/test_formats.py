@@ -22,7 +22,7 @@ def run(tmp_path, monkeypatch):
     return jp.Run(
         jp.ConditionalGeneration(Files(file, file), format=jp.WebNLG(), max_prompt_length=16, max_target_length=8),
         jp.NewBackbone(decoders.config("gpt2"), str(tmp_path / "tokenizer")),
-        method=jp.PTuningV2(length=2) + jp.NewWords(16),
+        method=jp.PTuningV2(length=2) + jp.NewTokens(16),
         decoding=jp.Decoding(max_new_tokens=4),
         steps=2,
         batch_size=8,
@@ -31,10 +31,10 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("method", "there"), [(jp.PTuningV2(length=2), 0), (jp.PTuningV2(length=2) + jp.NewWords(4), 4)]
+    ("method", "there"), [(jp.PTuningV2(length=2), 0), (jp.PTuningV2(length=2) + jp.NewTokens(4), 4)]
 )
 def test_a_method_without_the_new_rows_is_refused(run, method, there):
-    message = rf"WebNLG adds 16 tokens and the method has new rows for {there}; put NewWords\(16\) into the method"
+    message = rf"WebNLG adds 16 tokens and the method has new rows for {there}; put NewTokens\(16\) into the method"
     with pytest.raises(UserError, match=message):
         set_up(replace(run, method=method))
 
@@ -43,10 +43,10 @@ def test_a_run_trains_new_rows_and_writes_text_with_types(run):
     setup = set_up(run)
     assert setup.backbone.tokenizer.convert_tokens_to_ids("<pad>") == decoders.VOCAB
     assert setup.examples["train"].types.min() >= decoders.VOCAB
-    start = np.asarray(setup.trainable["method"]["new_words"]["words"])
+    start = np.asarray(setup.trainable["method"]["new_tokens"]["words"])
     jp.train(run)
     adapter = jp.load_adapter(f"{run.folder}/adapter", backbone=setup.backbone)
-    words = np.asarray(adapter.trainable["method"]["new_words"]["words"])
+    words = np.asarray(adapter.trainable["method"]["new_tokens"]["words"])
     assert words.shape == (16, 16) and np.abs(words - start).max() > 0
     texts = adapter.generate(["a | b | c", {"triples": [["d", "a", "c"]]}])
     assert len(texts) == 2 and "<" not in "".join(texts)

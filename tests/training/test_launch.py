@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 
 from jaxprefix.cli import main as cli
 from jaxprefix.distributed import processes
-from jaxprefix.distributed import stderr_relay as scribe
+from jaxprefix.distributed import stderr_relay
 from jaxprefix.distributed.processes import Agreement, Launch, meet, one_process_only, start_processes, take_launch
-from jaxprefix.distributed.rows import fetched, own_rows
+from jaxprefix.distributed.rows import fetch_global, local_rows
 from jaxprefix.errors import UserError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -51,7 +51,7 @@ def test_the_launch_is_taken_out_of_the_arguments():
 def test_a_process_alone_stays_as_it_is(mode):
     start_processes(Launch(mode))
     assert not jax.distributed.is_initialized()
-    meet("nobody")  # returns at once
+    barrier("nobody")  # returns at once
     one_process_only("a test")
 
 
@@ -111,9 +111,9 @@ def test_the_command_says_so_and_exits_with_2(port, capsys):
 
 def test_rows_and_values_of_a_process_alone_are_all_of_them():
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tp"))
-    np.testing.assert_array_equal(own_rows(mesh, 6), np.arange(6))
+    np.testing.assert_array_equal(local_rows(mesh, 6), np.arange(6))
     assert Agreement(mesh)(True) and not Agreement(mesh)(False)
-    np.testing.assert_array_equal(fetched({"x": jax.numpy.arange(3)})["x"], np.arange(3))
+    np.testing.assert_array_equal(fetch_global({"x": jax.numpy.arange(3)})["x"], np.arange(3))
 
 
 # The scribe

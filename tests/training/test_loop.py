@@ -93,7 +93,7 @@ def test_nothing_frozen_is_kept(trained):
         "head/classifier/kernel": (WIDTH, 2),
         "head/classifier/bias": (2,),
     }
-    assert flatten(files.born) == {}
+    assert flatten(files.initialized) == {}
     size = 4 * sum(math.prod(shape) for shape in shapes.values())
     assert (trained.result.adapter / "adapter.safetensors").stat().st_size < size + 1000
     stored = record(trained.result.folder)
@@ -264,9 +264,9 @@ def test_a_tagger_answers_for_each_word(world, tmp_path):
 
 def test_random_leaves_that_the_folder_lacks_travel_with_the_adapter(world, tmp_path):
     seen = watched(world.run(tmp_path, steps=2, head=SequenceClassifier(pooling="pooler")))
-    born = read_adapter(seen.result.adapter).born
+    born = read_adapter(seen.result.adapter).initialized
     assert set(flatten(born)) == {"pooler/kernel", "pooler/bias"}
-    assert np.array_equal(born["pooler"]["kernel"], seen.setup.frozen["born"]["pooler"]["kernel"])
+    assert np.array_equal(born["pooler"]["kernel"], seen.setup.frozen["initialized"]["pooler"]["kernel"])
 
 
 # Interruptions

@@ -61,7 +61,7 @@ def test_members_are_the_runs_that_they_stand_for(world, tmp_path, case):
     method, fields = CASES[case]
     # a rough epsilon: Adam would make the noise of gradients near 0 into steps of full length
     run = world.run(tmp_path / "all", method=method, steps=8, evaluate_every=4, optimizer=Optimizer(1e-2, epsilon=1e-4))
-    found = train_population(run, fields, own_order=True)
+    found = train_population(run, fields, independent_order=True)
     assert [member.fields for member in found.members] == [dict(one) for one in fields]
     for index, member in enumerate(found.members):
         alone = loop.train(dataclasses.replace(with_fields(run, fields[index]), folder=str(tmp_path / str(index))))
@@ -87,13 +87,13 @@ def test_a_shared_order_is_that_of_the_run(world, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own_order", [False, True])
-def test_members_side_by_side_are_members_one_after_another(world, tmp_path, own_order):
+@pytest.mark.parametrize("independent_order", [False, True])
+def test_members_side_by_side_are_members_one_after_another(world, tmp_path, independent_order):
     run = world.run(tmp_path, steps=3, buckets=(32,), optimizer=Optimizer(1e-2, epsilon=1e-4))
     fields = tuple({"seed": seed, "hidden_dropout": 0.1 * seed} for seed in range(3))
     runs = [dataclasses.replace(run, folder=str(tmp_path / str(count))) for count in (1, 2, 3)]
     found = [
-        train_population(run, fields, own_order=own_order, at_once=count) for count, run in enumerate(runs, start=1)
+        train_population(run, fields, independent_order=independent_order, vmap_size=count) for count, run in enumerate(runs, start=1)
     ]
     for index in range(3):
         for other in found[1:]:
@@ -130,7 +130,7 @@ def test_dropout_rates_are_built_in_where_members_agree(world):
 
 def test_a_member_that_diverges_does_not_disturb_the_others(world, tmp_path):
     run = world.run(tmp_path / "all", steps=6, evaluate_every=2)
-    found = train_population(run, ({"seed": 1}, {"optimizer.learning_rate": 1e39}, {"seed": 2}), at_once=3)
+    found = train_population(run, ({"seed": 1}, {"optimizer.learning_rate": 1e39}, {"seed": 2}), vmap_size=3)
     failed = found.members[1]
     assert (found.steps, failed.history.failed_at) == (6, 1)
     assert failed.history.evaluations == []
@@ -202,9 +202,9 @@ def test_an_interrupted_population_ends_in_the_same_bits(world, tmp_path, before
     runs = [
         world.run(tmp_path / name, steps=8, evaluate_every=4, checkpoint_every=3, patience=5) for name in ("one", "two")
     ]
-    whole = train_population(runs[0], fields, own_order=True)
-    interrupted(runs[1], fields, before, own_order=True)
-    again = train_population(runs[1], fields, own_order=True)
+    whole = train_population(runs[0], fields, independent_order=True)
+    interrupted(runs[1], fields, before, independent_order=True)
+    again = train_population(runs[1], fields, independent_order=True)
     one, two = record(tmp_path / "one"), record(tmp_path / "two")
     assert (one["step"], one["digests"]) == (two["step"], two["digests"])
     assert any(name.startswith("train/opt_state") for name in one["digests"])
@@ -219,7 +219,7 @@ def test_another_population_in_the_folder_is_refused(world, tmp_path):
     run = world.run(tmp_path / "all", steps=1)
     fields = ({"seed": 1}, {"seed": 2})
     train_population(run, fields)
-    for other, options in (((*fields, {}), {}), (fields, {"own_order": True})):
+    for other, options in (((*fields, {}), {}), (fields, {"independent_order": True})):
         with pytest.raises(UserError, match="holds another population"):
             train_population(run, other, **options)
     with pytest.raises(UserError, match="seed: 2 -> 7"):
@@ -272,11 +272,11 @@ def test_leaves_that_are_moved_or_drawn_are_each_members_own(world, tmp_path):
         "drawn": {"head": SequenceClassifier(pooling="pooler"), "backbone": world.roberta},
     }.items():
         run = world.run(tmp_path / name, steps=2, optimizer=Optimizer(1e-2, epsilon=1e-4), **changes)
-        found = train_population(run, ({"seed": 1}, {"seed": 2}), own_order=True)
+        found = train_population(run, ({"seed": 1}, {"seed": 2}), independent_order=True)
         alone = loop.train(dataclasses.replace(run, seed=2, folder=str(tmp_path / f"{name} alone")))
         theirs, ours = load_adapter(alone.adapter), load_adapter(found.members[1].adapter)
         close(ours.trainable, theirs.trainable)
-        close(ours.frozen["born"], theirs.frozen["born"])
+        close(ours.frozen["initialized"], theirs.frozen["initialized"])
 
 
 def test_side_by_side_no_frozen_matrix_is_copied(world):

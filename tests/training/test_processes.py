@@ -178,7 +178,7 @@ def test_killed_three_times_nothing_is_lost(world, several, whole, tmp_path):
 
 def test_who_does_not_come_is_named(world, several, tmp_path):
     config = world.config_file(tmp_path / "config.py", tmp_path / "run")
-    codes, said, seconds = several(config, 2, tmp_path, {1: ("late", 600)}, MEET_SECONDS=3)
+    codes, said, seconds = several(config, 2, tmp_path, {1: ("late", 600)}, BARRIER_SECONDS=3)
     assert codes[0] == 1 and codes[1] not in (0, None)
     assert f"process 1 did not come to the set-up of {tmp_path / 'run'} within 3 s" in said[0]
     assert "process 0, the coordinator at localhost:" in said[1] and GONE in said[1]

@@ -31,8 +31,8 @@ def lowered(method, unroll, layers, head=None, remat="none", accumulate=1, store
     labels = (ROWS, TOKENS) if isinstance(head, TokenClassifier) else (ROWS,)
     batch = {
         "input_ids": jnp.ones((ROWS, TOKENS), jnp.int32),
-        "mask": jnp.ones((ROWS, TOKENS), bool),
-        "segments": jnp.zeros((ROWS, TOKENS), jnp.int32),
+        "attention_mask": jnp.ones((ROWS, TOKENS), bool),
+        "token_type_ids": jnp.zeros((ROWS, TOKENS), jnp.int32),
         "labels": jnp.zeros(labels, jnp.int32),
         "weight": jnp.ones(ROWS),
     }

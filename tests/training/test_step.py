@@ -27,8 +27,8 @@ def make_batch(per_token=False):
     batch = {name: np.asarray(leaf) for name, leaf in tiny.batch(LENGTHS).items()}
     random = np.random.default_rng(5)
     if per_token:
-        labels = random.integers(0, 3, batch["mask"].shape)
-        batch["labels"] = np.where(batch["mask"] & (random.random(labels.shape) < 0.7), labels, -100).astype(np.int32)
+        labels = random.integers(0, 3, batch["attention_mask"].shape)
+        batch["labels"] = np.where(batch["attention_mask"] & (random.random(labels.shape) < 0.7), labels, -100).astype(np.int32)
     return batch
 
 

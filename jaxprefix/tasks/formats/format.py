@@ -33,7 +33,7 @@ class Format:
     """A frozen dataclass of settings; `ConditionalGeneration` takes one as `format`.
 
     Attributes:
-      added_tokens: tokens that the tokenizer gets behind its own, in this order; the method needs `NewWords` of their
+      added_tokens: tokens that the tokenizer gets behind its own, in this order; the method needs `NewTokens` of their
         number.
       end: the one of them that ends a text; None for the tokenizer's own end.
       padding: the one of them that pads; None for the tokenizer's own.

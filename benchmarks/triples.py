@@ -51,7 +51,9 @@ def untuned(run: jp.Run) -> dict[str, float]:
             return NO_EDITS
 
     model = Plain(backbone, Nothing(), jp.CausalLM())
-    return score_texts(run.task, "test", model, {}, {"backbone": frozen, "initialized": {}}, tokenizer, run.decoding, 100)
+    return score_texts(
+        run.task, "test", model, {}, {"backbone": frozen, "initialized": {}}, tokenizer, run.decoding, 100
+    )
 
 
 def main() -> None:

@@ -98,7 +98,11 @@ def packed(rows, tokens: int = TOKENS, seed: int = 0):
             ids[row, column : column + length] = flat["input_ids"][example, :length]
             segment_ids[row, column : column + length] = number
             column, example = column + length, example + 1
-    return {"input_ids": jnp.asarray(ids), "segment_ids": jnp.asarray(segment_ids), "attention_mask": jnp.asarray(segment_ids > 0)}
+    return {
+        "input_ids": jnp.asarray(ids),
+        "segment_ids": jnp.asarray(segment_ids),
+        "attention_mask": jnp.asarray(segment_ids > 0),
+    }
 
 
 def unpacked(rows, seed: int = 0):

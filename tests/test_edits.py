@@ -246,7 +246,7 @@ def test_a_method_that_cannot_be_hashed_is_refused_at_once():
 def test_the_tree_of_an_earlier_init_is_refused():
     model = TunedModel(Encoder(tiny.config()), HeadOnly(), SequenceClassifier(3))
     _, frozen = model.init(jax.random.key(0), tiny.frozen_tree())
-    with pytest.raises(UserError, match=r"holds backbone, born, .* the tree that load_pretrained returned"):
+    with pytest.raises(UserError, match=r"holds backbone, initialized, .* the tree that load_pretrained returned"):
         model.init(jax.random.key(0), frozen)
 
 

@@ -191,10 +191,10 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
         )
     labels = tuple(files.labels or ())
     model = TunedModel(found.module, run.method, run.resolve_head(len(labels)))
-    trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.initialized))
+    trainable, initialized = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.initialized))
     moved = set(flatten(trainable.get("backbone", {})))
     _, kept = split(found.tree, lambda path: path in moved)
-    return Adapter(model, trainable, {"backbone": kept, "initialized": born}, found, run, labels, files.metrics)
+    return Adapter(model, trainable, {"backbone": kept, "initialized": initialized}, found, run, labels, files.metrics)
 
 
 def predict(adapter: str | Path, rows: Sequence[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:

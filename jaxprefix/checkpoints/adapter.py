@@ -1,6 +1,7 @@
 """The adapter folder: what a finished run leaves behind, a few files that are all a backbone needs to be tuned.
 
-    adapter.safetensors   the trainable leaves and those born in the run, under flat names: "trainable/prefix/keys"
+    adapter.safetensors   the trainable leaves and those initialized in the run, under flat names:
+    "trainable/prefix/keys"
     adapter.json          the configuration (type-tagged JSON), the backbone it belongs to, the labels, a digest
     metrics.json          what was measured
     README.md             a model card for people
@@ -32,7 +33,7 @@ class AdapterFiles:
 
     Attributes:
       trainable: nested dict of numpy arrays, the leaves that were trained.
-      born: nested dict of numpy arrays, leaves that were not trained but cannot be read from the backbone again.
+      initialized: nested dict of numpy arrays, leaves that were not trained but cannot be read from the backbone again.
       config_json: the run's configuration, for `typed_json.from_json`.
       backbone: name, architecture, digest and fingerprint of the backbone it belongs to.
       metrics: what was measured.
@@ -75,7 +76,9 @@ def write_adapter(
       UserError: the place holds something else than an adapter folder, or cannot be written.
     """
     if unknown := set(leaves) - _SUBTREES:
-        raise ValueError(f"leaves has the subtrees {sorted(unknown)}, but only 'trainable' and 'born' belong into it")
+        raise ValueError(
+            f"leaves has the subtrees {sorted(unknown)}, but only 'trainable' and 'initialized' belong into it"
+        )
     from safetensors.numpy import save
 
     flat = dict(_flat(leaves, ""))
@@ -157,7 +160,9 @@ def read_adapter(folder: Any) -> AdapterFiles:
         raise UserError(
             f"the file {name} of the adapter {folder} is damaged ({reason}); copy the folder again or export again."
         ) from error
-    return AdapterFiles(tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, labels, version)
+    return AdapterFiles(
+        tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, labels, version
+    )
 
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"} | {

@@ -9,7 +9,7 @@ SUMMARY = "tune a frozen backbone; started again, it resumes"
 
 
 def run(args: Sequence[str]) -> int:
-    from jaxprefix.distributed.processes import FLAGS, take_launch, distributed_session
+    from jaxprefix.distributed.processes import FLAGS, distributed_session, take_launch
 
     launch, rest = take_launch(args)
     with distributed_session(launch):

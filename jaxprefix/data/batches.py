@@ -58,9 +58,10 @@ class Batches:
     def batch(self, step: int, own: Places | None = None, width: int | None = None) -> Batch:
         """The rows at the places `own` of the global batch, which are this process's; None for all of them.
 
-        int32 `input_ids`, `token_type_ids` [B, T], bool `mask` [B, T], float32 `weight` [B], and, unless the examples are
-        unlabelled, int32 `labels` [B] or [B, T]; where rows are packed int32 `segment_ids` [B, T], 0 for padding, and
-        where tokens have types int32 `token_types` [B, T]. T is `width(step)`, or a larger `width` that is given.
+        int32 `input_ids` [B, T], bool `attention_mask` [B, T], float32 `weight` [B], and, unless the examples are
+        unlabelled, int32 `labels` [B] or [B, T]; where rows are packed int32 `segment_ids` [B, T], and where tokens
+        have types int32 `token_type_ids` [B, T], both 0 for padding. T is `width(step)`, or a larger `width` that is
+        given.
         """
         rows = self.rows(step)
         width = self.width(step) if width is None else width
@@ -158,13 +159,12 @@ def _padded(examples: Examples, rows: np.ndarray, width: int, seed: int, step: i
     mask = columns < lengths[:, None]
     places = np.where(mask, starts[:, None] + columns, 0)
     ids = np.where(mask, examples.ids[places], np.int32(examples.vocabulary.padding_id))
-    token_type_ids = np.where(mask, examples.token_type_ids[places], np.int8(0)).astype(np.int32)
     weight = np.ones(len(rows), np.float32)
-    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": token_type_ids, "weight": weight}
+    batch = {"input_ids": ids, "attention_mask": mask, "weight": weight}
     if examples.segment_ids is not None:
         batch["segment_ids"] = np.where(mask, examples.segment_ids[places], np.int32(0))
-    if examples.types is not None:
-        batch["token_type_ids"] = np.where(mask, examples.types[places], np.int32(examples.vocabulary.padding_id))
+    if examples.token_type_ids is not None:
+        batch["token_type_ids"] = np.where(mask, examples.token_type_ids[places], np.int32(0))
     if examples.mask_rate is not None:
         rates = np.where(np.isin(ids, examples.focus_ids), examples.focus_rate, examples.mask_rate)
         batch["input_ids"], batch["labels"] = mask_tokens(ids, mask, rows, examples.vocabulary, rates, seed, step)

@@ -1,7 +1,7 @@
 """Reads what one of several processes writes to standard error, and passes it on; run as a script beside that process.
 
 When a process is gone, the coordination service of JAX aborts the others from a thread of its own, which no Python
-code can keep it from, with a stack trace of a page. The scribe outlives the process, and says in its place which
+code can keep it from, with a stack trace of a page. The relay outlives the process, and says in its place which
 process is gone and what to do. What it does not know it passes on as it is.
 
 Arguments: the coordinator's address, how many processes there are, seconds that they wait at the start.

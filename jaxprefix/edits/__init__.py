@@ -25,7 +25,7 @@ __all__ = [
     "LayerEdit",
     "Rates",
     "check_stacked",
-    "segment_starts",
     "edit",
+    "segment_starts",
     "static",
 ]

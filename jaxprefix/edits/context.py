@@ -22,7 +22,8 @@ class Context:
       rates: dropout rates that replace the built ones.
       training: whether dropout applies.
       prompt: rows of an embedding-level prompt, which stand right before the first token of the text.
-      segment_ids: where several examples share a row, the number of the example that each query and each key belongs to,
+      segment_ids: where several examples share a row, the number of the example that each query and each key belongs
+        to,
         0 for padding; None for one example per row.
       column: the column among the keys of the first query, where that is not S - T (cached decoding).
       leading: the layer's input at each row's first real token, where that is not among the queries (cached decoding).

@@ -30,7 +30,7 @@ class Converted:
       method: the prefix, with the position rule of the library that it comes from.
       head: the head without its number of labels.
       trainable: numpy leaves under `method`, `head` and, for a trained pooler, `backbone`.
-      born: numpy leaves that were frozen and differ from the backbone's folder (a pooler).
+      initialized: numpy leaves that were frozen and differ from the backbone's folder (a pooler).
       labels: names of the labels, where the files have them.
     """
 
@@ -82,16 +82,16 @@ def as_adapter(
     if labels:
         task = dataclasses.replace(task, labels=tuple(labels))
     run = Run(task, backbone=backbone.identity["source"], method=found.method, head=found.head)
-    trainable, born = (jax.tree.map(jnp.asarray, tree) for tree in (found.trainable, found.initialized))
+    trainable, initialized = (jax.tree.map(jnp.asarray, tree) for tree in (found.trainable, found.initialized))
     moved = set(flatten(trainable.get("backbone", {})))
     _, kept = split(backbone.tree, lambda path: path in moved)
-    if "pooler" in getattr(found.head, "pooling", "") and not moved and "pooler" not in {*kept, *born}:
+    if "pooler" in getattr(found.head, "pooling", "") and not moved and "pooler" not in {*kept, *initialized}:
         raise UserError(
             f"{run.backbone} has no pooler, which this adapter's head reads and its files do not hold; name a folder "
             "with the pooler that was there in training."
         )
     model = TunedModel(backbone.module, found.method, run.resolve_head(len(labels)))
-    return Adapter(model, trainable, {"backbone": kept, "initialized": born}, backbone, run, tuple(labels), {})
+    return Adapter(model, trainable, {"backbone": kept, "initialized": initialized}, backbone, run, tuple(labels), {})
 
 
 def _labels(found: Converted, labels: Sequence[str] | None, task: Task | None) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 PEFT keeps one table `prompt_embeddings` `[P, 2 L K E]` (an MLP is evaluated when it saves), shifts the positions of
 real tokens by P, and applies no dropout to the prefix. On decoders it hands the prefix over as keys and values of
 tokens that were seen before: keys are stored as they enter the attention (rotated), the table is as wide as the
-key/value heads, and in layers with a sliding window the prefix leaves it (`subject_to_window=True`). PEFT ignores tensors
-that it does not know, so an adapter with more than that would load there and be another function: `to_peft` refuses it.
+key/value heads, and in layers with a sliding window the prefix leaves it (`subject_to_window=True`). PEFT ignores
+tensors that it does not know, so an adapter with more than that would load there and be another function: `to_peft`
+  refuses it.
 """
 
 import dataclasses

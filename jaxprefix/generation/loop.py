@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from jaxprefix.errors import UserError
 from jaxprefix.generation.beams import beam_search
 from jaxprefix.generation.decoding import Decoding
-from jaxprefix.generation.sampling import sample, is_stop
+from jaxprefix.generation.sampling import is_stop, sample
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.heads import CausalLM
@@ -56,7 +56,7 @@ def generate(
       model: a decoder with a `CausalLM` head.
       trainable, frozen: from `model.init`, or trained since.
       batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]` with padding on the left, all real when absent;
-        `token_types` int `[B, T]` may be there, and new tokens then have the type of their row's last one.
+        `token_type_ids` int `[B, T]` may be there, and new tokens then have the type of their row's last one.
       decoding: how; None for 40 greedy tokens.
       key: a typed key, needed where tokens are drawn; row i draws from `fold_in(key, i)`.
 

@@ -56,13 +56,14 @@ def prompt_batches(examples: Examples, batch_size: int, longest: int) -> Iterato
         width = max(min(width, longest), int(lengths[index].max()))
         ids = np.full((batch_size, width), examples.vocabulary.padding_id, np.int32)
         mask = np.zeros((batch_size, width), bool)
-        types = ids.copy()
+        types = np.zeros_like(ids)
         for place, row in enumerate(filled):
             found = examples.row(int(row))
             start = width - len(found["ids"])
             ids[place, start:], mask[place, start:] = found["ids"], True
-            types[place, start:] = found.get("types", 0)
-        yield {"input_ids": ids, "attention_mask": mask, **({} if examples.types is None else {"token_type_ids": types})}, index
+            types[place, start:] = found.get("token_type_ids", 0)
+        typed = {} if examples.token_type_ids is None else {"token_type_ids": types}
+        yield {"input_ids": ids, "attention_mask": mask, **typed}, index
 
 
 Decode = Callable[[dict, np.ndarray], Generated]

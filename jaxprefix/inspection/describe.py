@@ -86,7 +86,7 @@ def _printed(method: Method) -> list[str]:
 def _facts(setup: Setup) -> dict[str, str]:
     run, config = setup.run, setup.model.backbone.config
     trained, frozen = count(setup.trainable), count(setup.frozen)
-    born = count(setup.frozen["initialized"])
+    initialized = count(setup.frozen["initialized"])
     examples = setup.examples["train"]
     return {
         "backbone": f"{setup.backbone.identity['source']}: {config.kind}, {config.layers} layers x {config.width}, "
@@ -96,7 +96,8 @@ def _facts(setup: Setup) -> dict[str, str]:
         "head": _fields(setup.model.head),
         "trainable": f"{trained:,} of {trained + frozen:,} parameters ({100 * trained / (trained + frozen):.3g} %): "
         + ", ".join(f"{name} {count(tree):,}" for name, tree in setup.trainable.items()),
-        "frozen": f"{frozen:,} parameters" + (f", {born:,} of them drawn at random for this run" if born else ""),
+        "frozen": f"{frozen:,} parameters"
+        + (f", {initialized:,} of them drawn at random for this run" if initialized else ""),
         "positions": _positions(setup),
         "labels": ", ".join(setup.labels) or "none",
         "rows": f"{len(examples):,} for training, {examples.lengths.min()} to {examples.lengths.max()} tokens",

@@ -34,7 +34,8 @@ class PrefixMethod(Method):
       no_op_start: give each virtual token a trained mass that starts at 0, so that training starts from the backbone
         itself, to the bit. A prefix of zeros would not: it takes a share of the attention. Needs
         `position_offset=False`, since shifted positions change the backbone as well.
-      subject_to_window: in layers with a sliding window, whether the virtual tokens leave it as the real ones do, counted
+      subject_to_window: in layers with a sliding window, whether the virtual tokens leave it as the real ones do,
+        counted
         as if all P stood before the first column (as Hugging Face PEFT has it); else every query sees them.
     """
 

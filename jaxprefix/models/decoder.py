@@ -218,7 +218,8 @@ class Decoder(nn.Module):
         Args:
           batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent, padding on
             either side; `token_types` int `[B, T]`, vocabulary ids whose embeddings are added, none when absent;
-            `segment_ids` int `[B, T]` where several examples share a row: 0 for padding, else the number of the example.
+            `segment_ids` int `[B, T]` where several examples share a row: 0 for padding, else the number of the
+            example.
           edits: what the methods do.
           key: a typed key for dropout; needed when training.
           training: whether dropout applies.

@@ -165,7 +165,8 @@ class Encoder(nn.Module):
         """Hidden states of a batch.
 
         Args:
-          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent; `token_type_ids` int
+          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent;
+            `token_type_ids` int
             `[B, T]`, zeros when absent.
           edits: what the methods do.
           key: a typed key for dropout; needed when training.
@@ -174,7 +175,10 @@ class Encoder(nn.Module):
           rates: dropout rates in place of the configured ones.
         """
         ids = batch["input_ids"]
-        mask, token_type_ids = batch.get("attention_mask", jnp.ones(ids.shape, bool)), batch.get("token_type_ids", jnp.zeros_like(ids))
+        mask, token_type_ids = (
+            batch.get("attention_mask", jnp.ones(ids.shape, bool)),
+            batch.get("token_type_ids", jnp.zeros_like(ids)),
+        )
         check_stacked(edits, self.dims)
         check_positions(ids.shape[1], edits.positions, self.dims)
         if training and key is None:

@@ -63,7 +63,8 @@ class TunedModel:
 
         Returns:
           `trainable`: float32 leaves under `method`, `head`, and `backbone` for backbone leaves that the method or the
-          head trains. `frozen`: every other leaf under `backbone`, and under `initialized` those that the backbone's folder
+          head trains. `frozen`: every other leaf under `backbone`, and under `initialized` those that the backbone's
+          folder
           did not have (a pooler drawn at random), which are saved with the adapter.
 
         Raises:
@@ -81,24 +82,24 @@ class TunedModel:
                     f"{type(part).__name__} trains the {part.moves} of a backbone, and this one has none; "
                     "choose another method."
                 )
-        method_key, head_key, born_key = jax.random.split(key, 3)
+        method_key, head_key, init_key = jax.random.split(key, 3)
         module = self.method.build(self.backbone.dims)
         trainable: Tree = {"method": module.init(method_key).get("params", {})}
         initialized: Tree = {}
         if self.head is not None:
             trainable["head"] = self.head.init(head_key, self.backbone.dims)
-            born = self.head.init_missing(born_key, self.backbone.dims, frozen)
+            initialized = self.head.init_missing(init_key, self.backbone.dims, frozen)
         moved, kept = split(frozen, self._trains)
         refuse_quantized(moved, f"{type(self.method).__name__} trains")
-        born_moved, born = split(born, self._trains)
+        init_moved, initialized = split(initialized, self._trains)
         # a copy: training donates `trainable`, and the caller's tree must outlive that
-        trainable["backbone"] = jax.tree.map(lambda w: jnp.array(w, jnp.float32), merge(moved, born_moved))
+        trainable["backbone"] = jax.tree.map(lambda w: jnp.array(w, jnp.float32), merge(moved, init_moved))
         trainable = {name: tree for name, tree in trainable.items() if flatten(tree)}
         if not trainable:
             raise UserError(
                 f"{type(self.method).__name__} trains no leaf, nor does a head; choose a method or a head that does."
             )
-        return trainable, {"backbone": kept, "initialized": born}
+        return trainable, {"backbone": kept, "initialized": initialized}
 
     def _trains(self, path: str) -> bool:
         return self.method.trains(path) or (self.head is not None and self.head.trains(path))
@@ -172,7 +173,8 @@ class TunedModel:
         Args:
           trainable: from `init`, or trained since.
           frozen: from `init`.
-          batch: `input_ids` int `[B, T]`, `mask` bool `[B, T]`, `token_type_ids` int `[B, T]` (the last two may be absent).
+          batch: `input_ids` int `[B, T]`, `mask` bool `[B, T]`, `token_type_ids` int `[B, T]` (the last two may be
+            absent).
           key: a typed key for dropout, needed when training.
           training: whether dropout applies.
           capture: whether to return every layer's hidden state and what the edits show.

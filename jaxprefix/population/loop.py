@@ -15,7 +15,7 @@ import jaxprefix
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
 from jaxprefix.distributed.mesh import put_batch, replicated
-from jaxprefix.population.members import init_leaves, check_methods, member_models, stacked_dropout
+from jaxprefix.population.members import check_methods, init_leaves, member_models, stacked_dropout
 from jaxprefix.population.step import (
     PopulationState,
     chosen,
@@ -48,7 +48,12 @@ class Population:
     """
 
     def __init__(
-        self, run: Run, runs: Sequence[Run], independent_order: bool, vmap_size: int | None, labels: list[str] | None = None
+        self,
+        run: Run,
+        runs: Sequence[Run],
+        independent_order: bool,
+        vmap_size: int | None,
+        labels: list[str] | None = None,
     ):
         keep_compiled_programs()
         self.run, self.runs, self.independent_order = run, runs, independent_order
@@ -59,8 +64,8 @@ class Population:
         self.models = member_models(self.setup.model.backbone, self.setup.model.head, runs)
         check_methods(self.models)
         mesh = self.setup.mesh
-        trainable, backbone, born = init_leaves(self.models, runs, self.setup.backbone, self.setup.labels)
-        self.frozen = {"backbone": backbone, "initialized": jax.device_put(born, replicated(mesh))}
+        trainable, backbone, initialized = init_leaves(self.models, runs, self.setup.backbone, self.setup.labels)
+        self.frozen = {"backbone": backbone, "initialized": jax.device_put(initialized, replicated(mesh))}
         self._trainable = trainable
         rates = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(found.optimizer.rates() for found in runs))
         self._rates = jax.device_put((rates, stacked_dropout(self.models)), replicated(mesh))

@@ -77,7 +77,8 @@ def train_population(
       members: the fields in which each differs, by dotted names: `{"seed": 1, "optimizer.learning_rate": 1e-2,
         "optimizer.weight_decay": 0.1, "hidden_dropout": 0.0, "method.dropout": 0.1, "method.init_std": 0.5}`; of the
         method those that change no shape and not the program. `grid` makes combinations.
-      independent_order: give each member the data order of its own seed; else all see the batches of `run.seed`, which are
+      independent_order: give each member the data order of its own seed; else all see the batches of `run.seed`, which
+        are
         then read once for all.
       vmap_size: how many members a step computes side by side, which takes that much more memory for activations; None
         for all of them, on a CPU one. It has no influence on the results beyond float noise.

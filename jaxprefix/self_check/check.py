@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxprefix.edits import Edits
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.self_check.probe import Probe, distance, live_gradients, forward_probe, own_edits, perturb, tolerance
+from jaxprefix.self_check.probe import Probe, distance, forward_probe, live_gradients, own_edits, perturb, tolerance
 from jaxprefix.self_check.report import Check, CheckItem
-from jaxprefix.self_check.upweight import upweight_virtual_tokens, last_with_virtual_tokens
+from jaxprefix.self_check.upweight import last_with_virtual_tokens, upweight_virtual_tokens
 from jaxprefix.trees import Tree, flatten
 
 SATURATED = 0.01  # a gate or weight nearer than that to 0 or 1 has almost no gradient
@@ -43,7 +43,8 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
 
     Args:
       model, trainable, frozen: as `model.apply` takes them.
-      batch: `input_ids` int `[B, T]`, `mask` bool, `token_type_ids` int; with `labels` and `weight` the gradient is that of
+      batch: `input_ids` int `[B, T]`, `mask` bool, `token_type_ids` int; with `labels` and `weight` the gradient is
+        that of
         the head's loss, else that of a random sum of the outputs. A few short rows are enough, two at least, some of
         them padded.
     """
@@ -56,19 +57,25 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
     if budget.status == "failed":
         return Check((budget,))
     moved = perturb(trainable)
-    see, there = functools.partial(look, model, moved, frozen), own_edits(model, moved)
-    now, then, mask = forward_probe(model, trainable, frozen, batch, edits), see(batch, there), np.asarray(batch["attention_mask"])
+    see, there = functools.partial(forward_probe, model, moved, frozen), own_edits(model, moved)
+    now, then, mask = (
+        forward_probe(model, trainable, frozen, batch, edits),
+        see(batch, there),
+        np.asarray(batch["attention_mask"]),
+    )
     slow = dataclasses.replace(model, backbone=model.backbone.clone(attention="reference"))
     return Check(
         (
             budget,
             _finite(now, mask),
-            _changes_output(functools.partial(look, model, trainable, frozen), see, batch, edits, now, then),
+            _changes_output(functools.partial(forward_probe, model, trainable, frozen), see, batch, edits, now, then),
             _gradients(model, trainable, moved, frozen, batch),
             *_padding(see, batch, there, then, dims.positions - shape[1] - edits.positions, model.backbone.config),
             _batch_mates(see, batch, there, then),
             _mask_width(see, batch, there, then),
-            _reference(model.backbone.attention, functools.partial(look, slow, moved, frozen), batch, there, then),
+            _reference(
+                model.backbone.attention, functools.partial(forward_probe, slow, moved, frozen), batch, there, then
+            ),
             *_saturation(now.observed, mask),
         )
     )
@@ -153,10 +160,10 @@ def _padding(see: Any, batch: Tree, edits: Edits, now: Probe, room: int, config:
     ]
 
 
-def _narrow(look: Probe, like: Probe) -> Probe:
+def _narrow(probe: Probe, like: Probe) -> Probe:
     tokens = like.hidden.shape[1]
-    logits = look.logits if look.logits is None or look.logits.ndim == 2 else look.logits[:, :tokens]
-    return Probe(look.hidden[:, :tokens], logits, look.observed)
+    logits = probe.logits if probe.logits is None or probe.logits.ndim == 2 else probe.logits[:, :tokens]
+    return Probe(probe.hidden[:, :tokens], logits, probe.observed)
 
 
 def _batch_mates(see: Any, batch: Tree, edits: Edits, now: Probe) -> CheckItem:
@@ -165,7 +172,9 @@ def _batch_mates(see: Any, batch: Tree, edits: Edits, now: Probe) -> CheckItem:
         return CheckItem(name, "not applicable", f"the batch has {rows} rows", "give it three")
     # the first and the last row stay where they are, among copies of themselves
     order = np.where(np.arange(rows) < rows // 2, 0, rows - 1)
-    other = see({key: batch[key][order] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}, edits)
+    other = see(
+        {key: batch[key][order] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}, edits
+    )
     kept = [0, rows - 1]
     mine, theirs = (Probe(x.hidden[kept], None if x.logits is None else x.logits[kept], ()) for x in (now, other))
     remedy = "let no hook sum or average over rows"
@@ -184,7 +193,11 @@ def _mask_width(see: Any, batch: Tree, edits: Edits, now: Probe) -> CheckItem:
     name, layer = "every token sees virtual ones", last_with_virtual_tokens(edits, batch["attention_mask"], now.hidden)
     if layer is None and edits.prompt is None:
         return CheckItem(name, "not applicable", "the method has none")
-    changed = dataclasses.replace(edits, prompt=edits.prompt + 0.5) if layer is None else upweight_virtual_tokens(edits, layer)
+    changed = (
+        dataclasses.replace(edits, prompt=edits.prompt + 0.5)
+        if layer is None
+        else upweight_virtual_tokens(edits, layer)
+    )
     other, mask = see(batch, changed), np.asarray(batch["attention_mask"])
     blind = int((np.abs(np.asarray(now.hidden - other.hidden, np.float32)).max(-1)[mask] == 0).sum())
     measured = f"{mask.sum() - blind:,} of {mask.sum():,} real tokens notice a change of them"
@@ -198,7 +211,9 @@ def _reference(attention: str, see_slow: Any, batch: Tree, edits: Edits, now: Pr
     if attention == "reference":
         return CheckItem(name, "not applicable", "the backbone computes the reference")
     remedy = "report this as a bug, and build the backbone with attention='reference' meanwhile"
-    return _same(name, now, see_slow(batch, edits), np.asarray(batch["attention_mask"]), f"{attention} beside it", remedy)
+    return _same(
+        name, now, see_slow(batch, edits), np.asarray(batch["attention_mask"]), f"{attention} beside it", remedy
+    )
 
 
 def _saturation(observed: tuple[dict[str, np.ndarray], ...], mask: np.ndarray) -> Iterable[CheckItem]:

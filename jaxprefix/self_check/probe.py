@@ -86,6 +86,6 @@ def distance(a: Probe, b: Probe, mask: np.ndarray) -> float:
     return max(float(np.abs(x - y).max() / (np.sqrt(np.mean(x * x)) + 1e-30)) for x, y in pairs)
 
 
-def tolerance(look: Probe) -> float:
+def tolerance(probe: Probe) -> float:
     """What rounding may do to outputs, in their sizes."""
-    return 1e-3 if look.hidden.dtype == np.float32 else 0.1
+    return 1e-3 if probe.hidden.dtype == np.float32 else 0.1

@@ -86,12 +86,12 @@ class Bank:
         self._first, first = next(iter(adapters.items()))
         self._precision = _precision(first.run)
         self.backbone: Backbone = first.backbone
-        self._shelf = _make_state({name: self._member(name, adapter) for name, adapter in adapters.items()})
+        self._state = _make_state({name: self._member(name, adapter) for name, adapter in adapters.items()})
 
     @property
     def names(self) -> tuple[str, ...]:
         """The adapters' names."""
-        return tuple(self._shelf.members)
+        return tuple(self._state.members)
 
     def replace(self, name: str, adapter: str | Path | Adapter) -> None:
         """Puts another adapter in the place of the one that has this name.
@@ -102,7 +102,7 @@ class Bank:
         Raises:
           UserError: no adapter has that name, or the new one cannot share a program with the others.
         """
-        state = self._shelf
+        state = self._state
         index = int(_indices(state, [name], 1)[0])
         if not isinstance(adapter, Adapter):
             adapter = load_adapter(adapter, backbone=self.backbone)
@@ -110,10 +110,10 @@ class Bank:
         members = {**state.members, name: member}
         leaves = state.fill(member)
         if leaves is None:
-            self._shelf = _make_state(members)
+            self._state = _make_state(members)
             log.info("the new adapter %r does not fit the bank, which grows; its next batches are compiled anew.", name)
         else:
-            self._shelf = state._replace(members=members, stacks=_replaced(state.stacks, leaves, index))
+            self._state = state._replace(members=members, stacks=_replaced(state.stacks, leaves, index))
 
     def logits(self, batch: Mapping[str, Any], adapters: Sequence[str]) -> Array:
         """Logits of a batch whose rows have different adapters; compiled once per shape of the batch.
@@ -126,9 +126,9 @@ class Bank:
           Float32 `[B, C]`, or `[B, T, C]` of token classifiers, C being the largest number of labels; `-inf` for the
           labels that a row's adapter does not have.
         """
-        state, ids = self._shelf, batch["input_ids"]
+        state, ids = self._state, batch["input_ids"]
         which = _indices(state, adapters, len(ids))
-        columns = {"attention_mask": np.ones(ids.shape, bool), "token_type_ids": np.zeros(ids.shape, np.int32), **batch}
+        columns = {"attention_mask": np.ones(ids.shape, bool), **batch}
         last = np.asarray(columns["attention_mask"]) * np.arange(1, ids.shape[1] + 1)
         self._check_lengths(state, last.max(1), which)
         return self._answer(state, columns, which)["logits"]
@@ -148,7 +148,7 @@ class Bank:
         Returns:
           For each row what `Adapter.predict` returns, with the labels of its adapter.
         """
-        state = self._shelf
+        state = self._state
         which = _indices(state, adapters, len(rows))
         if state.head_slots.task == "causal_language":
             raise UserError("these adapters predict no labels; call bank.generate(rows, adapters) for their texts.")
@@ -193,7 +193,7 @@ class Bank:
           batch_size: prompts decoded at a time.
           seed: of what is drawn.
         """
-        state = self._shelf
+        state = self._state
         which = _indices(state, adapters, len(rows))
         if state.head_slots.task != "causal_language":
             raise UserError("these adapters write no text; call bank(rows, adapters) for their labels.")
@@ -241,7 +241,7 @@ class Bank:
         check_positions(int(lengths[worst]), int(offsets[worst]), self.backbone.module.dims)
 
     def _answer(self, state: BankState, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Array]:
-        columns = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        columns = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
         return bank_forward(self.backbone.module, state.head_slots, state.stacks, self._frozen(), columns, which)
 
     def _frozen(self) -> Tree:

@@ -99,7 +99,7 @@ def read_head(name: str, head: Head | None, trainable: Tree, initialized: Tree) 
         return Classifier(head.task, None, np.zeros((1, 0), np.float32), np.zeros(0, np.float32), None)
     pooling, pooler = getattr(head, "pooling", None), None
     if pooling in ("pooler", "trained_pooler"):
-        pooler = merge(born, trainable.get("backbone", {})).get("pooler")
+        pooler = merge(initialized, trainable.get("backbone", {})).get("pooler")
         pooling = "pooler" if pooler is None else "own_pooler"
     classifier, pooler = jax.tree.map(np.asarray, (trainable["head"]["classifier"], pooler))
     bias = classifier.get("bias", np.zeros(classifier["kernel"].shape[1], np.float32))

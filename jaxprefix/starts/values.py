@@ -33,7 +33,8 @@ class TextStart(TokenStart):
 
     On a decoder with `position_offset=True` an untrained prefix of as many tokens is the text in context: what follows
     has the hidden states that it would have behind the text itself. So it is with `position_offset=False` where
-    positions are rotations. Layers with sliding windows need `subject_to_window=True` for that, and prompt tuning has it
+    positions are rotations. Layers with sliding windows need `subject_to_window=True` for that, and prompt tuning has
+    it
     without further conditions. On an encoder the text has not seen what it stands before, so it is a start and no more.
     """
 

@@ -38,7 +38,6 @@ def encode_causal(
         flat = np.concatenate([np.array(row, np.int32) for row in ids])
         yield Encoded(
             ids=flat,
-            token_type_ids=np.zeros(len(flat), np.int32),
             lengths=np.array([len(row) for row in ids], np.int64),
             labels=np.concatenate([np.array(row, np.int32) for row in labels]) if labelled else None,
         )

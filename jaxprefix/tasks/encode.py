@@ -24,10 +24,9 @@ class Encoded(NamedTuple):
     """A chunk of rows."""
 
     ids: Int32[np.ndarray, " tokens"]
-    token_type_ids: Int[np.ndarray, " tokens"]
     lengths: Int[np.ndarray, " rows"]
     labels: Int32[np.ndarray, " rows_or_tokens"] | None
-    types: Int32[np.ndarray, " tokens"] | None = None
+    token_type_ids: Int32[np.ndarray, " tokens"] | None = None
 
 
 def encode(task: Task, tokenizer: Any, rows: Rows, label_of: LabelOf | None) -> Iterator[Encoded]:
@@ -37,6 +36,7 @@ def encode(task: Task, tokenizer: Any, rows: Rows, label_of: LabelOf | None) -> 
     with truncation off, a row longer than `max_length`.
     """
     backend = own_backend(task, tokenizer)
+    typed = "token_type_ids" in tokenizer.model_input_names
     numbered = iter(enumerate(rows))
     while chunk := list(islice(numbered, CHUNK)):
         if isinstance(task, Tagging):
@@ -60,9 +60,9 @@ def encode(task: Task, tokenizer: Any, rows: Rows, label_of: LabelOf | None) -> 
             labels = np.array([label_of(value, index, task.label) for index, value in raw], np.int32)
         yield Encoded(
             ids=_flat(encoding.ids for encoding in encodings),
-            token_type_ids=_flat(encoding.type_ids for encoding in encodings),
             lengths=lengths,
             labels=labels,
+            token_type_ids=_flat(encoding.type_ids for encoding in encodings) if typed else None,
         )
 
 

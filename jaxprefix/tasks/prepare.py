@@ -23,7 +23,7 @@ from jaxprefix.tasks.formats.rows import open_rows
 from jaxprefix.tasks.kinds import CausalLanguage, ConditionalGeneration, MaskedLanguage, Tagging, Task, Unlabelled
 from jaxprefix.tasks.labels import label_finder, label_names, listed
 
-FORMAT = 1  # of what is stored; raise it when the same key would give other arrays
+FORMAT = 2  # of what is stored; raise it when the same key would give other arrays
 NOT_STORED = ("source", "metric", "mask_rate", "focus", "focus_rate")  # what a task says beyond the arrays
 
 
@@ -106,16 +106,15 @@ def _arrays(task: Task, tokenizer: Any, rows: Rows, names: tuple[str, ...] | Non
     else:
         labelled = names is not None and not isinstance(task, MaskedLanguage)
         encoded = encode(task, tokenizer, rows, label_finder(task, rows, names) if labelled else None)
-    chunks = [Encoded(nothing, nothing, nothing, None), *encoded]
+    chunks = [Encoded(nothing, nothing, None), *encoded]
     lengths = np.concatenate([chunk.lengths for chunk in chunks])
     arrays = {
         "ids": np.concatenate([chunk.ids for chunk in chunks]).astype(np.int32),
-        "token_type_ids": np.concatenate([chunk.token_type_ids for chunk in chunks]).astype(np.int8),
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     }
-    types = [chunk.types for chunk in chunks if chunk.types is not None]
+    types = [chunk.token_type_ids for chunk in chunks if chunk.token_type_ids is not None]
     if types:
-        arrays["types"] = np.concatenate(types).astype(np.int32)
+        arrays["token_type_ids"] = np.concatenate(types).astype(np.int32)
     labels = [chunk.labels for chunk in chunks if chunk.labels is not None]
     if labels:
         arrays["labels"] = np.concatenate(labels).astype(np.int32)
@@ -128,7 +127,6 @@ def _examples(task: Task, arrays: Mapping[str, np.ndarray], about: Mapping[str, 
     vocabulary = {**about["vocabulary"], "special_ids": tuple(about["vocabulary"]["special_ids"])}
     return Examples(
         ids=arrays["ids"],
-        token_type_ids=arrays["token_type_ids"],
         offsets=arrays["offsets"],
         labels=arrays.get("labels"),
         names=tuple(about["names"]),
@@ -137,7 +135,7 @@ def _examples(task: Task, arrays: Mapping[str, np.ndarray], about: Mapping[str, 
         per_token=isinstance(task, Tagging | CausalLanguage | ConditionalGeneration),
         mask_rate=task.mask_rate if isinstance(task, MaskedLanguage) else None,
         segment_ids=arrays.get("segment_ids"),
-        types=arrays.get("types"),
+        token_type_ids=arrays.get("token_type_ids"),
     )
 
 

@@ -60,7 +60,7 @@ class Setup:
     Attributes:
       examples: the tokenised rows by split; only those that the source gives.
       model: backbone, method and head, the head's number of labels filled in.
-      trainable, frozen: the two trees as they are born.
+      trainable, frozen: the two initialized trees.
     """
 
     run: Run
@@ -148,7 +148,12 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
     word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)}".encode()).hexdigest()
     barrier(f"the set-up of {run.folder}", word)
     trainable, frozen = init_trees(run, model, backbone, names)
-    frozen = {**frozen, "initialized": jax.device_put(frozen["initialized"], tree_shardings(backbone.module, frozen, mesh)["initialized"])}
+    frozen = {
+        **frozen,
+        "initialized": jax.device_put(
+            frozen["initialized"], tree_shardings(backbone.module, frozen, mesh)["initialized"]
+        ),
+    }
     edits = model.edits(trainable)
     check_positions(longest, edits.positions, dims)
     _check_new_words(run, edits)

@@ -52,7 +52,9 @@ def test_padding_has_no_labels(tmp_path):
     batch = Batches(examples, 2, 0, buckets=(8,)).batch(0)
     padded = batch["labels"][~batch["attention_mask"]]
     assert len(padded) == 2 + 4 and (padded == NO).all()
-    assert batch["attention_mask"].sum(1).tolist() == [len(row(examples, int(i))[0]) for i in Batches(examples, 2, 0).rows(0)]
+    assert batch["attention_mask"].sum(1).tolist() == [
+        len(row(examples, int(i))[0]) for i in Batches(examples, 2, 0).rows(0)
+    ]
 
 
 def test_a_long_text_is_cut_and_still_ends(tmp_path):
@@ -128,7 +130,7 @@ def test_a_template_makes_the_prompt(tmp_path):
 def test_prompts_have_no_labels_and_are_what_training_rows_begin_with(tmp_path):
     task = ConditionalGeneration(pairs(tmp_path, ("ab", "cd")))
     examples = encode_texts(task, letters(), ["ab", {"prompt": "c"}])
-    assert examples.labels is None and set(examples.row(0)) == {"ids", "token_type_ids"}
+    assert examples.labels is None and set(examples.row(0)) == {"ids"}
     assert [examples.row(i)["ids"].tolist() for i in range(2)] == [[A, B, LINE], [C, LINE]]
     ids, _ = row(prepare(task, letters()), 0)
     assert ids[:3] == examples.row(0)["ids"].tolist()

@@ -37,7 +37,7 @@ def written(path, content):
 
 
 def row(examples, index):
-    return tuple(examples.row(index)[name].tolist() for name in ("ids", "types", "labels"))
+    return tuple(examples.row(index)[name].tolist() for name in ("ids", "token_type_ids", "labels"))
 
 
 WEBNLG = {
@@ -100,7 +100,7 @@ def test_triples_are_given_in_several_ways(triples, names):
 def test_webnlg_of_prefix_tuning(tmp_path):
     given = task(written(tmp_path / "train.json", WEBNLG), jp.WebNLGTable())
     examples = prepare(given, letters_with_colon())
-    assert examples.types is None
+    assert examples.token_type_ids is None
     colon = VOCAB
     source = [SPACE, SPACE, BAR, SPACE, E, SPACE, colon, SPACE, B, SPACE, colon, SPACE, C, SPACE]
     assert examples.row(2)["ids"].tolist() == [*source, FIRST, SPACE, E, SPACE, END]
@@ -202,7 +202,7 @@ def test_types_reach_batches_and_prompts(tmp_path):
     tokenizer = extended(jp.WebNLG())
     examples = prepare(given, tokenizer)
     batch = Batches(examples, 2, 0, buckets=(24,)).batch(0)
-    assert batch["token_type_ids"].dtype == np.int32 and (batch["token_type_ids"][~batch["attention_mask"]] == PAD).all()
+    assert batch["token_type_ids"].dtype == np.int32 and (batch["token_type_ids"][~batch["attention_mask"]] == 0).all()
     assert (batch["input_ids"][~batch["attention_mask"]] == PAD).all()
     prompts = encode_texts(given, tokenizer, ["a | b | c", {"triples": [["d", "a", "e"]]}])
     assert prompts.row(0)["ids"].tolist() == [BOS_W, SUBJECT, A, PROPERTY, B, OBJECT, C, TARGET]
@@ -212,7 +212,7 @@ def test_types_reach_batches_and_prompts(tmp_path):
         *[PAD] * 8, BOS_W, SUBJECT, SUBJECT, PROPERTY, PROPERTY, OBJECT, OBJECT, TARGET
     ]  # fmt: skip
     packed = prepare(replace(given, packed=True), tokenizer)
-    assert len(packed) == 1 and packed.types.tolist() == examples.types.tolist()
+    assert len(packed) == 1 and packed.token_type_ids.tolist() == examples.token_type_ids.tolist()
     decoding = with_tokens_of(jp.Decoding(), tokenizer, stop_words(given))
     assert set(decoding.stop) == {BOS_W, EOS_W, SUBJECT, PROPERTY, OBJECT, TARGET} and decoding.pad == PAD
 

@@ -69,7 +69,9 @@ def test_texts_are_packed_at_preparation(tmp_path):
     assert examples.row(1)["ids"].tolist() == [A, B, C, D, END]
     assert examples.row(2)["segment_ids"].tolist() == [1, 1]
     again = prepare(task, letters())  # from the cache
-    assert all(np.array_equal(getattr(again, name), getattr(examples, name)) for name in ("ids", "segment_ids", "labels"))
+    assert all(
+        np.array_equal(getattr(again, name), getattr(examples, name)) for name in ("ids", "segment_ids", "labels")
+    )
     assert prepare(replace(task, packed=False), letters()).segment_ids is None
 
 

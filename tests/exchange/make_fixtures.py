@@ -49,7 +49,11 @@ def inputs(kind: str, seed: int = 0) -> dict[str, np.ndarray]:
     random, pad = np.random.default_rng(seed), 0 if kind == "bert" else 1
     mask = np.arange(TOKENS) < np.array([TOKENS, 4, 1])[:ROWS, None]
     ids = np.where(mask, random.integers(5, SIZES["vocab_size"], mask.shape), pad)
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": random.integers(0, 2, mask.shape) * (kind == "bert")}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": random.integers(0, 2, mask.shape) * (kind == "bert"),
+    }
 
 
 def logits_of(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> np.ndarray:

@@ -100,7 +100,9 @@ def test_a_trained_pooler_is_not_taken_for_the_backbones():
     tensors["bert.pooler.dense.bias"] = tensors["bert.pooler.dense.bias"] + 1
     adapter = jp.import_p_tuning_v2(tensors, backbone=backbone("bert"), kind="classification")
     np.testing.assert_array_equal(adapter.frozen["initialized"]["pooler"]["bias"], tensors["bert.pooler.dense.bias"])
-    np.testing.assert_array_equal(adapter.frozen["initialized"]["pooler"]["kernel"], tensors["bert.pooler.dense.weight"].T)
+    np.testing.assert_array_equal(
+        adapter.frozen["initialized"]["pooler"]["kernel"], tensors["bert.pooler.dense.weight"].T
+    )
 
 
 ODD = np.ones((2, 2), np.float32)

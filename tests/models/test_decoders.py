@@ -64,7 +64,9 @@ def test_padding_and_later_tokens_do_not_matter(kind):
     ids = right["input_ids"]
     batch = {
         "input_ids": jnp.concatenate([ids, left["input_ids"], ids[:1].at[:, 5].add(1)]),
-        "attention_mask": jnp.concatenate([right["attention_mask"], left["attention_mask"], right["attention_mask"][:1]]),
+        "attention_mask": jnp.concatenate(
+            [right["attention_mask"], left["attention_mask"], right["attention_mask"][:1]]
+        ),
     }
     found = hidden(kind, batch)
     assert np.isfinite(found).all()

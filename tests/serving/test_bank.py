@@ -52,7 +52,7 @@ def test_every_pooling_beside_the_others(kind):
     adapters = {f"{own.pooling}": adapter(method, kind, own, seed=index) for index, (own, method) in enumerate(pairs)}
     bank = jp.Bank(adapters)
     poolings = ("mean", "first", "last", "pooler", "own_pooler")
-    assert bank._shelf.head_slots.poolings == tuple(p for p in poolings if kind == "bert" or p != "pooler")
+    assert bank._state.head_slots.poolings == tuple(p for p in poolings if kind == "bert" or p != "pooler")
     assert_rows_are_those_of_single_runs(bank, adapters, kind)
 
 
@@ -129,7 +129,7 @@ def test_a_frozen_kernel_meets_all_rows_in_one_product():
     names = ("p-tuning v2", "head only", "inducer")
     bank = jp.Bank(several(names))
     batch, rows, _ = mixed_batch(names)
-    state, found = bank._shelf, bank.backbone
+    state, found = bank._state, bank.backbone
     which = np.array([names.index(name) for name in rows], np.int32)
     program = bank_forward.lower(found.module, state.head_slots, state.stacks, found.tree, batch, which).compile()
     text = program.as_text()

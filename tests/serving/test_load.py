@@ -71,7 +71,7 @@ def assert_as_alone(found, rows, names, folders):
 def test_each_row_gets_the_labels_of_its_adapter(folders):
     bank = jp.load_adapters(list(folders.values()))
     assert bank.names == tuple(folders)  # those of the runs' folders
-    assert all(member.adapter.backbone is bank.backbone for member in bank._shelf.members.values())
+    assert all(member.adapter.backbone is bank.backbone for member in bank._state.members.values())
     rows, names = mixed()
     found = bank(rows, names, batch_size=8)
     assert_as_alone(found, rows, names, folders)

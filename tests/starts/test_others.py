@@ -128,7 +128,9 @@ def stored(folder, kind, method, seed=1):
 def test_the_same_length_is_the_same_function(kind, method, tmp_path):
     wanted, _ = stored(tmp_path / "a", kind, method)
     for own in (PTuningV2(length=P), PrefixTuning(length=P, mlp_width=9)):
-        assert_same(hidden(*started(kind, own, AdapterStart(str(tmp_path / "a"))), rows()), wanted, rows()["attention_mask"])
+        assert_same(
+            hidden(*started(kind, own, AdapterStart(str(tmp_path / "a"))), rows()), wanted, rows()["attention_mask"]
+        )
 
 
 def test_so_it_is_under_another_convention_of_positions_where_they_are_rotations(tmp_path):

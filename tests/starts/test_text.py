@@ -128,7 +128,9 @@ def test_an_encoders_prefix_has_the_keys_and_values_of_the_text(kind):
 def test_the_start_token_is_read_and_the_end_token_is_not():
     model, trainable, frozen = tuned("llama", PTuningV2(length=P + 1))
     after = start(model, trainable, frozen, tokenizer("[CLS]"), TextStart(TEXT))
-    assert_same(hidden(model, after, frozen, rows()), in_context("llama", [2, *ids_of()], rows()), rows()["attention_mask"])
+    assert_same(
+        hidden(model, after, frozen, rows()), in_context("llama", [2, *ids_of()], rows()), rows()["attention_mask"]
+    )
 
 
 def test_another_number_of_tokens_is_refused_unless_it_may_be_fitted():

@@ -90,7 +90,7 @@ def child(args: list[str], log: int, devices: int, moment: str, number: int, set
 
 
 def keep(reads: int, log: str) -> None:
-    """What a process and its scribe print, in a file."""
+    """What a process and its relay print, in a file."""
     with open(reads, "rb") as said, open(log, "wb") as file:
         file.write(said.read())
 
@@ -113,6 +113,6 @@ if __name__ == "__main__":
             ended, status = os.wait()
             codes[ended] = os.waitstatus_to_exitcode(status)
             ends.append(time.monotonic())
-        for reader in readers:  # until the scribes, which outlive their processes, have ended as well
+        for reader in readers:  # until the relays, which outlive their processes, have ended as well
             reader.join()
         print(json.dumps([[codes[number] for number in numbers], ends[-1] - ends[0]]), flush=True)

@@ -42,7 +42,7 @@ def test_a_method_without_the_new_rows_is_refused(run, method, there):
 def test_a_run_trains_new_rows_and_writes_text_with_types(run):
     setup = set_up(run)
     assert setup.backbone.tokenizer.convert_tokens_to_ids("<pad>") == decoders.VOCAB
-    assert setup.examples["train"].types.min() >= decoders.VOCAB
+    assert setup.examples["train"].token_type_ids.min() >= decoders.VOCAB
     start = np.asarray(setup.trainable["method"]["new_tokens"]["words"])
     jp.train(run)
     adapter = jp.load_adapter(f"{run.folder}/adapter", backbone=setup.backbone)

@@ -15,9 +15,8 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxprefix.cli import main as cli
-from jaxprefix.distributed import processes
-from jaxprefix.distributed import stderr_relay
-from jaxprefix.distributed.processes import Agreement, Launch, meet, one_process_only, start_processes, take_launch
+from jaxprefix.distributed import processes, stderr_relay
+from jaxprefix.distributed.processes import Agreement, Launch, one_process_only, start_processes, take_launch
 from jaxprefix.distributed.rows import fetch_global, local_rows
 from jaxprefix.errors import UserError
 
@@ -116,7 +115,7 @@ def test_rows_and_values_of_a_process_alone_are_all_of_them():
     np.testing.assert_array_equal(fetch_global({"x": jax.numpy.arange(3)})["x"], np.arange(3))
 
 
-# The scribe
+# The relay of standard error
 
 START = "F1125 10:37:43.5 31343 client.h:80] Terminating process because the JAX distributed service detected fatal "
 START += "errors. This most likely indicates that another task died. absl::Status: "
@@ -138,7 +137,7 @@ GLOO = """terminate called after throwing an instance of 'gloo::EnforceNotMet'
 
 def passed_on(lines):
     out = io.StringIO()
-    scribe.write(lines, out, "a:1", 4, 300)
+    stderr_relay.write(lines, out, "a:1", 4, 300)
     return out.getvalue()
 
 
@@ -160,15 +159,15 @@ def test_a_process_that_gloo_ends_says_so_in_one_sentence():
     assert "32 vs 4" in found and "start the same command again" in found
 
 
-def test_what_the_scribe_does_not_know_is_passed_on():
+def test_what_the_relay_does_not_know_is_passed_on():
     lines = ["step 3\n", "E1125 10:37:43.5 31343 coordination_service.cc:1] something\n", "more\n"]
     assert passed_on(lines) == "".join(lines)
     unknown = [START + "INTERNAL: something new\n", TRACE]
     assert passed_on(unknown) == "".join(unknown)
 
 
-def test_the_scribe_passes_lines_on_as_they_come_and_outlives_a_signal():
-    command = [sys.executable, "-I", "-S", scribe.__file__, "a:1", "4", "300"]
+def test_the_relay_passes_lines_on_as_they_come_and_outlives_a_signal():
+    command = [sys.executable, "-I", "-S", stderr_relay.__file__, "a:1", "4", "300"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(child.stderr))

@@ -93,7 +93,8 @@ def test_members_side_by_side_are_members_one_after_another(world, tmp_path, ind
     fields = tuple({"seed": seed, "hidden_dropout": 0.1 * seed} for seed in range(3))
     runs = [dataclasses.replace(run, folder=str(tmp_path / str(count))) for count in (1, 2, 3)]
     found = [
-        train_population(run, fields, independent_order=independent_order, vmap_size=count) for count, run in enumerate(runs, start=1)
+        train_population(run, fields, independent_order=independent_order, vmap_size=count)
+        for count, run in enumerate(runs, start=1)
     ]
     for index in range(3):
         for other in found[1:]:

@@ -28,7 +28,9 @@ def make_batch(per_token=False):
     random = np.random.default_rng(5)
     if per_token:
         labels = random.integers(0, 3, batch["attention_mask"].shape)
-        batch["labels"] = np.where(batch["attention_mask"] & (random.random(labels.shape) < 0.7), labels, -100).astype(np.int32)
+        batch["labels"] = np.where(batch["attention_mask"] & (random.random(labels.shape) < 0.7), labels, -100).astype(
+            np.int32
+        )
     return batch
 
 

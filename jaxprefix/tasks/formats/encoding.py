@@ -105,8 +105,7 @@ def _flat(encoded: list[tuple[list[int], list[int], list[int]]], labelled: bool)
     )
     return Encoded(
         ids=ids,
-        token_type_ids=np.zeros(len(ids), np.int32),
         lengths=np.array([len(row) for row, _, _ in encoded], np.int64),
         labels=labels if labelled else None,
-        types=types if len(types) else None,
+        token_type_ids=types if len(types) else None,
     )

@@ -10,7 +10,9 @@ import difflib
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+from jaxprefix.renamed import NAMES
+
+__version__ = "0.2.0"
 
 # Public names and the modules they live in, imported at first use so that `import jaxprefix` stays quick.
 _HOMES = {
@@ -64,6 +66,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"jaxprefix.{name}")
     if name not in _HOME:
+        if name in NAMES:
+            raise AttributeError(f"jaxprefix.{name} is now jaxprefix.{NAMES[name]}; use that name")
         near = difflib.get_close_matches(name, __all__, n=1)
         hint = f"; the nearest known name is {near[0]!r}" if near else ""
         raise AttributeError(f"module 'jaxprefix' has no attribute {name!r}{hint}")

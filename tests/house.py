@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxprefix"
 
 FLOORS = (
-    ("errors",),
+    ("errors", "renamed"),
     ("trees", "typed_json", "paths", "allocator"),
     ("attention",),
     ("edits",),

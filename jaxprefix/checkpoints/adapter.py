@@ -21,8 +21,9 @@ import numpy as np
 from jaxprefix.checkpoints import card
 from jaxprefix.checkpoints.files import OLD, as_path, put_folder, recover_folder, writing
 from jaxprefix.errors import UserError
+from jaxprefix.renamed import upgraded_config, upgraded_path
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, DESCRIPTION, METRICS, CARD = "adapter.safetensors", "adapter.json", "metrics.json", "README.md"
 _SUBTREES = {"trainable", "initialized"}
 
@@ -138,12 +139,13 @@ def read_adapter(folder: Any) -> AdapterFiles:
     try:
         name = DESCRIPTION
         description = json.loads((folder / name).read_text())
-        if description["format"] > FORMAT:
+        form = description["format"]
+        if form > FORMAT:
             raise UserError(
                 f"the adapter {folder} was written by jaxprefix {description['jaxprefix']} in format "
-                f"{description['format']}, and this version reads up to {FORMAT}; upgrade jaxprefix."
+                f"{form}, and this version reads up to {FORMAT}; upgrade jaxprefix."
             )
-        config, empty = json.dumps(description["config"]), description["empty"]
+        config, empty = json.dumps(upgraded_config(description["config"], form)), description["empty"]
         backbone, labels, version = description["backbone"], description["labels"], description["jaxprefix"]
         digest = description["sha256"]
         name = METRICS
@@ -152,7 +154,8 @@ def read_adapter(folder: Any) -> AdapterFiles:
         tensors = (folder / name).read_bytes()
         if hashlib.sha256(tensors).hexdigest() != digest:
             raise ValueError("its content does not match the digest in adapter.json")
-        tree = _nested({**named_arrays(tensors), **dict.fromkeys(empty, _EMPTY)})
+        flat = {**named_arrays(tensors), **dict.fromkeys(empty, _EMPTY)}
+        tree = _nested({upgraded_path(path, form): leaf for path, leaf in flat.items()})
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -9,8 +9,9 @@ import jax
 
 from jaxprefix.checkpoints.files import flush
 from jaxprefix.errors import UserError
+from jaxprefix.renamed import CHECKPOINT_VERSIONS
 
-FORMAT = 1
+FORMAT = 2
 _NAME = "record.json"
 
 
@@ -77,7 +78,7 @@ def read(folder: Any) -> Record:
 
     Raises:
       Damaged: it is missing, cut short or changed.
-      UserError: a newer version wrote it, or it may not be read.
+      UserError: a newer or an older version wrote it, or it may not be read.
     """
     try:
         outer = json.loads((folder / _NAME).read_text())
@@ -92,6 +93,11 @@ def read(folder: Any) -> Record:
         raise UserError(
             f"the checkpoint {folder} has format {version}, but this version of jaxprefix reads up to {FORMAT}; "
             "upgrade jaxprefix."
+        )
+    if version in CHECKPOINT_VERSIONS:
+        raise UserError(
+            f"the checkpoint {folder} has format {version} of jaxprefix {CHECKPOINT_VERSIONS[version]}; finish the run "
+            "with that version, or start it again in another folder."
         )
     if _digest(body) != digest:
         raise Damaged(f"{_NAME} does not match its digest")

@@ -264,7 +264,8 @@ def barrier(name: str, word: str = "here") -> None:
         came = _words(client, key)
         missing = ", ".join(str(process) for process in range(jax.process_count()) if process not in came)
         raise RunFailed(
-            f"process {missing} did not come to {name} within {BARRIER_SECONDS} s; look into its log, and {stderr_relay.AGAIN}."
+            f"process {missing} did not come to {name} within {BARRIER_SECONDS} s; look into its log, and "
+            f"{stderr_relay.AGAIN}."
         ) from error
     words = _words(client, key)
     others = ", ".join(str(process) for process in sorted(words) if words[process] != words[0])

@@ -148,8 +148,8 @@ def exported_prefix(model: TunedModel, trainable: Tree) -> Prefix:
     if "sliding" in getattr(config, "pattern", ()) and not method.subject_to_window:
         raise UserError(
             f"{config.kind} has windows of {config.window} tokens, which a prefix leaves in PEFT, and {name} has "
-            "subject_to_window = False; set it to True (which changes nothing for prefix and row together no longer than "
-            "a window)."
+            "subject_to_window = False; set it to True (which changes nothing for prefix and row together no longer "
+            "than a window)."
         )
     if has_rotation(config):
         model, trainable = _moved(model, trainable)

@@ -17,6 +17,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.generation.beams import beam_search
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.sampling import is_stop, sample
+from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.heads import CausalLM
@@ -217,7 +218,7 @@ def _checked(
     edits, dims = jax.eval_shape(model.edits, trainable), model.backbone.dims
     decoding.check(dims.vocab + (0 if edits.words is None else edits.words.shape[0]))
     ids = batch["input_ids"]
-    mask = np.asarray(batch.get("attention_mask", np.ones(ids.shape, bool)))
+    mask = np.asarray(read_attention_mask(batch))
     if not mask[:, -1].all():
         raise UserError("the prompts of a batch end in different columns; put the padding on the left.")
     longest = int(mask.sum(1).max())

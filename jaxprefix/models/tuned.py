@@ -12,6 +12,7 @@ from jaxprefix.edits import BUILT_RATES, Edits, Rates
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method, parts_of
 from jaxprefix.models.backbones import Module
+from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head
 from jaxprefix.models.quantizing import refuse_quantized
@@ -150,7 +151,7 @@ class TunedModel:
             backbone = {**backbone, "words": edits.words}
         if self.head is None:
             return Output(None, *encoded)
-        mask = batch.get("attention_mask", jnp.ones(batch["input_ids"].shape, bool))
+        mask = read_attention_mask(batch)
         head_params, dims = trainable.get("head", {}), self.backbone.dims
         if rates.hidden is not None:
             dims = dataclasses.replace(dims, hidden_dropout=rates.hidden)

@@ -26,6 +26,7 @@ from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.loop import Generated
 from jaxprefix.generation.texts import decoded_texts, with_tokens_of
 from jaxprefix.models.backbones import Module
+from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.heads import CausalLM
 from jaxprefix.serving.heads import Classifier, HeadSlots, make_head_slots, read_head
@@ -126,10 +127,10 @@ class Bank:
           Float32 `[B, C]`, or `[B, T, C]` of token classifiers, C being the largest number of labels; `-inf` for the
           labels that a row's adapter does not have.
         """
-        state, ids = self._state, batch["input_ids"]
+        state, ids, mask = self._state, batch["input_ids"], read_attention_mask(batch)
         which = _indices(state, adapters, len(ids))
-        columns = {"attention_mask": np.ones(ids.shape, bool), **batch}
-        last = np.asarray(columns["attention_mask"]) * np.arange(1, ids.shape[1] + 1)
+        columns = {**batch, "attention_mask": mask}
+        last = np.asarray(mask) * np.arange(1, ids.shape[1] + 1)
         self._check_lengths(state, last.max(1), which)
         return self._answer(state, columns, which)["logits"]
 

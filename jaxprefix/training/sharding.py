@@ -21,8 +21,8 @@ def frozen_shardings(module: Module, mesh: Mesh) -> Callable[[str, tuple[int, ..
 
 
 def tree_shardings(module: Module, tree: Tree, mesh: Mesh) -> Tree:
-    """The places of `frozen` as `TunedModel.init` gives it: those under `backbone` and under `initialized` by the backbone's
-    rules."""
+    """The shardings of `frozen` as `TunedModel.init` gives it: leaves under `backbone` and under `initialized` by the
+    backbone's rules."""
     place = frozen_shardings(module, mesh)
     return {part: _by_path(leaves, place) for part, leaves in tree.items()}
 

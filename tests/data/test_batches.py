@@ -107,7 +107,8 @@ def test_a_batch_holds_what_the_rows_hold():
         assert (batch["token_type_ids"][place, length:] == 0).all() and (batch["labels"][place, length:] == -100).all()
         assert batch["attention_mask"][place].sum() == length and batch["attention_mask"][place, :length].all()
     assert {name: array.dtype.name for name, array in batch.items()} == {
-        "input_ids": "int32", "attention_mask": "bool", "token_type_ids": "int32", "labels": "int32", "weight": "float32"
+        "input_ids": "int32", "attention_mask": "bool", "token_type_ids": "int32", "labels": "int32",
+        "weight": "float32",
     }  # fmt: skip
     labels = Batches(examples(), 8, seed=3).batch(4)["labels"]
     np.testing.assert_array_equal(labels, rows % 3)

@@ -1,0 +1,36 @@
+"""What a backbone reads of a batch, by the tokenizer's own keys."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool
+
+from jaxprefix.errors import UserError
+from jaxprefix.renamed import BATCH_KEYS
+
+
+def check_batch_keys(batch: Mapping[str, Array]) -> None:
+    """Refuses a key by its old name, naming the new one."""
+    for key in batch:
+        if key in BATCH_KEYS:
+            raise UserError(f"the batch has the key {key!r}; the key is {BATCH_KEYS[key]!r} now.")
+
+
+def read_attention_mask(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
+    """Which tokens are real: `attention_mask` `[B, T]`, bool or integers 0 and 1; all of them where it is absent.
+
+    Raises:
+      UserError: the mask holds floats (an additive mask, for one), or the batch has a key by its old name.
+    """
+    check_batch_keys(batch)
+    ids = batch["input_ids"]
+    mask = batch.get("attention_mask")
+    if mask is None:
+        return jnp.ones(ids.shape, bool)
+    mask = jnp.asarray(mask)
+    if jnp.issubdtype(mask.dtype, jnp.floating):
+        raise UserError(
+            f"attention_mask is {mask.dtype}; give it as bool, or as integers: 1 for a real token and 0 for padding."
+        )
+    return mask.astype(bool)

@@ -4,8 +4,8 @@ import dataclasses
 import logging
 import math
 import statistics
-import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,9 @@ from jaxprefix.population.step import (
 from jaxprefix.tasks.metrics import evaluate_metrics, higher_is_better, main_metric
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import run_rows
+from jaxprefix.training.host_loop import HostLoop
 from jaxprefix.training.resume import MemberHistory, StopSignal, keep_compiled_programs
-from jaxprefix.training.setup import Setup, set_up
+from jaxprefix.training.setup import set_up
 from jaxprefix.training.writers import Progress, Writers
 from jaxprefix.trees import Tree, count
 from jaxprefix.typed_json import to_json
@@ -36,7 +37,7 @@ from jaxprefix.typed_json import to_json
 log = logging.getLogger("jaxprefix")
 
 
-class Population:
+class Population(HostLoop[PopulationState]):
     """A population between its set-up and its end.
 
     Args:
@@ -44,6 +45,7 @@ class Population:
       runs: theirs.
       independent_order: whether each has its own data order.
       vmap_size: how many members are computed side by side; None decides by the backend.
+      checkpoints: where its states are kept.
       labels: the labels' names where something trained fixes them.
     """
 
@@ -53,15 +55,20 @@ class Population:
         runs: Sequence[Run],
         independent_order: bool,
         vmap_size: int | None,
+        checkpoints: Checkpoints,
         labels: list[str] | None = None,
     ):
         keep_compiled_programs()
-        self.run, self.runs, self.independent_order = run, runs, independent_order
         # the rates of the backbone's folder are needed for members that have none of their own
-        self.setup: Setup = set_up(
-            dataclasses.replace(runs[0], hidden_dropout=None, attention_dropout=None), None, labels
-        )
-        self.models = member_models(self.setup.model.backbone, self.setup.model.head, runs)
+        setup = set_up(dataclasses.replace(runs[0], hidden_dropout=None, attention_dropout=None), None, labels)
+        seeds = [found.seed for found in runs] if independent_order else [run.seed]
+        rows = setup.examples["train"]
+        self._batches = [Batches(rows, run.batch_size, seed, run.buckets) for seed in seeds]
+        epoch_steps = self._batches[0].epoch_steps
+        steps = run.steps or max(1, math.ceil(run.epochs * epoch_steps))
+        super().__init__(run, setup, checkpoints, steps, epoch_steps)
+        self.runs, self.independent_order = runs, independent_order
+        self.models = member_models(setup.model.backbone, setup.model.head, runs)
         check_methods(self.models)
         mesh = self.setup.mesh
         trainable, backbone, initialized = init_leaves(self.models, runs, self.setup.backbone, self.setup.labels)
@@ -69,12 +76,6 @@ class Population:
         self._trainable = trainable
         rates = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(found.optimizer.rates() for found in runs))
         self._rates = jax.device_put((rates, stacked_dropout(self.models)), replicated(mesh))
-        seeds = [found.seed for found in runs] if independent_order else [run.seed]
-        rows = self.setup.examples["train"]
-        self._batches = [Batches(rows, run.batch_size, seed, run.buckets) for seed in seeds]
-        epoch_steps = self._batches[0].epoch_steps
-        self.steps = run.steps or max(1, math.ceil(run.epochs * epoch_steps))
-        self._evaluate_every = run.evaluate_every or epoch_steps
         vmap_size = resolve_vmap_size(vmap_size, len(runs))
         self._step = make_population_step(
             self.models[0],
@@ -89,7 +90,6 @@ class Population:
         )
         self._eval_step = make_population_eval_step(self.models[0], mesh, vmap_size)
         self._maximise = higher_is_better(main_metric(run.task))
-        self._seconds: list[float] = []
         self._active = np.ones(len(runs), bool)
         self.histories = [MemberHistory() for _ in runs]
 
@@ -101,50 +101,25 @@ class Population:
     def finished(self, step: int) -> bool:
         return step >= self.steps or not self._active.any()
 
-    def train(self, state: PopulationState, checkpoints: Checkpoints, stop: StopSignal) -> PopulationState:
-        """The loop over steps: update, report the update before, evaluate, save."""
-        step = saved = int(state.train.step)
+    def train(self, state: PopulationState, stop: StopSignal) -> PopulationState:
+        """The updates that remain, until the end or a signal."""
         self._active = np.array(state.active)
-        pending: tuple[int, int, dict] | None = None
         trained, source = count(self._trainable) // len(self.runs), self.setup.backbone.identity["source"]
         log.info(
             "%d members of %s on %s, %s trainable parameters each; %d steps of %d rows%s",
             *(len(self.runs), type(self.runs[0].method).__name__, source, f"{trained:,}"),
             *(self.steps, self.run.batch_size, ", each in its own order" if self.independent_order else ""),
         )
-        with Progress(self.steps, step) as progress, Writers(self.run, step) as writers:
+        return self.loop(state, lambda: stop.came)
 
-            def report() -> None:
-                nonlocal pending
-                if pending is not None:
-                    self._report(pending, progress, writers)
-                    pending = None
+    def step_of(self, state: PopulationState) -> int:
+        return int(state.train.step)
 
-            while not self.finished(step) and not stop.came:
-                started = time.perf_counter()
-                batch, tokens = self._batch(step)
-                train, active, metrics = self._step(state.train, state.active, *self._rates, self.frozen, batch)
-                state = PopulationState(train, active, state.best)
-                report()  # of the step before, while this one runs
-                step += 1
-                pending = (step, tokens, metrics)
-                self._seconds.append(time.perf_counter() - started)
-                due = step % self._evaluate_every == 0 or step >= self.steps
-                save = due or (self.run.checkpoint_every and step % self.run.checkpoint_every == 0)
-                if save:
-                    report()
-                if due and "validation" in self.setup.examples:
-                    state = self._evaluated(step, state, progress, writers)
-                if save:
-                    saved = step
-                    self._save(checkpoints, state, step)
-            report()
-        if step > saved:
-            self._save(checkpoints, state, step)
-        checkpoints.wait()
-        return state
+    def update(self, state: PopulationState, batch: Any) -> tuple[PopulationState, dict[str, Any]]:
+        train, active, metrics = self._step(state.train, state.active, *self._rates, self.frozen, batch)
+        return PopulationState(train, active, state.best), metrics
 
-    def _batch(self, step: int) -> tuple[dict[str, jax.Array], int]:
+    def next_batch(self, step: int) -> tuple[dict[str, jax.Array], int]:
         """The batch of all members, or theirs stacked and padded to the same length, with the number of its tokens."""
         if not self.independent_order:
             batch = self._batches[0].batch(step)
@@ -154,8 +129,7 @@ class Population:
         stacked = {name: np.stack([batch[name] for batch in found]) for name in found[0]}
         return put_batch(stacked, self.setup.mesh, axis=1), int(stacked["attention_mask"].sum())
 
-    def _report(self, pending: tuple[int, int, dict], progress: Progress, writers: Writers) -> None:
-        step, tokens, metrics = pending
+    def report(self, step: int, tokens: int, metrics: dict[str, Any], progress: Progress, writers: Writers) -> None:
         values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
         active, finite = values.pop("active").astype(bool), values.pop("finite") > 0
         for index in np.flatnonzero(active & ~finite):
@@ -167,12 +141,15 @@ class Population:
             )
         self._active &= finite | ~active
         good = active & finite
+        self.clock.stepped()
         rate = progress.step(step, tokens, float(values["loss"][good].mean()) if good.any() else math.nan)
         if step % self.run.log_every == 0 or step == self.steps:
             named = {f"{i}/{name}": float(value[i]) for i in np.flatnonzero(good) for name, value in values.items()}
-            writers.scalars(step, {**named, "tokens_per_second": rate})
+            writers.scalars(step, {**named, "tokens_per_second": rate, **self.clock.report()})
 
-    def _evaluated(self, step: int, state: PopulationState, progress: Progress, writers: Writers) -> PopulationState:
+    def evaluate(
+        self, step: int, state: PopulationState, progress: Progress, writers: Writers
+    ) -> tuple[PopulationState, None]:
         """The state after an evaluation: best leaves renewed, members without patience at rest."""
         metrics = self.measure(state.train.trainable, "validation")
         improved, goes_on = np.zeros(len(self.runs), bool), np.ones(len(self.runs), bool)
@@ -190,9 +167,8 @@ class Population:
         progress.say(f"step {step}/{self.steps}: validation {name} {', '.join(f'{value:.4f}' for value in now)}")
         self._active &= goes_on
         best = chosen(improved, state.train.trainable, state.best)
-        return PopulationState(
-            state.train, *jax.device_put((state.active & goes_on, best), replicated(self.setup.mesh))
-        )
+        active, best = jax.device_put((state.active & goes_on, best), replicated(self.setup.mesh))
+        return PopulationState(state.train, active, best), None
 
     def measure(self, trainable: Tree, split: str) -> list[dict[str, float]]:
         """Every member's metrics over all rows of a split."""
@@ -209,8 +185,8 @@ class Population:
             for index in range(len(self.runs))
         ]
 
-    def _save(self, checkpoints: Checkpoints, state: PopulationState, step: int) -> None:
-        info = {
+    def info(self) -> dict[str, Any]:
+        return {
             "run": to_json(self.run),
             "members": [to_json(run) for run in self.runs],
             "independent_order": self.independent_order,
@@ -219,7 +195,7 @@ class Population:
             "histories": [dataclasses.asdict(history) for history in self.histories],
             "jaxprefix": jaxprefix.__version__,
         }
-        checkpoints.save(step, state, info=info)
 
     def step_seconds(self) -> float:
-        return statistics.median(self._seconds[1:]) if len(self._seconds) > 1 else math.nan
+        """The median time of an update of all members, without the first; NaN where there was none."""
+        return statistics.median(self.seconds[1:]) if len(self.seconds) > 1 else math.nan

@@ -78,8 +78,7 @@ def train_population(
         "optimizer.weight_decay": 0.1, "hidden_dropout": 0.0, "method.dropout": 0.1, "method.init_std": 0.5}`; of the
         method those that change no shape and not the program. `grid` makes combinations.
       independent_order: give each member the data order of its own seed; else all see the batches of `run.seed`, which
-        are
-        then read once for all.
+        are then read once for all.
       vmap_size: how many members a step computes side by side, which takes that much more memory for activations; None
         for all of them, on a CPU one. It has no influence on the results beyond float noise.
 
@@ -97,7 +96,8 @@ def train_population(
         stored = checkpoints.read_info()
         if stored is not None:
             _refuse_other_members(run, runs, independent_order, stored)
-        population = Population(run, runs, independent_order, vmap_size, (stored and stored["labels"]) or None)
+        labels = (stored and stored["labels"]) or None
+        population = Population(run, runs, independent_order, vmap_size, checkpoints, labels)
         if stored is not None:
             refuse_other_backbone(population.setup, stored)
         state = population.init()
@@ -109,7 +109,7 @@ def train_population(
             population.histories = [_history(found) for found in info["histories"]]
             log.info("going on from step %d of %d in %s", int(state.train.step), population.steps, run.folder)
         with StopSignal() as stop:
-            state = population.train(state, checkpoints, stop)
+            state = population.train(state, stop)
         steps = int(state.train.step)
         if stop.came and not population.finished(steps):
             log.info("stopped at step %d of %d; start the same population again to go on", steps, population.steps)

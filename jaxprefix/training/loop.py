@@ -21,6 +21,7 @@ from jaxprefix.tasks.metrics import higher_is_better, main_metric
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import evaluate_examples, score_texts
 from jaxprefix.training.export import write_run_adapter
+from jaxprefix.training.host_loop import HostLoop
 from jaxprefix.training.preflight import look_before
 from jaxprefix.training.resume import (
     History,
@@ -31,9 +32,9 @@ from jaxprefix.training.resume import (
 )
 from jaxprefix.training.setup import Setup, set_up
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step, run_key
-from jaxprefix.training.timing import Clock, Profile, memory_in_use
+from jaxprefix.training.timing import memory_in_use
 from jaxprefix.training.writers import Progress, Writers
-from jaxprefix.trees import Tree, count
+from jaxprefix.trees import count
 from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
@@ -85,8 +86,7 @@ def train(run: Run) -> Result:
 def _train(run: Run) -> Result:
     run.check()
     folder = run_folder(run.folder)
-    metric_name = main_metric(run.task)
-    maximise = higher_is_better(metric_name)
+    maximise = higher_is_better(main_metric(run.task))
     keep_compiled_programs()
     # One process that is told to stop before its first step just ends; among several that would end the others badly.
     stop, listening = StopSignal(), jax.process_count() > 1
@@ -125,104 +125,58 @@ def _train(run: Run) -> Result:
         if restored is None:
             look_before(setup, eval_step, state.trainable)
 
-        loop = _Loop(run, setup, steps, batches, train_step, eval_step, checkpoints, history, maximise)
+        loop, agreed = _Loop(setup, batches, steps, train_step, eval_step, checkpoints, history), Agreement(setup.mesh)
         with contextlib.nullcontext() if listening else stop:
-            state = loop.run(state, stop)
+            state = loop.loop(state, lambda: agreed(stop.came))
         if not loop.finished(int(state.step)):
             log.info("stopped at step %d of %d; start the same run again to go on", int(state.step), steps)
             return Result(folder, None, int(state.step), {})
         return _finish(run, setup, state, abstract, checkpoints, history, eval_step)
 
 
-@dataclasses.dataclass
-class _Loop:
-    """The steps of a run between its set-up and its end."""
+class _Loop(HostLoop[TrainState]):
+    """A run between its set-up and its end.
 
-    run_config: Run
-    setup: Setup
-    steps: int
-    batches: Batches
-    train_step: Any
-    eval_step: Any
-    checkpoints: Checkpoints
-    history: History
-    maximise: bool
+    Args:
+      setup: of the run.
+      batches: its training batches.
+      steps: updates in all.
+      train_step, eval_step: compiled.
+      checkpoints: where its states are kept.
+      history: its evaluations so far.
+    """
 
-    def __post_init__(self) -> None:
-        self.evaluate_every = self.run_config.evaluate_every or self.batches.epoch_steps
-        self.last_saved = 0
-        self.clock = Clock()
+    def __init__(
+        self,
+        setup: Setup,
+        batches: Batches,
+        steps: int,
+        train_step: Any,
+        eval_step: Any,
+        checkpoints: Checkpoints,
+        history: History,
+    ) -> None:
+        super().__init__(setup.run, setup, checkpoints, steps, batches.epoch_steps)
+        self._batches, self._history = batches, history
+        self._train_step, self._eval_step = train_step, eval_step
+        self._maximise = higher_is_better(main_metric(setup.run.task))
+        self._rows = local_rows(setup.mesh, setup.run.batch_size)
+        self._rates = jax.device_put(setup.run.optimizer.rates(), replicated(setup.mesh))
+
+    def step_of(self, state: TrainState) -> int:
+        return int(state.step)
 
     def finished(self, step: int) -> bool:
-        patience = self.run_config.patience
-        return step >= self.steps or (patience is not None and self.history.without_progress >= patience)
+        patience = self.run.patience
+        return step >= self.steps or (patience is not None and self._history.without_progress >= patience)
 
-    def run(self, state: TrainState, stop: "StopSignal") -> TrainState:
-        run, setup = self.run_config, self.setup
-        rates = jax.device_put(run.optimizer.rates(), replicated(setup.mesh))
-        step = self.last_saved = int(state.step)
-        pending: tuple[int, int, dict] | None = None
-        agreed, rows = Agreement(setup.mesh), local_rows(setup.mesh, run.batch_size)
-        profile = Profile(run.profile, step, run_folder(run.folder))
-        with Progress(self.steps, step) as progress, Writers(run, step) as writers:
+    def next_batch(self, step: int) -> tuple[Any, int]:
+        return put_batch(self._batches.batch(step, self._rows), self.setup.mesh), self._batches.tokens(step)
 
-            def report() -> None:
-                nonlocal pending
-                if pending is not None:
-                    self._report(pending, progress, writers)
-                    pending = None
+    def update(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        return self._train_step(state, self._rates, self.setup.frozen, batch)
 
-            while not self.finished(step) and not agreed(stop.came):
-                profile.at(step, state)
-                with self.clock.of("data"):
-                    placed = put_batch(self.batches.batch(step, rows), setup.mesh)
-                with self.clock.of("step"):
-                    state, metrics = self.train_step(state, rates, setup.frozen, placed)
-                    report()  # of the step before, while this one runs
-                pending = (step + 1, self.batches.tokens(step), metrics)
-                step += 1
-                due = step % self.evaluate_every == 0 or step >= self.steps
-                if due and "validation" in setup.examples:
-                    report()
-                    found = self._evaluate(state.trainable, "validation")
-                    metric = next(iter(found.values()))
-                    self.history.evaluated(step, metric, self.maximise)
-                    writers.scalars(step, {f"validation/{name}": value for name, value in found.items()})
-                    progress.evaluated(f"validation {next(iter(found))}", metric)
-                    progress.say(f"step {step}/{self.steps}: validation {_listed(found)}")
-                    self._save(state, metric)
-                elif due or (run.checkpoint_every and step % run.checkpoint_every == 0):
-                    report()
-                    self._save(state, None)
-            report()
-            profile.close(state)
-        if step > self.last_saved:
-            self._save(state, None)
-        self.checkpoints.wait()
-        return state
-
-    def _evaluate(self, trainable: Tree, split: str) -> dict[str, float]:
-        run, setup = self.run_config, self.setup
-        rows = run.eval_batch_size or run.batch_size
-        with self.clock.of("evaluation"):
-            return evaluate_examples(
-                self.eval_step, trainable, setup.frozen, run.task, setup.examples[split], rows, setup.mesh
-            )
-
-    def _save(self, state: TrainState, metric: float | None) -> None:
-        info = {
-            "run": to_json(self.run_config),
-            "backbone": self.setup.backbone.identity,
-            "labels": list(self.setup.labels),
-            "history": dataclasses.asdict(self.history),
-            "jaxprefix": jaxprefix.__version__,
-        }
-        self.last_saved = int(state.step)
-        with self.clock.of("checkpoint"):
-            self.checkpoints.save(self.last_saved, state, info=info, metric=metric)
-
-    def _report(self, pending: tuple[int, int, dict], progress: Progress, writers: "Writers") -> None:
-        step, tokens, metrics = pending
+    def report(self, step: int, tokens: int, metrics: dict[str, Any], progress: Progress, writers: Writers) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not values.pop("finite"):
             self.checkpoints.wait()
@@ -236,9 +190,29 @@ class _Loop:
             )
         rate = progress.step(step, tokens, values["loss"])
         self.clock.stepped()
-        if step % self.run_config.log_every == 0 or step == self.steps:
+        if step % self.run.log_every == 0 or step == self.steps:
             spent = {**self.clock.report(), **memory_in_use()}
             writers.scalars(step, {**values, "tokens_per_second": rate, **spent})
+
+    def evaluate(self, step: int, state: TrainState, progress: Progress, writers: Writers) -> tuple[TrainState, float]:
+        run, setup = self.run, self.setup
+        rows, examples = run.eval_batch_size or run.batch_size, setup.examples["validation"]
+        found = evaluate_examples(self._eval_step, state.trainable, setup.frozen, run.task, examples, rows, setup.mesh)
+        metric = next(iter(found.values()))
+        self._history.evaluated(step, metric, self._maximise)
+        writers.scalars(step, {f"validation/{name}": value for name, value in found.items()})
+        progress.evaluated(f"validation {next(iter(found))}", metric)
+        progress.say(f"step {step}/{self.steps}: validation {_listed(found)}")
+        return state, metric
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "run": to_json(self.run),
+            "backbone": self.setup.backbone.identity,
+            "labels": list(self.setup.labels),
+            "history": dataclasses.asdict(self._history),
+            "jaxprefix": jaxprefix.__version__,
+        }
 
 
 def _finish(

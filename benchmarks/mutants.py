@@ -43,8 +43,10 @@ ROOMS = {
 DESELECTED = ("tests/data/test_batches.py::test_a_batch_is_made_quickly",)  # it compares times, so load decides it
 
 
-def judged(outcome: Outcome, unmutated: Outcome) -> tuple[bool, str]:
-    """Whether a mutant was killed, and how its run ended: failed, crashed, hung, cut off or passed.
+def judged(outcome: Outcome, unmutated: dict) -> tuple[bool, str]:
+    """Whether a mutant was killed, and how its run ended: failed, crashed, hung, cut off, waited or passed.
+
+    A run has `waited` if the limit of seconds ended it, below that of CPU seconds.
 
     Raises:
       SystemExit: no test was selected.
@@ -52,8 +54,8 @@ def judged(outcome: Outcome, unmutated: Outcome) -> tuple[bool, str]:
     if outcome.code == 5:
         raise SystemExit("The selection has no tests; name the room's tests in ROOMS.")
     if outcome.code is None:
-        hung = unmutated.code == 0 and unmutated.cpu <= QUICK
-        return hung, "hung" if hung else "cut off"
+        hung = unmutated["code"] == 0 and unmutated["cpu"] <= QUICK
+        return hung, "hung" if hung else "cut off" if outcome.cpu >= LIMIT else "waited"
     if outcome.code == 0:
         return False, "passed"
     return True, "crashed" if outcome.code < 0 else "failed"
@@ -81,6 +83,8 @@ class Results:
         if known and known["about"] != {"id": "about", **about}:
             raise SystemExit(f"{path} holds other results ({known['about']}); name another file.")
         self.known = known
+        if known and not path.read_bytes().endswith(b"\n"):
+            path.write_bytes(path.read_bytes() + b"\n")  # so that a line cut off spoils no other
         if not known:
             self.add({"id": "about", **about})
 
@@ -103,8 +107,10 @@ def read(path: Path) -> dict[str, dict]:
     return lines
 
 
-def run(tree: Path, drawn: list[dict], moves: dict, results: Results, jobs: int, processes: int) -> None:
-    """Runs what the results do not hold yet; ends at once, with what is known written, on KeyboardInterrupt."""
+def run(
+    tree: Path, drawn: list[dict], moves: dict, results: Results, jobs: int, processes: int, again: bool = False
+) -> None:
+    """Runs what the results do not hold yet, with `again` also what has waited; ends at once on KeyboardInterrupt."""
     work: queue.SimpleQueue[Callable[[Copy], None]] = queue.SimpleQueue()
     stop, failures = threading.Event(), []
 
@@ -112,7 +118,7 @@ def run(tree: Path, drawn: list[dict], moves: dict, results: Results, jobs: int,
         outcome = copy.test(ROOMS[room].test_files(tree), DESELECTED, LIMIT, stop, processes)
         if outcome.code not in (0, None):
             raise SystemExit(f"The unmutated code fails in the room {room}: {outcome.first}\n{outcome.tail}")
-        results.add({"id": f"unmutated-{room}", **dataclasses.asdict(outcome)})
+        results.add({"id": f"unmutated-{room}", **measured(outcome)})
 
     def mutated(copy: Copy, wanted: dict) -> None:
         found = find(tree, wanted, moves)
@@ -131,8 +137,8 @@ def run(tree: Path, drawn: list[dict], moves: dict, results: Results, jobs: int,
             outcome = copy.test(tests, DESELECTED, LIMIT, stop, processes)
         finally:
             copy.write(file, source)
-        killed, how = judged(outcome, Outcome(**without_id(results.known[f"unmutated-{wanted['room']}"])))
-        results.add({"id": wanted["id"], "killed": killed, "how": how, "file": file, **dataclasses.asdict(outcome)})
+        killed, how = judged(outcome, results.known[f"unmutated-{wanted['room']}"])
+        results.add({"id": wanted["id"], "killed": killed, "how": how, "file": file, **measured(outcome)})
         print(
             f"{wanted['id']} {'killed' if killed else 'SURVIVED'} ({how}, {outcome.cpu:.0f} s) {outcome.first}",
             flush=True,
@@ -171,15 +177,21 @@ def run(tree: Path, drawn: list[dict], moves: dict, results: Results, jobs: int,
             stop.clear()
 
     rooms = [room for room in ROOMS if any(wanted["room"] == room for wanted in drawn)]
-    left = [room for room in rooms if f"unmutated-{room}" not in results.known]
+    left = [
+        room
+        for room in rooms
+        if (line := results.known.get(f"unmutated-{room}")) is None
+        or (again and line["code"] is None and line["cpu"] < LIMIT)
+    ]
     everywhere([lambda copy, room=room: unmutated(copy, room) for room in left])
-    left = [wanted for wanted in drawn if "killed" not in results.known.get(wanted["id"], {})]
+    open_states = {None, "not found", *(["waited"] if again else [])}
+    left = [wanted for wanted in drawn if results.known.get(wanted["id"], {}).get("how") in open_states]
     everywhere([lambda copy, wanted=wanted: mutated(copy, wanted) for wanted in left])
 
 
-def without_id(line: dict) -> dict:
-    """The fields of a line but its id."""
-    return {name: value for name, value in line.items() if name != "id"}
+def measured(outcome: Outcome) -> dict:
+    """What is kept of a run: all but its output."""
+    return {name: value for name, value in dataclasses.asdict(outcome).items() if name != "tail"}
 
 
 def commit_of(tree: Path) -> str:
@@ -198,6 +210,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("-n", type=int, default=0, help="processes of a test run (pytest-xdist); 0 for none beside it")
     parser.add_argument("--only", nargs="*", default=[], help="ids or rooms; all")
+    parser.add_argument("--again", action="store_true", help="run once more what the limit of seconds ended")
     parser.add_argument("--list", action="store_true", help="print all mutants of the rooms, and run nothing")
     parser.add_argument("--find", action="store_true", help="print which drawn mutants are not found, and run nothing")
     parser.add_argument(
@@ -240,7 +253,10 @@ def main() -> None:
     results = Results(
         options.results, {"commit": commit_of(tree), "table": digest, "limit": LIMIT, "processes": options.n}
     )
-    run(tree, drawn, moves, results, options.jobs, options.n)
+    try:
+        run(tree, drawn, moves, results, options.jobs, options.n, options.again)
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped; the same command goes on.") from None
     print(table(drawn, results.known))
     if any(results.known[wanted["id"]]["how"] == "not found" for wanted in drawn):
         raise SystemExit("Some mutants were not found; say in mutants_moves.json where their code is now.")

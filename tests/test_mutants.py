@@ -194,19 +194,20 @@ def outcome(code, cpu=1.0):
 
 
 @pytest.mark.parametrize(
-    ("code", "unmutated", "expected"),
+    ("mutated", "unmutated", "expected"),
     [
-        (0, outcome(0), (False, "passed")),
-        (1, outcome(0), (True, "failed")),
-        (4, outcome(0), (True, "failed")),
-        (-11, outcome(0), (True, "crashed")),
-        (None, outcome(0, 59), (True, "hung")),
-        (None, outcome(0, 61), (False, "cut off")),
-        (None, outcome(None, 120), (False, "cut off")),
+        (outcome(0), outcome(0), (False, "passed")),
+        (outcome(1), outcome(0), (True, "failed")),
+        (outcome(4), outcome(0), (True, "failed")),
+        (outcome(-11), outcome(0), (True, "crashed")),
+        (outcome(None, 121), outcome(0, 59), (True, "hung")),
+        (outcome(None, 121), outcome(0, 61), (False, "cut off")),
+        (outcome(None, 121), outcome(None, 121), (False, "cut off")),
+        (outcome(None, 5), outcome(0, 61), (False, "waited")),
     ],
 )
-def test_how_a_run_is_judged(code, unmutated, expected):
-    assert script.judged(outcome(code), unmutated) == expected
+def test_how_a_run_is_judged(mutated, unmutated, expected):
+    assert script.judged(mutated, script.measured(unmutated)) == expected
 
 
 @pytest.fixture
@@ -235,9 +236,12 @@ def test_a_run_goes_on_where_it_was_stopped(package, tmp_path, monkeypatch, caps
     assert (package / "jaxprefix" / "a.py").read_text() == "def f(x):\n    return x + 1\n"
 
     with path.open("a") as file:
-        file.write('{"id": "room-01", "kil')  # what a kill may leave
+        file.write('{"id": "room-02", "kil')  # what a kill may leave
     monkeypatch.setattr(script, "Copy", lambda tree: pytest.fail("a known mutant ran again"))
-    script.run(package, drawn, {}, script.Results(path, {"commit": "a"}), jobs=1, processes=0)
+    results = script.Results(path, {"commit": "a"})
+    script.run(package, drawn, {}, results, jobs=1, processes=0)
+    results.add({"id": "room-02", "how": "passed"})
+    assert script.read(path) == {**lines, "room-02": {"id": "room-02", "how": "passed"}}
     with pytest.raises(SystemExit, match="other results"):
         script.Results(path, {"commit": "b"})
 
@@ -251,7 +255,7 @@ def test_a_run_is_cut_off_by_its_cpu_seconds(package):
         result = copy.test(["tests/test_a.py"], (), 1.5, threading.Event())
     finally:
         copy.close()
-    assert result.code is None and result.cpu > 1.5
+    assert result.code is None and result.cpu >= 1.5
 
 
 def test_two_results_are_joined():

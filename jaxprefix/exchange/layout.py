@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, listed
 
 Tensors = Mapping[str, np.ndarray]
 Linear = dict[str, np.ndarray]
@@ -72,7 +72,8 @@ def take(tensors: Tensors, name: str, shape: tuple[int | None, ...]) -> np.ndarr
     """
     if name not in tensors:
         raise UserError(
-            f"the tensor {name} is missing (there are {listed(tensors)}); save the whole adapter, its head included."
+            f"the tensor {name} is missing (there are {listed(sorted(tensors))}); save the whole adapter, its head "
+            "included."
         )
     found = np.asarray(tensors[name])
     if len(found.shape) != len(shape) or any(want not in (None, got) for got, want in zip(found.shape, shape)):  # noqa: B905
@@ -92,12 +93,6 @@ def refuse_unknown(tensors: Tensors, known: set[str], library: str) -> None:
     """
     if unknown := sorted(set(tensors) - known):
         raise UserError(
-            f"the tensors {listed(unknown)} have no place in a prefix with its head, as {library} writes them; "
+            f"the tensors {listed(sorted(unknown))} have no place in a prefix with its head, as {library} writes them; "
             "import an adapter of that form alone (no gates, no other modules)."
         )
-
-
-def listed(names: object, shown: int = 4) -> str:
-    """Names for a message, cut after `shown`."""
-    names = sorted(names)  # type: ignore[call-overload]
-    return (", ".join(names[:shown]) or "none") + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -8,14 +8,14 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, listed
 from jaxprefix.hf.safetensors_files import TensorFiles
 from jaxprefix.hf.shards import leaf_shape, load_leaf
 from jaxprefix.hf.sources import find_folder, read_config, read_tokenizer
@@ -68,7 +68,7 @@ class Report:
             parts = sorted({path.split("/")[0] for path in self.missing})
             lines.append(f"{self.source} has no {' and no '.join(PARTS[part] for part in parts)}.")
         if self.unused:
-            lines.append(f"{self.source} holds {len(self.unused)} tensors that are not used: {_listed(self.unused)}.")
+            lines.append(f"{self.source} holds {len(self.unused)} tensors that are not used: {listed(self.unused)}.")
         return lines
 
 
@@ -180,7 +180,7 @@ def _plan(config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool
             if tensor is None
         ]
         raise UserError(
-            f"the safetensors files in {folder} lack {_listed(dict.fromkeys(names))}, which its config.json calls for; "
+            f"the safetensors files in {folder} lack {listed(dict.fromkeys(names))}, which its config.json calls for; "
             "copy or download the folder again."
         )
     parts = {leaf.top for leaf in absent}  # half a head would be no head
@@ -235,9 +235,3 @@ def _unused(plan: Plan, files: TensorFiles, fingerprint: dict[str, str]) -> tupl
     seconds = files.fingerprints(name for name in left if name in second_names)
     tied = {name for name, digest in seconds.items() if digest in set(fingerprint.values())}
     return tuple(name for name in left if name not in tied)
-
-
-def _listed(names: Iterable[str], shown: int = 4) -> str:
-    names = list(names)
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprefix.edits import Edits
+from jaxprefix.errors import listed
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.self_check.probe import Probe, distance, forward_probe, live_gradients, own_edits, perturb, tolerance
 from jaxprefix.self_check.report import Check, CheckItem
 from jaxprefix.self_check.upweight import last_with_virtual_tokens, upweight_virtual_tokens
+from jaxprefix.training.perturbations import other_rows, other_words_at_pads, perturb
 from jaxprefix.trees import Tree, flatten
 
 SATURATED = 0.01  # a gate or weight nearer than that to 0 or 1 has almost no gradient
@@ -44,8 +46,7 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
     Args:
       model, trainable, frozen: as `model.apply` takes them.
       batch: `input_ids` int `[B, T]`, `mask` bool, `token_type_ids` int; with `labels` and `weight` the gradient is
-        that of
-        the head's loss, else that of a random sum of the outputs. A few short rows are enough, two at least, some of
+        that of the head's loss, else that of a random sum of the outputs. A few short rows are enough, two at least, some of
         them padded.
     """
     dims, batch = model.backbone.dims, {name: jnp.asarray(value) for name, value in batch.items()}
@@ -56,13 +57,10 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
     budget = _positions(shape[1], edits.positions, dims.positions)
     if budget.status == "failed":
         return Check((budget,))
-    moved = perturb(trainable)
+    moved = jax.tree.map(jnp.asarray, perturb(jax.device_get(trainable)))
     see, there = functools.partial(forward_probe, model, moved, frozen), own_edits(model, moved)
-    now, then, mask = (
-        forward_probe(model, trainable, frozen, batch, edits),
-        see(batch, there),
-        np.asarray(batch["attention_mask"]),
-    )
+    now, then = forward_probe(model, trainable, frozen, batch, edits), see(batch, there)
+    mask = np.asarray(batch["attention_mask"])
     slow = dataclasses.replace(model, backbone=model.backbone.clone(attention="reference"))
     return Check(
         (
@@ -117,7 +115,7 @@ def _gradients(model: TunedModel, trainable: Tree, moved: Tree, frozen: Tree, ba
     name = "gradients"
     both = set(flatten(trainable.get("backbone", {}))) & set(flatten(frozen["backbone"]))
     if both:
-        return CheckItem(name, "failed", f"{_listed(both)} in both trees", "make the trees with model.init")
+        return CheckItem(name, "failed", f"{listed(sorted(both))} in both trees", "make the trees with model.init")
     at_rest = _dead(model, trainable, frozen, batch)
     dead = [path for path in _dead(model, moved, frozen, batch) if path in at_rest]
     unread = {path: _why_unread(path) for path in dead if _why_unread(path)}
@@ -125,12 +123,12 @@ def _gradients(model: TunedModel, trainable: Tree, moved: Tree, frozen: Tree, ba
     total = len(flatten(trainable))
     if broken:
         remedy = "let the method's module use them, or leave them away"
-        return CheckItem(name, "failed", f"{len(broken)} of {total} leaves have none: {_listed(broken)}", remedy)
+        return CheckItem(name, "failed", f"{len(broken)} of {total} leaves have none: {listed(sorted(broken))}", remedy)
     measured = f"{total - len(at_rest)} of {total} leaves have one"
     if len(at_rest) > len(dead):
-        measured += f"; {_listed(path for path in at_rest if path not in dead)} once the others have moved"
+        measured += f"; {listed(sorted(path for path in at_rest if path not in dead))} once the others have moved"
     for reason in sorted(set(unread.values())):
-        measured += f"; {_listed(path for path in unread if unread[path] == reason)} never: {reason}"
+        measured += f"; {listed(sorted(path for path in unread if unread[path] == reason))} never: {reason}"
     return CheckItem(name, "passed", measured)
 
 
@@ -152,7 +150,7 @@ def _padding(see: Any, batch: Tree, edits: Edits, now: Probe, room: int, config:
     if "token_type_ids" in batch:
         wide["token_type_ids"] = jnp.pad(batch["token_type_ids"], ((0, 0), (0, more)))
     padded = see(wide, edits)
-    others = {**wide, "input_ids": jnp.asarray(np.where(mask, ids, (ids + 7) % config.vocab))}
+    others = {**wide, "input_ids": jnp.asarray(other_words_at_pads(ids, mask, config.vocab))}
     remedy = "mask padding wherever tokens are summed (Inducer: legacy_mask=False)"
     return [
         _same(names[0], now, _narrow(padded, now), mask[:, :-more], f"with {more} more pads", remedy),
@@ -170,11 +168,7 @@ def _batch_mates(see: Any, batch: Tree, edits: Edits, now: Probe) -> CheckItem:
     name, rows = "batch invariance", batch["input_ids"].shape[0]
     if rows < 3:
         return CheckItem(name, "not applicable", f"the batch has {rows} rows", "give it three")
-    # the first and the last row stay where they are, among copies of themselves
-    order = np.where(np.arange(rows) < rows // 2, 0, rows - 1)
-    other = see(
-        {key: batch[key][order] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}, edits
-    )
+    other = see(other_rows(batch), edits)
     kept = [0, rows - 1]
     mine, theirs = (Probe(x.hidden[kept], None if x.logits is None else x.logits[kept], ()) for x in (now, other))
     remedy = "let no hook sum or average over rows"
@@ -232,8 +226,3 @@ def _saturation(observed: tuple[dict[str, np.ndarray], ...], mask: np.ndarray) -
         measured = f"{100 * low:.3g} % below {SATURATED}, {100 * high:.3g} % above {1 - SATURATED}"
         many = low + high > MANY
         yield CheckItem(name, "warning" if many else "passed", measured, remedy if many else "")
-
-
-def _listed(paths: Iterable[str]) -> str:
-    paths = sorted(paths)
-    return ", ".join(paths[:4]) + (f" and {len(paths) - 4} others" if len(paths) > 4 else "")

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxprefix.edits import Edits
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.trees import Tree, flatten, unflatten
+from jaxprefix.trees import Tree, flatten
 
 
 class Probe(NamedTuple):
@@ -63,18 +63,6 @@ def live_gradients(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree
         lambda part: jax.grad(lambda leaves: part * objective(leaves))(trainable), jnp.array([1, 1 / 3])
     )
     return {path: live(leaf) for path, leaf in flatten(parts).items()}
-
-
-def perturb(trainable: Tree) -> Tree:
-    """Every leaf a random step away: those of the method by 0.1 (up where they are 0, since a mass below 0 is none),
-    so that a method which starts gently is heard; the others by a tenth of their size."""
-    random, new = np.random.default_rng(0), {}
-    for path, leaf in flatten(jax.device_get(trainable)).items():
-        noise = random.standard_normal(leaf.shape, np.float32)
-        noise = noise if np.any(leaf) else np.abs(noise)
-        size = 1.0 if path.startswith("method/") else float(np.sqrt(np.mean(np.square(leaf)))) or 0.5
-        new[path] = jnp.asarray(leaf + 0.1 * size * noise, leaf.dtype)
-    return unflatten(new)
 
 
 def distance(a: Probe, b: Probe, mask: np.ndarray) -> float:

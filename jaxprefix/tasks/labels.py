@@ -1,12 +1,14 @@
 """Which labels there are, and which of them a row has."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from jaxprefix.data.rows import Rows
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, listed
 from jaxprefix.tasks.encode import tag_values
 from jaxprefix.tasks.kinds import Classification, Tagging
+
+MOST = 20  # labels that a message lists
 
 
 def label_names(task: Classification | Tagging, rows: Rows) -> tuple[str, ...]:
@@ -17,7 +19,7 @@ def label_names(task: Classification | Tagging, rows: Rows) -> tuple[str, ...]:
     column = _column(task)
     if task.labels is not None:
         if len(set(task.labels)) != len(task.labels):
-            raise UserError(f"The labels {listed(task.labels)} name one twice; give each once.")
+            raise UserError(f"The labels {listed(task.labels, MOST)} name one twice; give each once.")
         return task.labels
     if column in rows.class_names:
         return rows.class_names[column]
@@ -44,17 +46,11 @@ def label_finder(task: Classification | Tagging, rows: Rows, names: tuple[str, .
         if name not in indices:
             raise UserError(
                 f"{rows.locate(row)} has the label {name!r} in column {column!r}, unknown to the label list "
-                f"({listed(names)}); correct the row or add the label to the task's labels."
+                f"({listed(names, MOST)}); correct the row or add the label to the task's labels."
             )
         return indices[name]
 
     return find
-
-
-def listed(names: Iterable[str], most: int = 20) -> str:
-    """Names for a message, cut after `most`."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
 def _column(task: Classification | Tagging) -> str:

@@ -14,14 +14,14 @@ from jaxprefix.data.packing import packed
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import open_split
 from jaxprefix.data.store import Store
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, listed
 from jaxprefix.paths import cache_folder
 from jaxprefix.tasks.causal import encode_causal
 from jaxprefix.tasks.encode import Encoded, columns_of, encode, serialised, vocabulary_of
 from jaxprefix.tasks.formats.encoding import encode_format
 from jaxprefix.tasks.formats.rows import open_rows
 from jaxprefix.tasks.kinds import CausalLanguage, ConditionalGeneration, MaskedLanguage, Tagging, Task, Unlabelled
-from jaxprefix.tasks.labels import label_finder, label_names, listed
+from jaxprefix.tasks.labels import label_finder, label_names
 
 FORMAT = 2  # of what is stored; raise it when the same key would give other arrays
 NOT_STORED = ("source", "metric", "mask_rate", "focus", "focus_rate")  # what a task says beyond the arrays

@@ -22,7 +22,7 @@ from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import evaluate_examples, score_texts
 from jaxprefix.training.export import write_run_adapter
 from jaxprefix.training.host_loop import HostLoop
-from jaxprefix.training.preflight import look_before
+from jaxprefix.training.preflight import check_before_training
 from jaxprefix.training.resume import (
     History,
     StopSignal,
@@ -123,7 +123,7 @@ def _train(run: Run) -> Result:
             log.info("going on from step %d of %d in %s", start, steps, folder)
         _announce(setup, steps, batches)
         if restored is None:
-            look_before(setup, eval_step, state.trainable)
+            check_before_training(setup, eval_step, state.trainable)
 
         loop, agreed = _Loop(setup, batches, steps, train_step, eval_step, checkpoints, history), Agreement(setup.mesh)
         with contextlib.nullcontext() if listening else stop:
@@ -202,7 +202,7 @@ class _Loop(HostLoop[TrainState]):
         self._history.evaluated(step, metric, self._maximise)
         writers.scalars(step, {f"validation/{name}": value for name, value in found.items()})
         progress.evaluated(f"validation {next(iter(found))}", metric)
-        progress.say(f"step {step}/{self.steps}: validation {_listed(found)}")
+        progress.say(f"step {step}/{self.steps}: validation {_numbers(found)}")
         return state, metric
 
     def info(self) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def _finish(
     folder = run_folder(run.folder)
     adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics)
     for split, found in metrics.items():
-        log.info("%s: %s", split, _listed(found))
+        log.info("%s: %s", split, _numbers(found))
     log.info("adapter: %s", adapter)
     return Result(folder, adapter, steps, metrics)
 
@@ -266,5 +266,5 @@ def _announce(setup: Setup, steps: int, batches: Batches) -> None:
     )
 
 
-def _listed(metrics: dict[str, float]) -> str:
+def _numbers(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

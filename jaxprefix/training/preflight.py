@@ -14,15 +14,16 @@ from jaxprefix.data import evaluation_batches
 from jaxprefix.distributed.mesh import put_batch
 from jaxprefix.distributed.rows import fetch_global, local_rows
 from jaxprefix.errors import UserError
+from jaxprefix.training.perturbations import other_rows, other_words_at_pads, perturb
 from jaxprefix.training.setup import Setup
-from jaxprefix.trees import Tree, flatten, unflatten
+from jaxprefix.trees import Tree
 
 log = logging.getLogger("jaxprefix")
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # of losses in nats, from the same program twice
 
 
-def look_before(setup: Setup, eval_step: Any, trainable: Tree) -> None:
-    """Looks at losses as they are, with the method's leaves moved, and with other pads and other rows around.
+def check_before_training(setup: Setup, eval_step: Any, trainable: Tree) -> None:
+    """Compares losses as they are, with the method's leaves moved, and with other pads and other rows around.
 
     Raises:
       UserError: losses are not finite before anything was trained, or the method's leaves do not reach them.
@@ -40,8 +41,8 @@ def look_before(setup: Setup, eval_step: Any, trainable: Tree) -> None:
             f"{int((~np.isfinite(now)).sum())} of {now.size} losses are not finite before the first step; "
             f"look for infinite leaves in {setup.backbone.identity['source']}, or start the method smaller."
         )
-    moved = _moved(trainable)
-    if moved is not None:
+    if trainable.get("method"):
+        moved = perturb(fetch_global(trainable), "method/")
         trainable = jax.device_put(moved, jax.tree.map(lambda leaf: leaf.sharding, trainable))
         then = losses(trainable, batch)
         if np.array_equal(then, now):
@@ -51,28 +52,10 @@ def look_before(setup: Setup, eval_step: Any, trainable: Tree) -> None:
             )
         now = then
     if jax.process_count() == 1 and len(now) > 2:
-        _alone(now, losses(trainable, _disturbed(batch, setup.model.backbone.config)), batch, setup)
-
-
-def _moved(trainable: Tree) -> Tree | None:
-    """All leaves of the method a little further up, or None where it has none."""
-    random, leaves = np.random.default_rng(0), flatten({"method": trainable.get("method", {})})
-    if not leaves:
-        return None
-    moved = {
-        path: fetch_global(leaf) + np.float32(0.1) * np.abs(random.standard_normal(leaf.shape, np.float32))
-        for path, leaf in leaves.items()
-    }
-    return {**trainable, **unflatten(moved)}
-
-
-def _disturbed(batch: dict, config: Any) -> dict:
-    """The first and the last row among copies of themselves, with words in place of pads."""
-    rows = len(batch["input_ids"])
-    order = np.where(np.arange(rows) < rows // 2, 0, rows - 1)
-    other = {name: value[order] for name, value in batch.items()}
-    words = (other["input_ids"] + 7) % config.vocab
-    return {**other, "input_ids": np.where(other["attention_mask"], other["input_ids"], words)}
+        among_others = other_rows(batch)
+        ids, mask = among_others["input_ids"], among_others["attention_mask"]
+        among_others["input_ids"] = other_words_at_pads(ids, mask, setup.model.backbone.config.vocab)
+        _alone(now, losses(trainable, among_others), batch, setup)
 
 
 def _alone(now: np.ndarray, other: np.ndarray, batch: dict, setup: Setup) -> None:

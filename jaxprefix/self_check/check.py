@@ -16,7 +16,7 @@ import numpy as np
 from jaxprefix.edits import Edits
 from jaxprefix.errors import listed
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.self_check.probe import Probe, distance, forward_probe, live_gradients, own_edits, perturb, tolerance
+from jaxprefix.self_check.probe import Probe, distance, forward_probe, live_gradients, own_edits, tolerance
 from jaxprefix.self_check.report import Check, CheckItem
 from jaxprefix.self_check.upweight import last_with_virtual_tokens, upweight_virtual_tokens
 from jaxprefix.training.perturbations import other_rows, other_words_at_pads, perturb
@@ -46,7 +46,8 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
     Args:
       model, trainable, frozen: as `model.apply` takes them.
       batch: `input_ids` int `[B, T]`, `mask` bool, `token_type_ids` int; with `labels` and `weight` the gradient is
-        that of the head's loss, else that of a random sum of the outputs. A few short rows are enough, two at least, some of
+        that of the head's loss, else that of a random sum of the outputs. A few short rows are enough, two at least,
+        some of
         them padded.
     """
     dims, batch = model.backbone.dims, {name: jnp.asarray(value) for name, value in batch.items()}

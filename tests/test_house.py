@@ -1,5 +1,6 @@
 """The order of the house: imports run downwards, without circles among modules or rooms."""
 
+from docs import draw_floors
 from tests import house
 
 
@@ -18,3 +19,7 @@ def test_no_circles_of_modules():
 
 def test_no_circles_of_rooms():
     assert house.circles(house.room_imports()) == []
+
+
+def test_the_picture_of_the_floors_is_current():
+    assert (house.ROOT / "docs" / "floors.svg").read_text() == draw_floors.draw()

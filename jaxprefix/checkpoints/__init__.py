@@ -1,0 +1,1 @@
+"""Checkpoints and adapter folders: whole or absent, verified by digests."""

@@ -35,7 +35,7 @@ def draw() -> str:
         for index, room in enumerate(rooms):
             left = MARGIN + index * (width + GAP)
             places[room] = (left + width / 2, top)
-            lines = textwrap.wrap(summary(room), max(int(width / 6.1), 12))[:3]
+            lines = textwrap.wrap(summary(room), max(int(width / 6.6), 12))[:3]
             words = "".join(
                 f'<text x="{left + 10:.0f}" y="{top + 36 + 14 * row:.0f}" class="words">{escape(line)}</text>'
                 for row, line in enumerate(lines)

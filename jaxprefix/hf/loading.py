@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxprefix.errors import UserError, listed
 from jaxprefix.hf.safetensors_files import TensorFiles
 from jaxprefix.hf.shards import leaf_shape, load_leaf
-from jaxprefix.hf.sources import find_folder, read_config, read_tokenizer
+from jaxprefix.hf.sources import find_folder, name_inputs, read_config, read_tokenizer
 from jaxprefix.models.backbones import BackboneConfig, Module, is_constant, leaves_in, make_backbone, read_hf_config
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder_leaves import DECODER, WORD, Leaf
@@ -107,6 +107,7 @@ def load_pretrained(
     for line in report.lines():
         logger.info(line)
     tokenizer = read_tokenizer(report.path)
+    name_inputs(tokenizer, config.has_token_types)
     if len(tokenizer) > config.vocab:
         raise UserError(
             f"the tokenizer in {report.path} has {len(tokenizer)} entries, but the word table only {config.vocab}; "

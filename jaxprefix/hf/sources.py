@@ -105,6 +105,17 @@ def _without_advice() -> Iterator[None]:
             os.environ[name] = before
 
 
+def name_inputs(tokenizer: Any, token_types: bool) -> None:
+    """Makes a tokenizer give `token_type_ids` or leave them out, whatever its folder says.
+
+    Args:
+      tokenizer: a transformers tokenizer.
+      token_types: whether the backbone has a table of them. To a decoder they would be words (GPT-2) or nothing.
+    """
+    others = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    tokenizer.model_input_names = [*others[:1], *(["token_type_ids"] if token_types else []), *others[1:]]
+
+
 def read_tokenizer(source: str | Path) -> Any:
     """The transformers tokenizer of a model.
 

@@ -87,6 +87,11 @@ class DecoderConfig:
     initializer_range: float = 0.02
 
     @property
+    def has_token_types(self) -> bool:
+        """Whether tokens of a pair's two texts have embeddings of their own; GPT-2's token types are words."""
+        return False
+
+    @property
     def usable_positions(self) -> int:
         """How many tokens of one row, virtual ones included, can be numbered."""
         return self.positions

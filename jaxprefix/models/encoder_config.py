@@ -70,6 +70,11 @@ class EncoderConfig:
     initializer_range: float = 0.02
 
     @property
+    def has_token_types(self) -> bool:
+        """Whether tokens of a pair's two texts have embeddings of their own."""
+        return self.token_types > 1
+
+    @property
     def usable_positions(self) -> int:
         """How many tokens of one row, virtual ones included, the position table can number."""
         return self.positions if self.kind == "bert" else self.positions - self.padding_id - 1

@@ -150,6 +150,7 @@ def _key(task: Task, tokenizer: Any, *identities: str) -> str:
 
     fields = {name: value for name, value in asdict(task).items() if name not in NOT_STORED}
     about_tokenizer = [serialised(tokenizer), asdict(vocabulary_of(tokenizer)), tokenizers.__version__]
+    about_tokenizer.append("token_type_ids" in tokenizer.model_input_names)
     if isinstance(task, CausalLanguage | ConditionalGeneration):
         about_tokenizer += [tokenizer.bos_token_id, tokenizer.eos_token_id]
     kinds = [type(task).__name__, type(getattr(task, "format", None)).__name__]

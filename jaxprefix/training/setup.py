@@ -17,7 +17,7 @@ from jaxprefix.distributed.processes import barrier
 from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
 from jaxprefix.hf.loading import read_backbone
-from jaxprefix.hf.sources import find_folder, read_config, read_tokenizer
+from jaxprefix.hf.sources import find_folder, name_inputs, read_config, read_tokenizer
 from jaxprefix.models.backbones import BackboneConfig, Module, drawn_backbone, make_backbone, read_hf_config
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.decoder_config import DecoderConfig
@@ -106,6 +106,7 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
                 f"{config.vocab}; put the tokenizer there that the model was trained with."
             )
         identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
+    name_inputs(tokenizer, config.has_token_types)
     tokenizer = with_added_tokens(run.task, tokenizer, config.vocab)
     module = make_backbone(with_dropout(config, run), dtype, run.unroll, run.remat)
     return Backbone(module, tree, tokenizer, identity)

@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_old_adapter(tmp_path: Path):
         (lambda f: (f / "adapter.json").write_text('{"format": 1'), ["adapter.json", "damaged"]),
         (lambda f: (f / "adapter.json").write_text('{"format": 1}'), ["adapter.json", "damaged"]),
         (lambda f: (f / "adapter.json").write_text("[]"), ["adapter.json", "damaged"]),
-        (lambda f: (f / "adapter.json").write_text('{"format": 2, "jaxprefix": "9.1"}'), ["9.1", "upgrade jaxprefix"]),
+        (lambda f: (f / "adapter.json").write_text('{"format": 3, "jaxprefix": "9.1"}'), ["9.1", "upgrade jaxprefix"]),
         (lambda f: (f / "metrics.json").unlink(), ["metrics.json", "it is missing"]),
         (lambda f: (f / "adapter.safetensors").unlink(), ["adapter.safetensors", "it is missing"]),
         (lambda f: os.truncate(f / "adapter.safetensors", 50), ["adapter.safetensors", "damaged", "digest"]),

@@ -27,7 +27,7 @@ def examples(rows=100, per_token=False, mask_rate=None, longest=50, seed=0):
     labels = (np.repeat(np.arange(rows), lengths) if per_token else np.arange(rows)).astype(np.int32) % 3
     return Examples(
         ids=ids,
-        token_type_ids=(ids % 2).astype(np.int8),
+        token_type_ids=(ids % 2).astype(np.int32),
         offsets=offsets,
         labels=None if mask_rate else labels,
         names=("a", "b", "c"),

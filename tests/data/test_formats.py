@@ -209,7 +209,7 @@ def test_types_reach_batches_and_prompts(tmp_path):
     ((batch, index),) = prompt_batches(prompts, 2, 40)
     assert index.tolist() == [0, 1] and batch["token_type_ids"].shape == (2, 16)
     assert batch["token_type_ids"][1].tolist() == [
-        *[PAD] * 8, BOS_W, SUBJECT, SUBJECT, PROPERTY, PROPERTY, OBJECT, OBJECT, TARGET
+        *[0] * 8, BOS_W, SUBJECT, SUBJECT, PROPERTY, PROPERTY, OBJECT, OBJECT, TARGET
     ]  # fmt: skip
     packed = prepare(replace(given, packed=True), tokenizer)
     assert len(packed) == 1 and packed.token_type_ids.tolist() == examples.token_type_ids.tolist()

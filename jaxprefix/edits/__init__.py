@@ -11,7 +11,7 @@ runs it on tracers.
 """
 
 from jaxprefix.edits.composition import NO_EDITS, Edits, check_stacked
-from jaxprefix.edits.context import Context, document_starts
+from jaxprefix.edits.context import Context, Tokens, document_starts
 from jaxprefix.edits.dims import BUILT_RATES, Dims, Rates
 from jaxprefix.edits.layer_edit import LayerEdit
 from jaxprefix.edits.pytree import edit, static
@@ -24,6 +24,7 @@ __all__ = [
     "Edits",
     "LayerEdit",
     "Rates",
+    "Tokens",
     "check_stacked",
     "document_starts",
     "edit",

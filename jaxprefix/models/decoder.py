@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
 from jaxprefix.distributed.constraints import constrain, kernel_axes, look_up
-from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, check_stacked
+from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, Tokens, check_stacked
 from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
 from jaxprefix.models.cache import Cache
@@ -243,22 +243,21 @@ class Decoder(nn.Module):
             order = prompt_order(mask, prompt)
             mask = jnp.take_along_axis(jnp.pad(mask, ((0, 0), (prompt, 0)), constant_values=True), order, axis=1)
 
-        seen_mask = cache.seeing(mask) if continued else mask
-        ctx = Context(
-            seen_mask,
-            jnp.zeros((), jnp.int32),
-            None,
-            rates,
-            documents=None if documents is None else (documents, documents),
-            column=cache.column if continued else None,
-            training=training,
-            prompt=0 if edits.prompt is None else edits.prompt.shape[0],
-            softcap=self.config.attention_softcap,
-        )
-        positions = jnp.maximum(ctx.numbers(mask.shape[1]) - 1, 0) + edits.position_offset
-        if edits.row_offsets is not None:
-            positions = positions + edits.row_offsets[:, None]
-        ctx = dataclasses.replace(ctx, positions=positions)
+        # Positions go by the numbers of the real tokens, those that the cache holds among them.
+        def placed(tokens: Tokens) -> Tokens:
+            positions = jnp.maximum(tokens.numbers - 1, 0) + edits.position_offset
+            if edits.row_offsets is not None:
+                positions = positions + edits.row_offsets[:, None]
+            return dataclasses.replace(tokens, positions=positions)
+
+        new = seen = placed(Tokens(mask, jnp.zeros_like(mask, int), documents, prompt=prompt))
+        if continued:
+            new = placed(dataclasses.replace(new, offset=cache.column, before=cache.mask.sum(1)))
+            so_far = cache.seeing(mask)
+            rows = 0 if edits.prompt is None else edits.prompt.shape[0]
+            seen = placed(Tokens(so_far, jnp.zeros_like(so_far, int), prompt=rows))
+        ctx = Context(new, seen, rates=rates, training=training, softcap=self.config.attention_softcap)
+        positions = new.positions
 
         embed = Embeddings(self.config, self.dtype, name="embeddings")
         h = embed(ids, positions, batch.get("token_types"), None if continued else edits.prompt, edits.words, order)
@@ -280,7 +279,7 @@ class Decoder(nn.Module):
 
         def init_layers(rng: Array) -> Any:
             example = jnp.zeros((1, 1, config.width), self.dtype)
-            ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
+            ctx = Context.of(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
         def run(carry: tuple[Array, Cache | None], leaves: tuple, index: Any, place: int) -> tuple[Any, tuple | None]:

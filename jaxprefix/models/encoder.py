@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
 from jaxprefix.distributed.constraints import constrain, kernel_axes, look_up
-from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, check_stacked
+from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, Tokens, check_stacked
 from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
 from jaxprefix.models.cache import Cache
@@ -196,16 +196,17 @@ class Encoder(nn.Module):
             rate = self.config.hidden_dropout if rates.hidden is None else rates.hidden
             h = dropout(h, rate, jax.random.fold_in(key, 1))
 
+        tokens = Tokens(mask, positions, prompt=prompt)
+        ctx = Context(tokens, tokens, rates=rates, training=training)
         layer = EncoderLayer(self.config, self.dims, self.dtype, self.attention, parent=None)
 
         def init_layers(rng: Array) -> Any:
             example = jnp.zeros((1, 1, self.config.width), self.dtype)
-            ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
+            ctx = Context.of(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
         def run(h: Array, leaves: tuple, *_: Any) -> tuple[Array, tuple | None]:
             params, layer_edits, layer_keys = leaves
-            ctx = Context(mask, positions, None, rates, training, prompt)
             out, seen = layer.apply({"params": params}, h, layer_edits, ctx, layer_keys, capture)
             return out, (out, seen) if capture else None
 

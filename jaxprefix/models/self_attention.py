@@ -7,7 +7,7 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
-from jaxprefix.attention import kernel_attention
+from jaxprefix.attention import Bias, kernel_attention
 from jaxprefix.distributed.constraints import Axis, constrain
 from jaxprefix.edits import Context, Dims
 from jaxprefix.edits.hooks import LayerHooks
@@ -25,6 +25,7 @@ def self_attention(
     h: Float[Array, "B T D"] | None = None,
     prepare: Callable[[str, Array], Array] | None = None,
     recall: Callable[[Array, Array], tuple[Array, Array]] | None = None,
+    bias: Bias | None = None,
     dropout: tuple[Any, Any] | None = None,
     capture: bool = False,
     implementation: str = "xla",
@@ -35,12 +36,14 @@ def self_attention(
       x: the input of the projections.
       linear: the layer's linear map of a name (`q k v o`) at an input, the edits' `project` included.
       hooks: of the layer's edits.
-      ctx: its mask is that of the keys.
+      ctx: its masks are structure, handed to the attention as such; its `window`, `softcap` and `scale` are this
+        attention's.
       dims: the backbone's sizes; `causal` of it as well.
       h: the layer's input, which virtual tokens may depend on; `x` where the layer does not norm it first.
       prepare: what becomes of the queries `[B, T, H, E]` and keys `[B, T, K, E]` of the real tokens, by name, before
         they meet: rotation, norms. Edits see queries and keys as they meet.
       recall: from the new keys and values to those of all tokens (`S` of them), where some were seen before.
+      bias: what is added to the scores of real tokens.
       dropout: rate and key of the attention weights.
       capture: whether the edits show what they do.
       implementation: of `kernel_attention`.
@@ -49,6 +52,9 @@ def self_attention(
       The sublayer's output before its residual dropout, and what the edits show.
     """
     h = x if h is None else h
+    segments = None
+    if ctx.queries.segment_ids is not None and ctx.keys.segment_ids is not None:
+        segments = ctx.queries.segment_ids, ctx.keys.segment_ids
 
     def split(name: str, heads: int) -> Array:
         y = constrain(linear(name, x).reshape(*x.shape[:-1], heads, dims.head_width), *BY_HEADS)
@@ -64,11 +70,14 @@ def self_attention(
             k,
             v,
             virtual=virtual,
-            mask=ctx.mask,
+            mask=ctx.keys.mask,
             causal=dims.causal,
             window=ctx.window,
-            column=ctx.column,
-            segments=ctx.documents,
+            column=ctx.queries.offset,
+            key_offset=ctx.keys.offset,
+            segments=segments,
+            bias=bias,
+            scale=ctx.scale,
             softcap=ctx.softcap,
             dropout=dropout,
             implementation=implementation,

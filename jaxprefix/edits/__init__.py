@@ -10,7 +10,7 @@ hyperparameters with `static()`; override the hooks that the method needs. No ch
 runs it on tracers.
 """
 
-from jaxprefix.edits.composition import NO_EDITS, Edits, check_stacked
+from jaxprefix.edits.composition import NO_EDITS, Edits, StackEdits, check_stacked
 from jaxprefix.edits.context import Context, Tokens, document_starts
 from jaxprefix.edits.dims import BUILT_RATES, Dims, Rates
 from jaxprefix.edits.layer_edit import LayerEdit
@@ -24,6 +24,7 @@ __all__ = [
     "Edits",
     "LayerEdit",
     "Rates",
+    "StackEdits",
     "Tokens",
     "check_stacked",
     "document_starts",

@@ -61,6 +61,7 @@ class Context:
       queries: the tokens whose hidden states the layer computes, T of them.
       keys: the tokens that they attend to, S of them: the same ones in a pass over whole rows, all tokens so far in
         cached decoding, the other stack's in cross-attention.
+      site: where the hooks are called: `self` in a model of one stack, else a stack (`encoder`, `decoder`) or `cross`.
       key: this edit's own key in this layer, or None when nothing is random.
       rates: dropout rates that replace the built ones.
       training: whether dropout applies.
@@ -73,6 +74,7 @@ class Context:
 
     queries: Tokens
     keys: Tokens
+    site: str = static(default="self")
     key: Any = None
     rates: Rates = BUILT_RATES
     training: bool = static(default=False)

@@ -28,7 +28,7 @@ from jaxprefix.models.rope import Turns, rotate, turns
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
 
-# The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
+# What is random in a layer: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
 
 
@@ -60,8 +60,8 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Float[Array, "B T D"], tuple[dict[str, Array], ...] | None]:
         """The layer's output, and under `capture` what its edits show.
 
-        `keys` are one for each site and edit, needed when training; `by` is the rotation of this layer's kind; `recall`
-        as in `self_attention`.
+        `keys` are one for each random part and edit, needed when training; `by` is the rotation of this layer's kind;
+        `recall` as in `attention_block`.
         """
         config, rates = self.config, ctx.rates
         hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
@@ -74,8 +74,8 @@ class DecoderLayer(nn.Module):
             made = Linear(features, self.dtype, config.initializer_range, bias, kernel_axes(name, self.dims), name=name)
             return made(z, hooks.project)
 
-        def drop(f: Array, site: int) -> Array:
-            return dropout(f, hidden_rate, keys[site]) if ctx.training else f
+        def drop(f: Array, place: int) -> Array:
+            return dropout(f, hidden_rate, keys[place]) if ctx.training else f
 
         def prepare(name: str, y: Array) -> Array:
             if name == "v":

@@ -21,7 +21,7 @@ from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
 
-# The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
+# What is random in a layer: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
 
 
@@ -85,7 +85,7 @@ class EncoderLayer(nn.Module):
     ) -> tuple[Float[Array, "B T D"], tuple[dict[str, Array], ...] | None]:
         """The layer's output, and under `capture` what its edits show.
 
-        `keys` are one for each site and edit, needed when training.
+        `keys` are one for each random part and edit, needed when training.
         """
         config, rates = self.config, ctx.rates
         hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
@@ -96,8 +96,8 @@ class EncoderLayer(nn.Module):
             axes = kernel_axes(name, self.dims)
             return Linear(features, self.dtype, config.initializer_range, axes=axes, name=name)(z, hooks.project)
 
-        def drop(f: Array, site: int) -> Array:
-            return dropout(f, hidden_rate, keys[site]) if ctx.training else f
+        def drop(f: Array, place: int) -> Array:
+            return dropout(f, hidden_rate, keys[place]) if ctx.training else f
 
         weights = (ctx.attention_rate(config.attention_dropout), keys[ATTENTION_WEIGHTS]) if ctx.training else None
         a, seen = self_attention(

@@ -16,6 +16,7 @@ from jaxprefix.attention import (
     recorded_choices,
 )
 from jaxprefix.attention.implementations import IMPLEMENTATIONS
+from jaxprefix.attention.virtual_tokens import ALWAYS
 from jaxprefix.errors import UserError
 from tests.attention.cases import compiled, example
 
@@ -83,6 +84,14 @@ def test_an_axis_along_which_nothing_varies_is_not_built():
     assert MaskStructure(padding=jnp.asarray(PADDING)).dense(T, S).shape == (2, 1, 1, S)
     assert MaskStructure().dense(T, S) is None
     assert MaskStructure(ahead=0, padding=jnp.asarray(PADDING)).dense(T, S).shape == (2, 1, T, S)
+
+
+def test_joined_sets_keep_the_numbers_of_each_row():
+    keys = jnp.ones((2, 1, 4))
+    parts = [VirtualTokens(keys, keys, until=jnp.array([[1, 9], [2, 0]])), VirtualTokens(keys, keys)]
+    joined = VirtualTokens.concatenate([*parts, VirtualTokens(keys, keys, until=jnp.array([3, 4]))])
+    assert joined.rows == 2 and joined.keys.shape == (6, 1, 4)
+    np.testing.assert_array_equal(joined.until, [[1, 9, ALWAYS, ALWAYS, 3, 4], [2, 0, ALWAYS, ALWAYS, 3, 4]])
 
 
 def bucket(distance):

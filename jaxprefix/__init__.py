@@ -32,7 +32,7 @@ _HOMES = {
     "jaxprefix.hf.saving": ("save_pretrained",),
     "jaxprefix.inspection": ("describe", "p_tuning_v2_plus", "read_gates"),
     "jaxprefix.methods": (
-        *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
+        *("AdaptivePrefix", "At", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
         *("Method", "MultiHeadAdapter", "NewTokens", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning"),
         *("SequentialAdapter", "collapse", "parts_of"),
     ),

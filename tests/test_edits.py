@@ -21,7 +21,7 @@ from jaxprefix.models.tuned import TunedModel
 from tests import tiny
 
 DIMS = Encoder(tiny.config()).dims
-CONTEXT = Context(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int))
+CONTEXT = Context.of(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int))
 
 
 @edit

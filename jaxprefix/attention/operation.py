@@ -1,22 +1,17 @@
 """Softmax attention as a kernel estimator over real and virtual tokens: the one signature of all implementations."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxprefix.attention import reference
-from jaxprefix.attention import xla as joint
+from jaxprefix.attention.biases import Bias, DistanceBias, ScoreBias
 from jaxprefix.attention.dropout import check_rate, statically_off
+from jaxprefix.attention.implementations import DEFAULT, IMPLEMENTATIONS, Shapes, choose
+from jaxprefix.attention.masks import MaskStructure
 from jaxprefix.attention.virtual_tokens import VirtualTokens
 from jaxprefix.errors import UserError
-
-Implementation = Literal["xla", "reference"]
-DEFAULT: Implementation = "xla"  # on every backend
-_IMPLEMENTATIONS = {"xla": joint.attend, "reference": reference.attend}
 
 
 def kernel_attention(
@@ -28,11 +23,12 @@ def kernel_attention(
     mask: Bool[Array, "B S"] | None = None,
     causal: bool = False,
     segment_ids: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
-    bias: Float[Array, "#B #H T S"] | None = None,
+    bias: Bias | None = None,
     scale: float | None = None,
     softcap: float | None = None,
-    window: int | None = None,
+    window: int | tuple[int | None, int | None] | None = None,
     column: Any = None,
+    key_offset: Any = 0,
     dropout: tuple[Any, Any] | None = None,
     implementation: str = DEFAULT,
 ) -> tuple[Float[Array, "B T H E2"], Float[Array, "B H T"]]:
@@ -43,8 +39,9 @@ def kernel_attention(
     mean of `v_j` and `value_scale_p * value_p`, and the log-normaliser is the log of the sum of weights. Bias, causal,
     segment and padding masks never touch virtual tokens. Query head `h` reads key/value head `h // (H // K)`.
 
-    With a softcap `c`, every score `s` becomes `c tanh(s / c)` before the bias. A virtual token with a column `until`
-    is seen by the queries of columns before that alone.
+    With a softcap `c`, every score `s` becomes `c tanh(s / c)` before the bias. A virtual token with a number `until`
+    is seen by the queries before that alone, counted from the row's first real key, so that padding on the left does
+    not count.
 
     Softmax runs in float32 (float64 for float64 inputs), products in the inputs' dtype with that accumulation.
 
@@ -58,17 +55,23 @@ def kernel_attention(
       k: keys; K divides H.
       v: values.
       virtual: virtual tokens, shared by all rows or per row; None or P = 0 is plain attention.
-      mask: True where a key is a real token.
+      mask: True where a key is a real token; padding may lie on either side.
       causal: the query of column c sees the keys of columns j <= c.
-      window: with `causal`, it sees those of the last `window` columns alone, its own among them.
-      column: the column among the keys of the first query, a number or an integer scalar; S - T where not given.
+      window: a number, with `causal`: it sees those of the last `window` columns alone, its own among them. A pair
+        `(behind, ahead)`, causal or not: those from `behind` columns before its own to `ahead` columns behind it, None
+        for all on that side.
+      column: the column of the first query, a number or an integer scalar; where not given that by which the last
+        query stands in the last key's column.
+      key_offset: the column of the first key, likewise.
       segment_ids: query and key segment ids; a query sees the keys of its own segment.
-      bias: added to the scores of real tokens.
+      bias: added to the scores of real tokens: an array, a table by distance (`DistanceBias`), or a function of
+        queries and keys (`ScoreBias`).
       scale: multiplies every score; 1/sqrt(E) by default.
       softcap: bounds every score.
       dropout: rate (a Python float, or a traced scalar) and key; drops weights of real and virtual tokens after
         normalisation and divides those kept by `1 - rate`. It does not enter the log-normaliser.
-      implementation: "xla" (joint form) or "reference" (explicit concatenation).
+      implementation: "xla" (joint form), "reference" (explicit concatenation), or another of `IMPLEMENTATIONS`; one
+        that cannot compute this call gives way to "xla" (`recorded_choices` says which was taken and why).
 
     Returns:
       Output in the dtype of `v`, and log-normaliser (natural logarithm) in the softmax's dtype; both differentiable.
@@ -83,52 +86,39 @@ def kernel_attention(
             dropout = None
     if virtual is not None and virtual.length == 0:
         virtual = None
-    if window is not None and not causal:
-        raise UserError("an attention window looks back from each query; set causal=True with it.")
-    attend = _IMPLEMENTATIONS.get(implementation)
-    column = k.shape[1] - q.shape[1] if column is None else column
-    if attend is None:
-        raise UserError(f"there is no attention implementation {implementation!r}; choose 'xla' or 'reference'.")
-    return attend(
+    masks = MaskStructure(
+        padding=mask,
+        segment_ids=segment_ids,
+        query_offset=key_offset + k.shape[1] - q.shape[1] if column is None else column,
+        key_offset=key_offset,
+        **_reach(causal, window),
+    )
+    choice = choose(implementation, masks, Shapes.of(q, k, v, virtual, bias, softcap, dropout))
+    return IMPLEMENTATIONS[choice.name].attend(
         q,
         k,
         v,
+        masks=masks,
         virtual=virtual,
-        visible=_visible(q.shape[1], k.shape[1], mask, causal, window, column, segment_ids),
         bias=bias,
         scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
         softcap=softcap,
-        column=column,
         dropout=dropout,
     )
 
 
-def _visible(
-    queries: int,
-    keys: int,
-    mask: Bool[Array, "B S"] | None,
-    causal: bool,
-    window: int | None,
-    column: Any,
-    segment_ids: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None,
-) -> Bool[Array, "#B 1 #T S"] | None:
-    """Which real tokens a query sees, all masks together; None if all."""
-    visible = []
-    if mask is not None:
-        visible.append(mask[:, None, None, :])
-    if causal:
-        last = jax.lax.broadcasted_iota(jnp.int32, (queries, keys), 0) + column
-        key = jax.lax.broadcasted_iota(jnp.int32, (queries, keys), 1)
-        seen = key <= last if window is None else (key <= last) & (key > last - window)
-        visible.append(seen[None, None])
-    if segment_ids is not None:
-        visible.append((segment_ids[0][:, :, None] == segment_ids[1][:, None, :])[:, None])
-    if not visible:
-        return None
-    result = visible[0]
-    for other in visible[1:]:
-        result = result & other
-    return result
+def _reach(causal: bool, window: int | tuple[int | None, int | None] | None) -> dict[str, int | None]:
+    """How many columns before and behind its own a query sees, None for all."""
+    if isinstance(window, tuple):
+        behind, ahead = window
+    else:
+        if window is not None and not causal:
+            raise UserError(
+                "an attention window of one number looks back from each query; set causal=True with it, or give how "
+                "far it looks both ways, as in window=(64, 64)."
+            )
+        behind, ahead = None if window is None else window - 1, None
+    return {"behind": behind, "ahead": 0 if causal else ahead}
 
 
 def _check_shapes(q, k, v, virtual, mask, segment_ids, bias) -> None:
@@ -152,7 +142,13 @@ def _check_shapes(q, k, v, virtual, mask, segment_ids, bias) -> None:
             )
     if h % kv_heads:
         raise UserError(f"{h} query heads cannot share {kv_heads} key/value heads; the second must divide the first.")
-    if bias is not None and (
+    if isinstance(bias, DistanceBias):
+        if bias.table.ndim != 2 or bias.table.shape[1] != h:
+            raise UserError(
+                f"the table of an attention bias by distance has shape {bias.table.shape}, but there are {h} query "
+                f"heads; make it [buckets, {h}]."
+            )
+    elif not isinstance(bias, ScoreBias | None) and (
         bias.ndim != 4 or any(x not in (1, y) for x, y in zip(bias.shape, (b, h, t, s), strict=True))
     ):
         raise UserError(f"an attention bias of shape {bias.shape} does not broadcast to {(b, h, t, s)}; reshape it.")
@@ -166,8 +162,11 @@ def _check_shapes(q, k, v, virtual, mask, segment_ids, bias) -> None:
         "value_scale": (p,),
         "mass": (p,),
     }
-    if virtual.until is not None and virtual.until.shape != (p,):
-        raise UserError(f"the columns `until` of {p} virtual tokens have shape {virtual.until.shape}; make it {(p,)}.")
+    if virtual.until is not None and virtual.until.shape not in ((p,), (b, p)):
+        raise UserError(
+            f"the columns `until` of {p} virtual tokens have shape {virtual.until.shape}; make it {(p,)}, or {(b, p)} "
+            "for those of each row."
+        )
     for name, shape in inner.items():
         x = getattr(virtual, name)
         if name in ("key_scale", "value_scale") and x is not None and x.shape == (b, t, p):

@@ -5,10 +5,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from jaxprefix.attention.biases import Bias, dense_bias
 from jaxprefix.attention.dropout import VIRTUAL_COLUMN, inverse_keep, keep_mask
+from jaxprefix.attention.masks import MaskStructure
 from jaxprefix.attention.virtual_tokens import VirtualTokens
+
+
+def supports(masks: MaskStructure, shapes: Any) -> str | None:
+    """Why this form cannot compute a call: it can compute each."""
+    return None
 
 
 def attend(
@@ -16,16 +23,16 @@ def attend(
     k: Float[Array, "B S K E"],
     v: Float[Array, "B S K E2"],
     *,
+    masks: MaskStructure,
     virtual: VirtualTokens | None,
-    visible: Bool[Array, "#B 1 #T S"] | None,
-    bias: Float[Array, "#B #H #T #S"] | None,
+    bias: Bias | None,
     scale: float,
     softcap: float | None,
-    column: Any,
     dropout: tuple[Any, Any] | None,
 ) -> tuple[Float[Array, "B T H E2"], Float[Array, "B H T"]]:
-    """See `kernel_attention`; shapes are checked there, and `visible` is all masks together."""
+    """See `kernel_attention`, which checks shapes."""
     (rows, t, h, _), s = q.shape, k.shape[1]
+    visible, bias = masks.dense(t, s), dense_bias(bias, q, k, masks)
     acc = jnp.promote_types(q.dtype, jnp.float32)
     p = 0 if virtual is None else virtual.length
     keys, values, mass = k.astype(acc), v.astype(acc), jnp.ones((rows, p + s), acc)
@@ -51,7 +58,8 @@ def attend(
     if visible is not None:
         seen = seen.at[..., p:].set(visible)
     if virtual is not None and virtual.until is not None:
-        seen = seen.at[..., :p].set((column + jnp.arange(t))[:, None] < virtual.until)
+        until = virtual.until.reshape(-1, 1, 1, p)
+        seen = seen.at[..., :p].set(masks.query_numbers(t)[:, None, :, None] < until)
     seen = seen & (scores > -5e29)
 
     # exp(-inf) and its gradient are avoided by replacing what is not seen before the exponential.

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from jaxprefix.errors import UserError
 
-ALWAYS = 2**30  # a column that no query reaches
+ALWAYS = 2**30  # a number that no query reaches
 
 
 # Not checked at construction: tree maps also fill the fields with axis numbers, shapes and shardings, and a layer
@@ -32,8 +32,8 @@ class VirtualTokens:
         scores); None is 1.
       value_scale: likewise, multiplies the values; None is 1.
       mass: [P] or [B, P], not negative; None is 1. Mass 0 is exactly no token, yet its gradient is alive.
-      until: [P], the column of the first query that no longer sees the token, where it leaves a sliding window; None
-        for tokens that every query sees.
+      until: int [P] or [B, P], the first query that no longer sees the token, where it leaves a sliding window: its
+        number among the row's columns, 0 at the row's first real token; None for tokens that every query sees.
     """
 
     keys: Float[Array, "*B P K E"]
@@ -41,7 +41,7 @@ class VirtualTokens:
     key_scale: Float[Array, "*B P"] | None = None
     value_scale: Float[Array, "*B P"] | None = None
     mass: Float[Array, "*B P"] | None = None
-    until: Int[Array, "P"] | None = None
+    until: Int[Array, "*B P"] | None = None
 
     @staticmethod
     def concatenate(parts: "Sequence[VirtualTokens]") -> "VirtualTokens":
@@ -90,6 +90,7 @@ class VirtualTokens:
             (self.key_scale, 1),
             (self.value_scale, 1),
             (self.mass, 1),
+            (self.until, 1),
         )
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 
+from jaxprefix.attention.biases import Bias, dense_bias
 from jaxprefix.attention.dropout import VIRTUAL_COLUMN, inverse_keep, keep, row_words
+from jaxprefix.attention.masks import MaskStructure
 from jaxprefix.attention.virtual_tokens import VirtualTokens
 
 MASKED = -1e30  # the score of a token that is not seen
@@ -22,21 +24,26 @@ TINY = 1e-18  # a sum of weights below this is nothing; its inverse square is st
 OVERSHOOT = 30.0  # how far a massless token's score may exceed the maximum in the exponent
 
 
+def supports(masks: MaskStructure, shapes: Any) -> str | None:
+    """Why this form cannot compute a call: it can compute each."""
+    return None
+
+
 def attend(
     q: Float[Array, "B T H E"],
     k: Float[Array, "B S K E"],
     v: Float[Array, "B S K E2"],
     *,
+    masks: MaskStructure,
     virtual: VirtualTokens | None,
-    visible: Bool[Array, "#B 1 #T S"] | None,
-    bias: Float[Array, "#B #H #T #S"] | None,
+    bias: Bias | None,
     scale: float,
     softcap: float | None,
-    column: Any,
     dropout: tuple[Any, Any] | None,
 ) -> tuple[Float[Array, "B T H E2"], Float[Array, "B H T"]]:
-    """See `kernel_attention`; shapes are checked there, and `visible` is all masks together."""
-    (b, t, h, _), kv_heads = q.shape, k.shape[2]
+    """See `kernel_attention`, which checks shapes."""
+    (b, t, h, _), (s, kv_heads) = q.shape, k.shape[1:3]
+    visible, bias = masks.dense(t, s), dense_bias(bias, q, k, masks)
     acc = jnp.promote_types(q.dtype, jnp.float32)
     queries = _heads_first(q, kv_heads)
     if dropout is not None:
@@ -49,12 +56,11 @@ def attend(
         scores = jnp.where(_arrange(visible, h, kv_heads), scores, MASKED)
     maximum = jnp.max(scores, axis=-1, keepdims=True, initial=FLOOR)
 
-    reach = None
+    numbers = None
     if virtual is not None:
         if virtual.until is not None:
-            columns = column + jnp.arange(queries.shape[2]) % t
-            reach = columns[:, None] < virtual.until
-        present = _virtual_scores(queries, virtual, scale, softcap, reach, acc)
+            numbers = jnp.tile(masks.query_numbers(t), (1, h // kv_heads))
+        present = _virtual_scores(queries, virtual, scale, softcap, numbers, acc)
         if virtual.mass is not None:
             present = jnp.where(_per_token(virtual.mass, queries, acc) > 0, present, MASKED)
         maximum = jnp.maximum(maximum, jnp.max(present, axis=-1, keepdims=True))
@@ -66,7 +72,9 @@ def attend(
     sums = _with_values(weights.astype(v.dtype), v, acc)
 
     if virtual is not None:
-        virtual_sums, virtual_total = _of_virtual_tokens(queries, virtual, maximum, dropout, reach, scale, softcap, acc)
+        virtual_sums, virtual_total = _of_virtual_tokens(
+            queries, virtual, maximum, dropout, numbers, scale, softcap, acc
+        )
         sums, total = sums + virtual_sums, total + virtual_total
 
     # A query that sees nothing has weights 0 and total 0. The maximum ends its gradient; a select in its place would
@@ -83,7 +91,7 @@ def _of_virtual_tokens(
     virtual: VirtualTokens,
     maximum: Float[Array, "K B N 1"],
     dropout: tuple[Any, Any] | None,
-    reach: Bool[Array, "N P"] | None,
+    numbers: Int[Array, "#B N"] | None,
     scale: float,
     softcap: float | None,
     acc: Any,
@@ -93,7 +101,7 @@ def _of_virtual_tokens(
     The backward pass computes their scores again: kept, they would be three arrays `[K, B, N, P]` of every layer (the
     scores for the gradient of a gate, the weights for that of the scores, the scaled weights for that of the values).
     """
-    weights = _virtual_scores(queries, virtual, scale, softcap, reach, acc) - maximum
+    weights = _virtual_scores(queries, virtual, scale, softcap, numbers, acc) - maximum
     if virtual.mass is not None:
         # Ordinary tokens are not above the maximum; a query that sees nothing has none, and no token to gain.
         weights = jnp.where(maximum > FLOOR, jnp.minimum(weights, OVERSHOOT), MASKED)
@@ -112,14 +120,17 @@ def _virtual_scores(
     virtual: VirtualTokens,
     scale: float,
     softcap: float | None,
-    reach: Bool[Array, "N P"] | None,
+    numbers: Int[Array, "#B N"] | None,
     acc: Any,
 ) -> Float[Array, "K B N P"]:
     scores = _with_keys(queries, virtual.keys, acc) * scale
     if virtual.key_scale is not None:
         scores = scores * _per_token(virtual.key_scale, queries, acc)
     scores = _capped(scores, softcap)
-    return scores if reach is None else jnp.where(reach, scores, MASKED)
+    if virtual.until is None or numbers is None:
+        return scores
+    until = virtual.until.reshape(-1, 1, virtual.length)  # [P] or [B, P] to [1 or B, 1, P]
+    return jnp.where(numbers[:, :, None] < until, scores, MASKED)
 
 
 def _capped(scores: Float[Array, "*S"], softcap: float | None) -> Float[Array, "*S"]:

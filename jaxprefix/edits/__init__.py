@@ -10,8 +10,8 @@ hyperparameters with `static()`; override the hooks that the method needs. No ch
 runs it on tracers.
 """
 
-from jaxprefix.edits.composition import NO_EDITS, Edits, check_stacked
-from jaxprefix.edits.context import Context, segment_starts
+from jaxprefix.edits.composition import NO_EDITS, Edits, StackEdits, check_stacked
+from jaxprefix.edits.context import Context, Tokens, segment_starts
 from jaxprefix.edits.dims import BUILT_RATES, Dims, Rates
 from jaxprefix.edits.layer_edit import LayerEdit
 from jaxprefix.edits.pytree import edit, static
@@ -24,6 +24,8 @@ __all__ = [
     "Edits",
     "LayerEdit",
     "Rates",
+    "StackEdits",
+    "Tokens",
     "check_stacked",
     "edit",
     "segment_starts",

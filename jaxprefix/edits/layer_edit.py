@@ -69,6 +69,12 @@ class LayerEdit:
         `capture=True` only; `x` is the layer's input, `lse` the log-normaliser of its attention."""
         return {}
 
+    def needs_layer(self) -> bool:
+        """Whether the edit acts at the MLP or the end of the layer, which a site of attention alone does not have:
+        where it has a hook of theirs."""
+        hooks = ("after_mlp", "after_mlp_dropout", "after_block")
+        return any(getattr(type(self), hook) is not getattr(LayerEdit, hook) for hook in hooks)
+
     def canonical(self, dims: Dims) -> "tuple[LayerEdit, ...] | None":
         """The same edit in evaluation, in a form in which many adapters share one program; None where it has none.
 

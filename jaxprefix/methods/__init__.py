@@ -10,11 +10,12 @@ from jaxprefix.methods.lora import LoRA
 from jaxprefix.methods.multi_head_adapter import MultiHeadAdapter
 from jaxprefix.methods.new_tokens import NewTokens
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
+from jaxprefix.methods.placed import At
 from jaxprefix.methods.prefix_tuning import PrefixTuning, collapse
 from jaxprefix.methods.prompt_tuning import PromptTuning
 
 METHODS = (
-    *(AdaptivePrefix, BitFit, Combined, FullFineTuning, HeadOnly, Inducer, KernelMix, LoRA, MultiHeadAdapter),
+    *(AdaptivePrefix, At, BitFit, Combined, FullFineTuning, HeadOnly, Inducer, KernelMix, LoRA, MultiHeadAdapter),
     *(NewTokens, PTuningV2, ParallelAdapter, PrefixTuning, PromptTuning, SequentialAdapter),
 )
 """Every method that comes with the package."""

@@ -75,7 +75,7 @@ class Combined(Method):
         """The parts' names in the trainable tree: their class's, a repeated one with its number."""
         found: list[str] = []
         for part in self.parts:
-            name, count = snake_case(type(part).__name__), 1
+            name, count = getattr(part, "method_name", snake_case(type(part).__name__)), 1
             while (numbered := name if count == 1 else f"{name}_{count}") in found:
                 count += 1
             found.append(numbered)

@@ -82,6 +82,9 @@ class BottleneckEdit(LayerEdit):
     def after_block(self, h: Float[Array, "B T D"], ctx: Context) -> Float[Array, "B T D"]:
         return h + self.adapter(h, ctx) if self.place == "block" else h
 
+    def needs_layer(self) -> bool:
+        return self.place != "attention"
+
     def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
         """The scale in the second matrix and its bias."""
         up, up_bias = self.scale * self.up, self.scale * self.up_bias

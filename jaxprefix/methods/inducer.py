@@ -69,8 +69,8 @@ class InducerEdit(LayerEdit):
             s += jnp.einsum("bthr,bthr->bth", u, jnp.einsum("bthe,hre->bthr", x, self.key.B.astype(wide)))
             s += jnp.einsum("bthe,he->bth", x, self.key.b.astype(wide))
         if self.key_mode == "adaptive":  # the row's index among its tokens, from 1; padding on the left does not count
-            s *= jnp.sqrt(ctx.numbers(q.shape[1])[:, :, None].astype(wide))
-        s *= q.shape[-1] ** -0.5
+            s *= jnp.sqrt(ctx.queries.numbers[:, :, None].astype(wide))
+        s *= ctx.score_scale(q.shape[-1])
         return s if ctx.softcap is None else ctx.softcap * jnp.tanh(s / ctx.softcap)
 
     def weight(
@@ -78,7 +78,7 @@ class InducerEdit(LayerEdit):
     ) -> Float[Array, "B T H"]:
         """`p_i`, float32 or wider, before dropout."""
         if self.legacy_mask:
-            lse = unmasked_normaliser(q, k)
+            lse = unmasked_normaliser(q, k, ctx.score_scale(q.shape[-1]))
         return jax.nn.sigmoid(self.logit(q, ctx) - lse.transpose(0, 2, 1))
 
     def replace_values(
@@ -146,11 +146,11 @@ class InducerEdit(LayerEdit):
         return {"weight": self.weight(q, k, lse, ctx).transpose(0, 2, 1)}
 
 
-def unmasked_normaliser(q: Float[Array, "B T H E"], k: Float[Array, "B S K E"]) -> Float[Array, "B H T"]:
+def unmasked_normaliser(q: Float[Array, "B T H E"], k: Float[Array, "B S K E"], scale: float) -> Float[Array, "B H T"]:
     """The log-normaliser over every column of a bidirectional attention, padding included."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     groups = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1]).astype(wide)
-    scores = jnp.einsum("btkge,bske->bkgts", groups, k.astype(wide)) * q.shape[-1] ** -0.5
+    scores = jnp.einsum("btkge,bske->bkgts", groups, k.astype(wide)) * scale
     return jax.nn.logsumexp(scores, axis=-1).reshape(q.shape[0], -1, q.shape[1])
 
 

@@ -36,7 +36,8 @@ class PrefixMethod(Method):
         `position_offset=False`, since shifted positions change the backbone as well.
       subject_to_window: in layers with a sliding window, whether the virtual tokens leave it as the real ones do,
         counted
-        as if all P stood before the first column (as Hugging Face PEFT has it); else every query sees them.
+        as if all P stood right before the row's first real token, so that padding does not count (Hugging Face PEFT
+        has it so for rows without padding on the left); else every query sees them.
     """
 
     length: int = 16

@@ -51,13 +51,14 @@ class Prefix(LayerEdit):
         return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=self.mass, until=self.until(ctx))
 
     def until(self, ctx: Context) -> Int[Array, "P"] | None:
-        """The column of the first query that no longer sees each virtual token; None where all see all."""
-        if not self.subject_to_window or ctx.window is None:
+        """The first query that no longer sees each virtual token, counted from its row's first real token; None where
+        all see all."""
+        if not self.subject_to_window or ctx.behind is None:
             return None
-        if ctx.segment_ids is not None:
+        if ctx.queries.segment_ids is not None:
             raise UserError("a prefix that leaves the window needs one example per row; set packed=False.")
-        count = self.keys.shape[0]  # as if they stood in the columns -P to -1
-        return ctx.window - count + jnp.arange(count)
+        count = self.keys.shape[0]  # as if they stood right before the first real token
+        return ctx.behind + 1 - count + jnp.arange(count)
 
     def gate(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
         """A scale of each virtual token's key and value, float32, shared by all rows or per row; None for 1."""
@@ -79,7 +80,7 @@ class Prefix(LayerEdit):
         gate = self.gate(x, ctx)
         groups = q.reshape(*q.shape[:2], self.keys.shape[-2], -1, q.shape[-1])
         scores = jnp.einsum("btkge,pke->bkgtp", groups, self.keys.astype(q.dtype), preferred_element_type=lse.dtype)
-        scores = scores.reshape(*lse.shape, -1) * q.shape[-1] ** -0.5
+        scores = scores.reshape(*lse.shape, -1) * ctx.score_scale(q.shape[-1])
         if gate is not None:
             scores = scores * (gate if gate.ndim == 1 else gate.reshape(gate.shape[0], 1, -1, gate.shape[-1]))
         if ctx.softcap is not None:
@@ -87,8 +88,7 @@ class Prefix(LayerEdit):
         weights = (1.0 if self.mass is None else self.mass) * jnp.exp(scores - lse[..., None])
         until = self.until(ctx)
         if until is not None:
-            column = k.shape[1] - q.shape[1] if ctx.column is None else ctx.column
-            weights = jnp.where((column + jnp.arange(q.shape[1]))[:, None] < until, weights, 0)
+            weights = jnp.where(ctx.places[:, None, :, None] < until, weights, 0)  # [B, 1, T, P]
         return {"share": weights.sum(-1)}
 
 
@@ -118,7 +118,7 @@ class GatedPrefix(Prefix):
                 return None if self.gate_bias is None else jax.nn.sigmoid(self.gate_bias)
             wide = jnp.promote_types(x.dtype, jnp.float32)
             if self.source == "mean":
-                weight = ctx.text[..., None].astype(wide)
+                weight = ctx.queries.text[..., None].astype(wide)
                 h = (x.astype(wide) * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
             else:
                 h = ctx.first_hidden(x).astype(wide)

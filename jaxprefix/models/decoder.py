@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
 from jaxprefix.distributed.constraints import constrain, kernel_axes, look_up
-from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, check_stacked
+from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, Tokens, check_stacked
 from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
 from jaxprefix.models.cache import Cache
@@ -28,7 +28,7 @@ from jaxprefix.models.rope import Turns, rotate, turns
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
 
-# The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
+# What is random in a layer: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
 
 
@@ -60,8 +60,8 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Float[Array, "B T D"], tuple[dict[str, Array], ...] | None]:
         """The layer's output, and under `capture` what its edits show.
 
-        `keys` are one for each site and edit, needed when training; `by` is the rotation of this layer's kind; `recall`
-        as in `self_attention`.
+        `keys` are one for each random part and edit, needed when training; `by` is the rotation of this layer's kind;
+        `recall` as in `attention_block`.
         """
         config, rates = self.config, ctx.rates
         hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
@@ -74,8 +74,8 @@ class DecoderLayer(nn.Module):
             made = Linear(features, self.dtype, config.initializer_range, bias, kernel_axes(name, self.dims), name=name)
             return made(z, hooks.project)
 
-        def drop(f: Array, site: int) -> Array:
-            return dropout(f, hidden_rate, keys[site]) if ctx.training else f
+        def drop(f: Array, place: int) -> Array:
+            return dropout(f, hidden_rate, keys[place]) if ctx.training else f
 
         def prepare(name: str, y: Array) -> Array:
             if name == "v":
@@ -244,22 +244,21 @@ class Decoder(nn.Module):
             order = prompt_order(mask, prompt)
             mask = jnp.take_along_axis(jnp.pad(mask, ((0, 0), (prompt, 0)), constant_values=True), order, axis=1)
 
-        seen_mask = cache.seeing(mask) if continued else mask
-        ctx = Context(
-            seen_mask,
-            jnp.zeros((), jnp.int32),
-            None,
-            rates,
-            segment_ids=None if segment_ids is None else (segment_ids, segment_ids),
-            column=cache.column if continued else None,
-            training=training,
-            prompt=0 if edits.prompt is None else edits.prompt.shape[0],
-            softcap=self.config.attention_softcap,
-        )
-        positions = jnp.maximum(ctx.numbers(mask.shape[1]) - 1, 0) + edits.position_offset
-        if edits.row_offsets is not None:
-            positions = positions + edits.row_offsets[:, None]
-        ctx = dataclasses.replace(ctx, positions=positions)
+        # Positions go by the numbers of the real tokens, those that the cache holds among them.
+        def placed(tokens: Tokens) -> Tokens:
+            positions = jnp.maximum(tokens.numbers - 1, 0) + edits.position_offset
+            if edits.row_offsets is not None:
+                positions = positions + edits.row_offsets[:, None]
+            return dataclasses.replace(tokens, positions=positions)
+
+        new = seen = placed(Tokens(mask, jnp.zeros_like(mask, int), segment_ids, prompt=prompt))
+        if continued:
+            new = placed(dataclasses.replace(new, offset=cache.column, before=cache.mask.sum(1)))
+            so_far = cache.seeing(mask)
+            rows = 0 if edits.prompt is None else edits.prompt.shape[0]
+            seen = placed(Tokens(so_far, jnp.zeros_like(so_far, int), prompt=rows))
+        ctx = Context(new, seen, rates=rates, training=training, softcap=self.config.attention_softcap)
+        positions = new.positions
 
         embed = Embeddings(self.config, self.dtype, name="embeddings")
         h = embed(ids, positions, batch.get("token_type_ids"), None if continued else edits.prompt, edits.words, order)
@@ -281,7 +280,7 @@ class Decoder(nn.Module):
 
         def init_layers(rng: Array) -> Any:
             example = jnp.zeros((1, 1, config.width), self.dtype)
-            ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
+            ctx = Context.of(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
         def run(carry: tuple[Array, Cache | None], leaves: tuple, index: Any, place: int) -> tuple[Any, tuple | None]:

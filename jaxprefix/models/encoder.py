@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
 from jaxprefix.distributed.constraints import constrain, kernel_axes, look_up
-from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, check_stacked
+from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, Tokens, check_stacked
 from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
 from jaxprefix.models.cache import Cache
@@ -21,7 +21,7 @@ from jaxprefix.models.linear import LayerNorm, Linear
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
 
-# The sites of a layer's randomness: places in the layer's row of keys. Each edit has one more, from EDITS on.
+# What is random in a layer: places in the layer's row of keys. Each edit has one more, from EDITS on.
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
 
 
@@ -85,7 +85,7 @@ class EncoderLayer(nn.Module):
     ) -> tuple[Float[Array, "B T D"], tuple[dict[str, Array], ...] | None]:
         """The layer's output, and under `capture` what its edits show.
 
-        `keys` are one for each site and edit, needed when training.
+        `keys` are one for each random part and edit, needed when training.
         """
         config, rates = self.config, ctx.rates
         hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
@@ -96,8 +96,8 @@ class EncoderLayer(nn.Module):
             axes = kernel_axes(name, self.dims)
             return Linear(features, self.dtype, config.initializer_range, axes=axes, name=name)(z, hooks.project)
 
-        def drop(f: Array, site: int) -> Array:
-            return dropout(f, hidden_rate, keys[site]) if ctx.training else f
+        def drop(f: Array, place: int) -> Array:
+            return dropout(f, hidden_rate, keys[place]) if ctx.training else f
 
         weights = (ctx.attention_rate(config.attention_dropout), keys[ATTENTION_WEIGHTS]) if ctx.training else None
         a, seen = self_attention(
@@ -200,16 +200,17 @@ class Encoder(nn.Module):
             rate = self.config.hidden_dropout if rates.hidden is None else rates.hidden
             h = dropout(h, rate, jax.random.fold_in(key, 1))
 
+        tokens = Tokens(mask, positions, prompt=prompt)
+        ctx = Context(tokens, tokens, rates=rates, training=training)
         layer = EncoderLayer(self.config, self.dims, self.dtype, self.attention, parent=None)
 
         def init_layers(rng: Array) -> Any:
             example = jnp.zeros((1, 1, self.config.width), self.dtype)
-            ctx = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
+            ctx = Context.of(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
         def run(h: Array, leaves: tuple, *_: Any) -> tuple[Array, tuple | None]:
             params, layer_edits, layer_keys = leaves
-            ctx = Context(mask, positions, None, rates, training, prompt)
             out, seen = layer.apply({"params": params}, h, layer_edits, ctx, layer_keys, capture)
             return out, (out, seen) if capture else None
 

@@ -1,4 +1,4 @@
-"""Self-attention with the edits' hooks in their places: what every backbone's layer does with its normed input."""
+"""The attentions of a layer with the edits' hooks in their places: what every backbone does with its normed input."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,8 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
-from jaxprefix.attention import kernel_attention
+from jaxprefix.attention import Bias, kernel_attention
+from jaxprefix.attention.operation import DEFAULT
 from jaxprefix.distributed.constraints import Axis, constrain
 from jaxprefix.edits import Context, Dims
 from jaxprefix.edits.hooks import LayerHooks
@@ -21,26 +22,44 @@ def self_attention(
     hooks: LayerHooks,
     ctx: Context,
     dims: Dims,
+    **options: Any,
+) -> tuple[Float[Array, "B T D"], tuple[dict[str, Array], ...] | None]:
+    """The attention of tokens over themselves, and over those before them in cached decoding: `attention_block` whose
+    keys and values are made of `x`, with the same arguments."""
+    return attention_block(x, x, linear, hooks, ctx, dims, **options)
+
+
+def attention_block(
+    x: Float[Array, "B T D"],
+    memory: Float[Array, "B S D2"],
+    linear: Callable[[str, Array], Array],
+    hooks: LayerHooks,
+    ctx: Context,
+    dims: Dims,
     *,
     h: Float[Array, "B T D"] | None = None,
     prepare: Callable[[str, Array], Array] | None = None,
     recall: Callable[[Array, Array], tuple[Array, Array]] | None = None,
+    bias: Bias | None = None,
     dropout: tuple[Any, Any] | None = None,
     capture: bool = False,
-    implementation: str = "xla",
+    implementation: str = DEFAULT,
 ) -> tuple[Float[Array, "B T D"], tuple[dict[str, Array], ...] | None]:
     """Projections, attention over real and virtual tokens, output projection, and what edits add to it.
 
     Args:
-      x: the input of the projections.
+      x: the input of the queries' projection.
+      memory: that of the keys' and values': `x` itself, or another stack's output in cross-attention.
       linear: the layer's linear map of a name (`q k v o`) at an input, the edits' `project` included.
       hooks: of the layer's edits.
-      ctx: its mask is that of the keys.
-      dims: the backbone's sizes; `causal` of it as well.
+      ctx: its masks are structure, handed to the attention as such; its `window`, `softcap` and `scale` are this
+        attention's.
+      dims: the site's sizes; `causal` of it as well.
       h: the layer's input, which virtual tokens may depend on; `x` where the layer does not norm it first.
       prepare: what becomes of the queries `[B, T, H, E]` and keys `[B, T, K, E]` of the real tokens, by name, before
         they meet: rotation, norms. Edits see queries and keys as they meet.
       recall: from the new keys and values to those of all tokens (`S` of them), where some were seen before.
+      bias: what is added to the scores of real tokens.
       dropout: rate and key of the attention weights.
       capture: whether the edits show what they do.
       implementation: of `kernel_attention`.
@@ -49,12 +68,16 @@ def self_attention(
       The sublayer's output before its residual dropout, and what the edits show.
     """
     h = x if h is None else h
+    token_type_ids = None
+    if ctx.queries.segment_ids is not None and ctx.keys.segment_ids is not None:
+        token_type_ids = ctx.queries.segment_ids, ctx.keys.segment_ids
 
-    def split(name: str, heads: int) -> Array:
+    def split(name: str, x: Array, heads: int) -> Array:
         y = constrain(linear(name, x).reshape(*x.shape[:-1], heads, dims.head_width), *BY_HEADS)
         return y if prepare is None else prepare(name, y)
 
-    q, k, v = split("q", dims.heads), split("k", dims.kv_heads), split("v", dims.kv_heads)
+    q = split("q", x, dims.heads)
+    k, v = split("k", memory, dims.kv_heads), split("v", memory, dims.kv_heads)
     if recall is not None:
         k, v = recall(k, v)
     with jax.named_scope("attention"):
@@ -64,11 +87,14 @@ def self_attention(
             k,
             v,
             virtual=virtual,
-            mask=ctx.mask,
+            mask=ctx.keys.mask,
             causal=dims.causal,
             window=ctx.window,
-            column=ctx.column,
-            segment_ids=ctx.segment_ids,
+            column=ctx.queries.offset,
+            key_offset=ctx.keys.offset,
+            token_type_ids=token_type_ids,
+            bias=bias,
+            scale=ctx.scale,
             softcap=ctx.softcap,
             dropout=dropout,
             implementation=implementation,

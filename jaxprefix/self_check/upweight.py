@@ -51,7 +51,7 @@ def upweight_virtual_tokens(edits: Edits, layer: int) -> Edits:
 
 def last_with_virtual_tokens(edits: Edits, mask: Bool[Array, "B T"], hidden: Float[np.ndarray, "B T D"]) -> int | None:
     """The last layer in which some virtual token has a mass above 0, or None."""
-    ctx = Context(mask, jnp.zeros(mask.shape, jnp.int32))
+    ctx = Context.of(mask, jnp.zeros(mask.shape, jnp.int32))
 
     @jax.jit
     def heaviest(layer_edit: LayerEdit, layer: Array) -> Array:

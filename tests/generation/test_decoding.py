@@ -160,7 +160,7 @@ def test_draws_have_the_distribution_of_the_logits():
 
     def shares(**options) -> np.ndarray:
         decoding = jp.Decoding(temperature=options.pop("temperature", 1.0), **options)
-        tokens, log_p = jax.jit(lambda: loop.choose(jnp.tile(logits, (rows, 1)), decoding, keys, 0))()
+        tokens, log_p = jax.jit(lambda: loop.sample(jnp.tile(logits, (rows, 1)), decoding, keys, 0))()
         np.testing.assert_allclose(log_p, logits[tokens], atol=1e-6)
         return np.bincount(tokens, minlength=5) / rows
 

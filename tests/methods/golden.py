@@ -31,7 +31,7 @@ def layer(edits, causal=True, mask=(True, True, True), x=None, capture=False):
     weights["o"] = fill((4, 4), 0.4), fill((4,), 0.5)
     tokens = x.shape[1]
     seen_tokens = jnp.asarray(mask)[None, :tokens]
-    ctx = Context(seen_tokens, jnp.arange(tokens)[None])
+    ctx = Context.of(seen_tokens, jnp.arange(tokens)[None])
     hooks = LayerHooks(tuple(edits), ctx)
 
     def linear(name, z):

@@ -69,7 +69,7 @@ def test_golden_gate(double):
         gate_kernel=jnp.array([[0.0, 0.0], [1.0, 1.0986123]]),  # the columns of W
     )
     x = jnp.array([[[1.0, -1.0], [7.0, 7.0]]])
-    alpha = prefix.alpha(x, Context(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int)))
+    alpha = prefix.alpha(x, Context.of(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int)))
     np.testing.assert_allclose(alpha, [[0.5, 0.475367]], atol=1e-6)
 
 

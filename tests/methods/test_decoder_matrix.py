@@ -51,9 +51,9 @@ def plain_hidden(model, trainable, frozen, batch):
     ("kind", "name"), [pytest.param(*c, marks=[pytest.mark.slow] * (c[1] not in FAST or c[0] == "gpt2")) for c in CASES]
 )
 def test_value_is_that_of_the_equations(kind, name):
-    """Llama's rows are padded on the left: what leaves a window is counted by columns, those of padding among them."""
+    """Rows with rotations are padded on the left, which counts neither for positions nor for what leaves a window."""
     model, trainable, frozen = build(kind, name)
-    trainable, batch = shaken(trainable), decoders.batch((9, 4, 1), left=kind == "llama")
+    trainable, batch = shaken(trainable), decoders.batch((9, 4, 1), left=kind in ("llama", "mistral"))
     found = model.apply(trainable, frozen, batch).hidden
     for row, expected in enumerate(plain_hidden(model, trainable, frozen, batch)):
         real = np.asarray(batch["attention_mask"][row])

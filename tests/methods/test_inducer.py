@@ -24,7 +24,7 @@ def double():
 
 
 def context(tokens=3):
-    return Context(jnp.ones((1, tokens), bool), jnp.zeros((1, tokens), int))
+    return Context.of(jnp.ones((1, tokens), bool), jnp.zeros((1, tokens), int))
 
 
 def projected(x):
@@ -115,7 +115,7 @@ def test_weights_are_those_of_one_more_token():
     """`p = softmax([s, S])[0]`, and a constant on all logits does not change it."""
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.normal(size=(2, 5, 2, 2))) for _ in range(3))
-    ctx = Context(jnp.ones((2, 5), bool), jnp.zeros((2, 5), int))
+    ctx = Context.of(jnp.ones((2, 5), bool), jnp.zeros((2, 5), int))
     _, lse = kernel_attention(q, k, v, causal=True)
     edit = inducer()
     p = edit.weight(q, k, lse, ctx)
@@ -218,7 +218,7 @@ def test_order_of_heads_does_not_matter():
     rng = np.random.default_rng(1)
     q, k, v = (jnp.asarray(rng.normal(size=(1, 4, 2, 2))) for _ in range(3))
     w_o = jnp.asarray(rng.normal(size=(2, 2, 4)))
-    ctx = Context(jnp.ones((1, 4), bool), jnp.zeros((1, 4), int))
+    ctx = Context.of(jnp.ones((1, 4), bool), jnp.zeros((1, 4), int))
     o, lse = kernel_attention(q, k, v)
 
     def out(edit, order):

@@ -195,7 +195,7 @@ def test_prefix_dropout_is_off_in_evaluation_random_in_training_and_unbiased(uni
     (edit,) = method.build(dims).apply({"params": leaves(method, dims)}).layers
     layer = jax.tree.map(lambda leaf: leaf[1], edit)
     x = jnp.zeros((512, 2, 16))
-    ctx = Context(jnp.ones((512, 2), bool), jnp.zeros((512, 2), int))
+    ctx = Context.of(jnp.ones((512, 2), bool), jnp.zeros((512, 2), int))
     still = layer.virtual_tokens(x, ctx)
     assert still.keys.ndim == 3 and still.key_scale is None
 

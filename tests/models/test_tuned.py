@@ -261,7 +261,7 @@ def test_training_without_a_key_is_refused():
 
 
 def test_edits_add_up():
-    context = Context(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int))
+    context = Context.of(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int))
     one = Edits((EveryHook(jnp.ones((3, 16))),), position_offset=2)
     two = one + Edits((), position_offset=3)
     assert two.position_offset == 5 and len(two.layers) == 1

@@ -3,7 +3,7 @@
     python benchmarks/program.py
 
 FLOPs are those of the dot products in the optimised program, loops multiplied out, over the least that forward pass,
-activation gradients and trained leaves need (jaxprefix/analysis/flops.py), with no rematerialisation. Shapes are
+activation gradients and trained leaves need (jaxprefix/analysis/least_flops.py), with no rematerialisation. Shapes are
 BERT's; no weights are drawn. Compilations are counted while a small model takes steps of several padded lengths.
 """
 
@@ -44,7 +44,8 @@ def compiled_step(layers: int, width: int, rows: int, tokens: int, length: int, 
     import jax.numpy as jnp
 
     import jaxprefix as jp
-    from jaxprefix.analysis.flops import dot_flops, minimum_flops
+    from jaxprefix.analysis.flops import dot_flops
+    from jaxprefix.analysis.least_flops import least_flops
     from jaxprefix.distributed.mesh import make_mesh
     from jaxprefix.training.step import init_state, make_train_step
 
@@ -60,8 +61,7 @@ def compiled_step(layers: int, width: int, rows: int, tokens: int, length: int, 
     lowered = step.lower(state, optimizer.rates(), frozen, batch_shapes(rows, tokens))
     traced = time.perf_counter()
     compiled = lowered.compile()
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), trainable)
-    flops, least = dot_flops(compiled), minimum_flops(model, zeros, rows, tokens).total
+    flops, least = dot_flops(compiled), least_flops(model, trainable, rows, tokens).total
     return {
         "dot_gflops": round(flops / 1e9, 3),
         "least_gflops": round(least / 1e9, 3),

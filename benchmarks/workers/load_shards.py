@@ -39,7 +39,7 @@ def bytes_of(leaf: jax.Array) -> int:
 
 
 def whole_leaf(leaf, tensors, files, dtype, sharding):
-    shape = shards.leaf_shape(leaf, tensors)
+    shape = leaf.full_shape(len(tensors))
     array = shards.read_shard(leaf, tensors, files, dtype, tuple((0, size) for size in shape))
     return jax.block_until_ready(jax.make_array_from_callback(shape, sharding, lambda index: array[index]))
 

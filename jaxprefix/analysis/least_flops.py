@@ -1,22 +1,27 @@
-"""The least products that one update of a frozen model can need, from its sizes alone.
+"""The least products that one update of a tuned model can need, from its sizes alone.
 
 Counted are, two FLOPs for each multiply-add: the forward pass; in the backward pass the gradients of activations, each
-product once more by its input, scores and weighted values by both; of virtual tokens their scores, values and
-gradients. In the lowest layer nothing need flow below queries, keys and values, nor to weights of real tokens, unless
-words themselves are trained.
-Causal queries meet the tokens before them, those of windows the ones inside. Not counted are gradients of frozen
-leaves, layers computed twice, and a method's own maps (LoRA, inducers, gates), which are small.
+product once more by its input, scores and weighted values by both; the gradients of what is trained where these are
+products: of virtual tokens, of the head's own kernel, of the backbone's kernels that move. In the lowest layer nothing
+need flow below queries, keys and values, nor to weights of real tokens (2 N P D for those of virtual ones; the softmax
+asks for no more, since the mean of the gradient over all weights is the output times its own gradient), unless leaves
+at or below it are trained. A scan over layers treats them all alike and cannot leave this out, which costs it about
+0.3 / L.
+
+The sizes are the config's own: the maps of its layer (gated MLPs, grouped heads) and what a query sees (causal, within
+windows). A prompt's rows are columns like others. Rows count as if each held one text without padding. Not counted are
+gradients of frozen leaves, layers computed twice, and a method's own maps (LoRA, inducers, gates), which are small.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 
-from jaxprefix.edits import Dims, Edits
-from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.edits import Edits
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.trees import flatten
+from jaxprefix.trees import Tree, flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +30,19 @@ class Least:
 
     Attributes:
       forward: of the loss.
-      backward: of the gradients that must flow.
+      activations: of the gradients that flow through frozen maps to what is trained.
+      trained: of the gradients of the trained leaves themselves.
       words: what is counted.
     """
 
     forward: int
-    backward: int
+    activations: int
+    trained: int
     words: str
+
+    @property
+    def backward(self) -> int:
+        return self.activations + self.trained
 
     @property
     def total(self) -> int:
@@ -46,23 +57,39 @@ def least_flops(model: TunedModel, trainable: Any, rows: int, tokens: int) -> Le
       trainable: its tree, of arrays or shapes.
       rows, tokens: B and T of the global batch.
     """
-    dims, edits = model.backbone.dims, jax.eval_shape(model.edits, trainable)
+    config, edits = model.backbone.config, jax.eval_shape(model.edits, trainable)
+    dims, moved = config.dims, flatten(trainable.get("backbone", {}))
     prompt = 0 if edits.prompt is None else edits.prompt.shape[0]
-    columns = tokens + prompt
-    count, virtual = rows * columns, virtual_tokens(edits)
+    columns, virtual = tokens + prompt, virtual_tokens(edits)
+    count = rows * columns
+    # forward: a layer's linear maps, scores and weighted values of one seen token, the head
     maps = {name: 2 * count * inputs * outputs for name, (inputs, outputs) in dims.maps.items()}
     linear, pair = sum(maps.values()), 4 * count * dims.heads * dims.head_width
-    seen = sum(seen_tokens(model.backbone.config, dims, layer, columns) for layer in range(dims.layers))
-    lowest = seen_tokens(model.backbone.config, dims, 0, columns)
-    head = _head_flops(model, rows, tokens, dims)
-    forward = round(dims.layers * linear + pair * (seen + dims.layers * virtual) + head)
-    through = 2 * head if _moves(model, trainable) else head
-    if not edits.layers and edits.prompt is None and edits.words is None and not _moves(model, trainable):
-        return Least(forward, head, _words(model, virtual, lowest < columns))
-    backward: float = dims.layers * linear + 2 * pair * (seen + dims.layers * virtual) + through
-    if edits.prompt is None and edits.words is None:
-        backward -= maps["q"] + maps["k"] + maps["v"] + 2 * pair * lowest + pair * virtual / 2
-    return Least(forward, round(backward), _words(model, virtual, lowest < columns))
+    lowest, seen = config.seen_tokens(0, columns), sum(config.seen_tokens(i, columns) for i in range(dims.layers))
+    head = _head_kernels(model, trainable, rows, rows * tokens)
+    forward = dims.layers * linear + pair * (seen + dims.layers * virtual) + sum(head.values())
+    words = _words(model, virtual, lowest < columns)
+
+    # gradients of trained leaves
+    trained: float = sum(head[path] for path in head if path.startswith("head/") or path in moved)
+    trained += sum(dims.layers * maps[name] for name in maps if f"layers/{name}/kernel" in moved)
+    below = edits.prompt is not None or edits.words is not None or any(path.startswith("embeddings/") for path in moved)
+    within = bool(edits.layers) or any(path.startswith("layers/") for path in moved)
+    if not below and not within:
+        through = any(path.startswith("pooler/") for path in moved)
+        own = sum(size for path, size in head.items() if path.startswith("head/"))
+        return Least(round(forward), own if through else 0, round(trained), words)
+    of_virtual = dims.layers * pair * virtual
+    trained += of_virtual
+
+    # gradients of activations
+    activations: float = dims.layers * linear + 2 * pair * (seen + dims.layers * virtual) + sum(head.values())
+    activations -= of_virtual
+    if not below:
+        activations -= maps["q"] + maps["k"] + maps["v"]
+        if not any(f"layers/{name}/{leaf}" in moved for name in "qk" for leaf in ("kernel", "bias")):
+            activations -= 2 * pair * lowest + pair * virtual / 2
+    return Least(round(forward), round(activations), round(trained), words)
 
 
 def virtual_tokens(edits: Edits) -> int:
@@ -71,34 +98,26 @@ def virtual_tokens(edits: Edits) -> int:
     return sum(leaf.shape[1] for leaf in keys if getattr(leaf, "ndim", 0) == 4)
 
 
-def seen_tokens(config: Any, dims: Dims, layer: int, tokens: int) -> float:
-    """How many of T tokens a query of a layer sees, on average."""
-    if not dims.causal:
-        return float(tokens)
-    sliding = isinstance(config, DecoderConfig) and config.pattern[layer % len(config.pattern)] == "sliding"
-    window = min(config.window, tokens) if sliding else tokens
-    return (window * (window + 1) / 2 + (tokens - window) * window) / tokens
-
-
-def _moves(model: TunedModel, trainable: Any) -> bool:
-    """Whether the method trains leaves of the backbone itself."""
-    return any(model.method.trains(path) for path in flatten(trainable.get("backbone", {})))
-
-
-def _head_flops(model: TunedModel, rows: int, tokens: int, dims: Dims) -> int:
-    head, count = model.head, rows * tokens
+def _head_kernels(model: TunedModel, trainable: Tree, rows: int, tokens: int) -> dict[str, int]:
+    """FLOPs of each product of the head, forwards, by the path of its kernel: `head/...` where it is the head's own,
+    else that of the backbone's leaf."""
+    head, dims = model.head, model.backbone.dims
     if head is None:
-        return 0
-    if head.task == "causal_language":
-        return 2 * count * dims.width * dims.vocab
-    if head.task == "masked_language":
-        return 2 * count * dims.width * (dims.vocab + dims.width)
-    pooled = 2 * rows * dims.width**2 if "pooler" in str(getattr(head, "pooling", "")) else 0
-    return pooled + 2 * (count if head.task == "tagging" else rows) * dims.width * head.num_labels
+        return {}
+    if head.task in ("causal_language", "masked_language"):
+        names = {"causal_language": "lm_head/kernel", "masked_language": "mlm/decoder/kernel"}
+        path = "embeddings/word/embedding" if model.backbone.config.tied else names[head.task]
+        found = {path: 2 * tokens * dims.width * dims.vocab}
+        return found if head.task == "causal_language" else {"mlm/dense/kernel": 2 * tokens * dims.width**2, **found}
+    count = tokens if head.task == "tagging" else rows
+    kernels = {path: leaf.shape for path, leaf in flatten(trainable.get("head", {})).items() if path.endswith("kernel")}
+    found = {f"head/{path}": 2 * count * math.prod(shape) for path, shape in kernels.items()}
+    pooled = "pooler" in str(getattr(head, "pooling", ""))
+    return {"pooler/kernel": 2 * rows * dims.width**2, **found} if pooled else found
 
 
 def _words(model: TunedModel, virtual: int, causal: bool) -> str:
     head = "" if model.head is None else f", {type(model.head).__name__} included"
     keys = f"; every query meets {virtual} virtual tokens" if virtual else ""
     seen = "; causal queries meet the tokens before them" if causal else ""
-    return f"forward and gradients of activations{head}{keys}{seen}; the method's own maps left out"
+    return f"forward and backward of what must flow{head}{keys}{seen}; the method's own maps left out"

@@ -21,8 +21,7 @@ from jaxprefix.exchange.converted import Converted, as_adapter, read_base
 from jaxprefix.exchange.files import read_json, read_tensors
 from jaxprefix.exchange.layout import Linear, Tensors, from_linear, from_table, refuse_unknown, reparameterised, take
 from jaxprefix.methods import PTuningV2
-from jaxprefix.models.encoder_config import EncoderConfig
-from jaxprefix.models.encoder_leaves import encoder_leaves, is_buffer
+from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
 from jaxprefix.tasks import Classification, Tagging
 from jaxprefix.trees import Tree, flatten
@@ -76,7 +75,7 @@ def _kind_of(name: str) -> Kind | None:
     return "classification" if re.search("SequenceClassification|Classification$", name) else None
 
 
-def from_p_tuning_v2(tensors: Tensors, kind: Kind, config: EncoderConfig, dims: Dims, backbone: Tree) -> Converted:
+def from_p_tuning_v2(tensors: Tensors, kind: Kind, config: BackboneConfig, dims: Dims, backbone: Tree) -> Converted:
     """P-Tuning v2's tensors in our terms; an MLP stays one.
 
     Args:
@@ -99,7 +98,7 @@ def from_p_tuning_v2(tensors: Tensors, kind: Kind, config: EncoderConfig, dims: 
         table = take(tensors, TABLE, (None, columns))
         prefix = from_table(table, dims.layers, dims.kv_heads, dims.head_width)
         method = PTuningV2(length=len(table))
-    encoder = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{config.kind}.")}
+    encoder = {name: tensor for name, tensor in tensors.items() if name.startswith(config.prefix)}
     pooler = _checked_encoder(encoder, config, flatten(backbone))
     own = {f"{name}.{leaf}" for name in maps for leaf in ("weight", "bias")}
     refuse_unknown(tensors, {TABLE, *own, *encoder}, "P-Tuning v2")
@@ -109,28 +108,27 @@ def from_p_tuning_v2(tensors: Tensors, kind: Kind, config: EncoderConfig, dims: 
     return Converted(method, SequenceClassifier(pooling="pooler"), trainable, {"pooler": pooler} if pooler else {})
 
 
-def _checked_encoder(encoder: Tensors, config: EncoderConfig, backbone: Mapping[str, Any]) -> Linear | None:
+def _checked_encoder(encoder: Tensors, config: BackboneConfig, backbone: Mapping[str, Any]) -> Linear | None:
     """The checkpoint's pooler where it is another than the backbone's; None where it is the same or absent.
 
     Raises:
       UserError: a tensor that is no encoder's, or that differs from the backbone's.
     """
-    known = {name for name in encoder if is_buffer(name)}
-    for leaf in encoder_leaves(config, f"{config.kind}."):
+    known = {name for name in encoder if name.endswith(config.constants)}
+    for leaf in config.leaves(config.prefix):
         if leaf.top == "pooler":
             continue
-        for layer in range(config.layers) if leaf.stacked else (None,):
-            names = {name if layer is None else name.replace("{layer}", str(layer)) for name in leaf.names}
-            for name in names & set(encoder):
+        for layer, names in enumerate(leaf.tensor_names(config.layers)):
+            for name in set(names) & set(encoder):
                 known.add(name)
                 theirs = take(encoder, name, leaf.shape[::-1] if leaf.transposed else leaf.shape)
-                ours = backbone[leaf.path] if layer is None else backbone[leaf.path][layer]
+                ours = backbone[leaf.path][layer] if leaf.stacked else backbone[leaf.path]
                 if not _same(ours, theirs.T if leaf.transposed else theirs):
                     raise UserError(
                         f"the checkpoint's {name} is not the backbone's; name the model that was tuned (its encoder "
                         "is frozen in P-Tuning v2)."
                     )
-    pooler, name = None, f"{config.kind}.pooler.dense"
+    pooler, name = None, f"{config.prefix}pooler.dense"
     if f"{name}.weight" in encoder:
         known |= {f"{name}.weight", f"{name}.bias"}
         pooler = from_linear(encoder, name, config.width, config.width)

@@ -20,7 +20,6 @@ import numpy as np
 
 from jaxprefix.adapters.adapter import Adapter, load_adapter
 from jaxprefix.checkpoints.files import as_path, put_folder, writing
-from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
 from jaxprefix.exchange.files import read_json, read_tensors
@@ -29,6 +28,7 @@ from jaxprefix.exchange.peft_heads import AUTO, from_head, to_head
 from jaxprefix.hf.sources import EMBEDDED, find_folder
 from jaxprefix.methods import PrefixTuning, PTuningV2, collapse
 from jaxprefix.methods.prefix_edits import Prefix
+from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.models.positions import convert_positions, has_rotation
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import Task
@@ -145,7 +145,7 @@ def exported_prefix(model: TunedModel, trainable: Tree) -> Prefix:
     if method.no_op_start:
         raise UserError(f"{name}(no_op_start=True) has masses, which PEFT would silently drop; train without it.")
     config = model.backbone.config
-    if "sliding" in getattr(config, "pattern", ()) and not method.subject_to_window:
+    if config.slides and not method.subject_to_window:
         raise UserError(
             f"{config.kind} has windows of {config.window} tokens, which a prefix leaves in PEFT, and {name} has "
             "subject_to_window = False; set it to True (which changes nothing for prefix and row together no longer "
@@ -199,22 +199,16 @@ def import_peft(
     if not source:
         raise UserError(f"{folder} does not name its base model; give it as backbone.")
     base = read_base(str(source))
-    kind, sliding = base.module.config.kind, "sliding" in getattr(base.module.config, "pattern", ())
-    found = from_peft(tensors, config, kind, base.module.dims, sliding=sliding)
-    return as_adapter(found, base, labels, task)
+    return as_adapter(from_peft(tensors, config, base.module.config), base, labels, task)
 
 
-def from_peft(
-    tensors: Tensors, config: Mapping[str, Any], kind: str, dims: Dims, *, sliding: bool = False
-) -> Converted:
+def from_peft(tensors: Tensors, config: Mapping[str, Any], backbone: BackboneConfig) -> Converted:
     """PEFT's tensors in our terms; the prefix stays without the MLP that PEFT dropped.
 
     Args:
       tensors: of `adapter_model.safetensors`.
       config: of `adapter_config.json`; keys without meaning here are logged and ignored, as PEFT does.
-      kind: the backbone's, as in its `config.json`.
-      dims: of the backbone.
-      sliding: whether any layer of it has a sliding window, which the prefix then leaves.
+      backbone: the config of the base model; where any layer of it slides, the prefix leaves the window.
 
     Raises:
       UserError: another method or task, missing, unknown or ill-shaped tensors.
@@ -237,12 +231,13 @@ def from_peft(
             f"the tensor {wrong[0]} has the prefix of LoRA files, base_model.model., where prefix-tuning has "
             "base_model.; save the adapter again with PEFT."
         )
+    dims = backbone.dims
     width = dims.kv_heads * dims.head_width
     table = take(tensors, PREFIX, (config.get("num_virtual_tokens"), 2 * dims.layers * width))
-    head, leaves, known = from_head(tensors, task, kind, dims)
+    head, leaves, known = from_head(tensors, task, backbone)
     refuse_unknown(tensors, {PREFIX, *known}, "PEFT")
     trainable: Tree = {"method": from_table(table, dims.layers, dims.kv_heads, dims.head_width), **leaves}
-    return Converted(PTuningV2(length=len(table), dropout=0.0, subject_to_window=sliding), head, trainable)
+    return Converted(PTuningV2(length=len(table), dropout=0.0, subject_to_window=backbone.slides), head, trainable)
 
 
 def _card(config: Mapping[str, Any], labels: Sequence[str]) -> str:

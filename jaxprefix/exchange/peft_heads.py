@@ -1,24 +1,24 @@
 """The heads of transformers under PEFT's names, both ways.
 
-Encoders: BERT classifies sequences by a linear map of its pooler, frozen unless `modules_to_save` names it, RoBERTa by
-a trained `tanh(dense(first token))` and a linear map, which is our `pooling="trained_pooler"`. Decoders classify
-sequences by a linear map without bias of the last token, `pooling="last"` with `bias=False`; their language-model head
-is the backbone's own, and no tensor of it is in the folder.
+What they are called and what they read, a backbone's config says (`classifiers`). A pooler is frozen unless
+`modules_to_save` names it, or belongs to the classifier: a trained `tanh(dense(first token))` and a linear map, our
+`pooling="trained_pooler"`. Decoders classify sequences by a linear map without bias of the last token,
+`pooling="last"` with `bias=False`; their language-model head is the backbone's own, and no tensor of it is in the
+folder.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.layout import Linear, Tensors, from_linear, take, to_linear
-from jaxprefix.models.decoder_config import DECODER_KINDS
+from jaxprefix.models.backbone_config import BackboneConfig, Classifiers
 from jaxprefix.models.heads import CausalLM, Head, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, merge
 
-HEAD, POOLER, SCORE = "base_model.classifier", "base_model.bert.pooler.dense", "base_model.score"
+BASE = "base_model."
 TASKS = {SequenceClassifier: "SEQ_CLS", TokenClassifier: "TOKEN_CLS", CausalLM: "CAUSAL_LM"}
 AUTO = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -49,40 +49,38 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
     Raises:
       UserError: transformers has no such head for this backbone.
     """
-    head, kind = model.head, model.backbone.config.kind
-    task = TASKS.get(type(head), "")
-    if not task or (task == "CAUSAL_LM" and kind not in DECODER_KINDS):
+    head, config = model.head, model.backbone.config
+    task, theirs = TASKS.get(type(head), ""), config.classifiers
+    if not task or theirs is None or (task == "CAUSAL_LM" and not config.causal):
         raise UserError(
-            f"PEFT's prefix-tuning has no counterpart of {type(head).__name__} on {kind}; export an adapter with "
-            "SequenceClassifier, TokenClassifier or, on a decoder, CausalLM."
+            f"PEFT's prefix-tuning has no counterpart of {type(head).__name__} on {config.kind}; export an adapter "
+            "with SequenceClassifier, TokenClassifier or, on a decoder, CausalLM."
         )
     if task == "CAUSAL_LM":
         return Written(task, {}, None)
     linear, saved = trainable["head"]["classifier"], ["classifier", "score"]
-    if kind in DECODER_KINDS:
-        return Written(task, _decoder_tensors(head, kind, linear), saved)
     if task == "TOKEN_CLS":
-        return Written(task, to_linear(_biased(linear), HEAD), saved)
+        if theirs.tokens is None:
+            raise UserError(f"transformers has no token classifier of {config.kind}; export another adapter.")
+        return Written(task, to_linear(_biased(linear), BASE + theirs.tokens), saved)
+    if theirs.pooling == "last":
+        return Written(task, _last_token(head, theirs, linear), saved)
     if head.pooling not in ("pooler", "trained_pooler"):
         raise UserError(
             f'transformers has no head with pooling="{head.pooling}", so PEFT would classify another vector; '
             'train with SequenceClassifier(pooling="trained_pooler") or "pooler".'
         )
     pooler = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))["pooler"]
-    if kind == "roberta":
-        tensors = {**to_linear(pooler, f"{HEAD}.dense"), **to_linear(_biased(linear), f"{HEAD}.out_proj")}
-        return Written(task, tensors, saved)
-    tensors = to_linear(_biased(linear), HEAD)
+    named = to_linear(pooler, BASE + theirs.pooler)
+    tensors = to_linear(_biased(linear), BASE + theirs.rows)
+    if theirs.pooler_is_trained:
+        return Written(task, {**named, **tensors}, saved)
     if head.pooling == "trained_pooler" or "pooler" in frozen["initialized"]:
-        return Written(task, {**tensors, **to_linear(pooler, POOLER)}, ["pooler", *saved])
+        return Written(task, {**tensors, **named}, ["pooler", *saved])
     return Written(task, tensors, saved)
 
 
-def _decoder_tensors(head: SequenceClassifier | TokenClassifier, kind: str, linear: Tree) -> dict[str, np.ndarray]:
-    if isinstance(head, TokenClassifier):
-        if kind == "gemma3_text":
-            raise UserError("transformers has no token classifier of gemma3_text; export another adapter.")
-        return to_linear(_biased(linear), HEAD if kind == "gpt2" else SCORE)
+def _last_token(head: SequenceClassifier, theirs: Classifiers, linear: Tree) -> dict[str, np.ndarray]:
     if head.pooling != "last":
         raise UserError(
             f'transformers classifies rows on a decoder by the last token, and this head has pooling="{head.pooling}"; '
@@ -93,7 +91,8 @@ def _decoder_tensors(head: SequenceClassifier | TokenClassifier, kind: str, line
             "transformers' sequence classifiers on decoders have no bias, so PEFT would silently drop it; train with "
             'SequenceClassifier(pooling="last", bias=False).'
         )
-    return {f"{SCORE}.weight": to_linear(_biased(linear), SCORE)[f"{SCORE}.weight"]}
+    weight = f"{BASE}{theirs.rows}.weight"
+    return {weight: to_linear(_biased(linear), BASE + theirs.rows)[weight]}
 
 
 def _biased(linear: Tree) -> Tree:
@@ -101,34 +100,38 @@ def _biased(linear: Tree) -> Tree:
     return {"bias": np.zeros(linear["kernel"].shape[1], np.float32), **linear}
 
 
-def from_head(tensors: Tensors, task: str, kind: str, dims: Dims) -> Found:
-    """The head of a task in our terms.
+def from_head(tensors: Tensors, task: str, config: BackboneConfig) -> Found:
+    """The head of a task on a backbone in our terms.
 
     Raises:
       UserError: missing or ill-shaped tensors, a task that the backbone does not answer.
     """
-    known: set[str] = set()
+    theirs, width, known = config.classifiers, config.width, set()
+    if theirs is None:
+        raise UserError(
+            f"transformers has no classifiers of {config.kind} that are read here; name another base model."
+        )
 
     def read(name: str, outputs: int | None = None) -> Linear:
-        known.update((f"{name}.weight", f"{name}.bias"))
-        return from_linear(tensors, name, dims.width, outputs)
+        known.update((f"{BASE}{name}.weight", f"{BASE}{name}.bias"))
+        return from_linear(tensors, BASE + name, width, outputs)
 
     if task == "CAUSAL_LM":
-        if kind not in DECODER_KINDS:
-            raise UserError(f"task_type = CAUSAL_LM needs a decoder, and {kind} is an encoder; name the base model.")
+        if not config.causal:
+            raise UserError(
+                f"task_type = CAUSAL_LM needs a decoder, and {config.kind} is an encoder; name the base model."
+            )
         return Found(CausalLM(), {}, known)
-    if kind in DECODER_KINDS and task == "SEQ_CLS":
-        weight = take(tensors, f"{SCORE}.weight", (None, dims.width))
-        leaves = {"head": {"classifier": {"kernel": np.ascontiguousarray(weight.T)}}}
-        return Found(SequenceClassifier(pooling="last", bias=False), leaves, {f"{SCORE}.weight"})
     if task == "TOKEN_CLS":
-        linear = read(SCORE if kind in DECODER_KINDS and kind != "gpt2" else HEAD)
-        return Found(TokenClassifier(), {"head": {"classifier": linear}}, known)
-    if kind == "roberta":
-        moved, linear = read(f"{HEAD}.dense", dims.width), read(f"{HEAD}.out_proj")
-    else:
-        linear = read(HEAD)
-        moved = read(POOLER, dims.width) if f"{POOLER}.weight" in tensors else None
+        return Found(TokenClassifier(), {"head": {"classifier": read(theirs.tokens or "score")}}, known)
+    if theirs.pooling == "last":
+        name = f"{BASE}{theirs.rows}.weight"
+        weight = take(tensors, name, (None, width))
+        leaves = {"head": {"classifier": {"kernel": np.ascontiguousarray(weight.T)}}}
+        return Found(SequenceClassifier(pooling="last", bias=theirs.bias), leaves, {name})
+    has_pooler = theirs.pooler_is_trained or f"{BASE}{theirs.pooler}.weight" in tensors
+    moved = read(theirs.pooler, width) if theirs.pooler and has_pooler else None
+    linear = read(theirs.rows)
     head = SequenceClassifier(pooling="pooler" if moved is None else "trained_pooler")
     leaves = {"head": {"classifier": linear}, **({} if moved is None else {"backbone": {"pooler": moved}})}
     return Found(head, leaves, known)

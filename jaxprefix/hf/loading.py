@@ -16,21 +16,20 @@ import jax
 import jax.numpy as jnp
 
 from jaxprefix.errors import UserError, listed
+from jaxprefix.hf.folders import ModelFolder, check_vocabulary, open_folder
+from jaxprefix.hf.headers import has_tensors
 from jaxprefix.hf.safetensors_files import TensorFiles
-from jaxprefix.hf.shards import leaf_shape, load_leaf
-from jaxprefix.hf.sources import find_folder, name_inputs, read_config, read_tokenizer
-from jaxprefix.models.backbones import BackboneConfig, Module, is_constant, leaves_in, make_backbone, read_hf_config
-from jaxprefix.models.decoder_config import DecoderConfig
-from jaxprefix.models.encoder_leaves import DECODER, WORD, Leaf
-from jaxprefix.models.quantizing import Quantize, quantized
+from jaxprefix.hf.shards import load_leaf
+from jaxprefix.hf.sources import name_inputs, read_tokenizer
+from jaxprefix.models.backbone_config import BackboneConfig, Module, leaf_table, leaves_in
+from jaxprefix.models.backbones import make_backbone
+from jaxprefix.models.leaves import Leaf
+from jaxprefix.models.quantizing import Quantize, quantized, quantized_shapes
 from jaxprefix.models.stack import Remat
 from jaxprefix.trees import Tree, unflatten
 
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 """The sharding of every leaf, or a function from a leaf's path (`layers/q/kernel`) and whole shape to its sharding."""
-
-PARTS = {"pooler": "pooler", "mlm": "masked-LM head"}
-"""The parts of a tree that files may lack, in words."""
 
 logger = logging.getLogger("jaxprefix")
 
@@ -65,8 +64,9 @@ class Report:
         """What a person should know, a line each; none when everything fitted."""
         lines = []
         if self.missing:
-            parts = sorted({path.split("/")[0] for path in self.missing})
-            lines.append(f"{self.source} has no {' and no '.join(PARTS[part] for part in parts)}.")
+            table = leaf_table(self.config)
+            parts = {table[path].top: str(table[path].optional) for path in self.missing}
+            lines.append(f"{self.source} has no {' and no '.join(parts[top] for top in sorted(parts))}.")
         if self.unused:
             lines.append(f"{self.source} holds {len(self.unused)} tensors that are not used: {listed(self.unused)}.")
         return lines
@@ -108,16 +108,12 @@ def load_pretrained(
         logger.info(line)
     tokenizer = read_tokenizer(report.path)
     name_inputs(tokenizer, config.has_token_types)
-    if len(tokenizer) > config.vocab:
-        raise UserError(
-            f"the tokenizer in {report.path} has {len(tokenizer)} entries, but the word table only {config.vocab}; "
-            "copy the tokenizer that the model was trained with."
-        )
+    check_vocabulary(tokenizer, config, report.path)
     return Pretrained(make_backbone(config, dtype, unroll, remat), frozen, tokenizer)
 
 
 def read_backbone(
-    source: str | Path,
+    source: str | Path | ModelFolder,
     *,
     dtype: Any = jnp.float32,
     sharding: Placement | None = None,
@@ -126,7 +122,7 @@ def read_backbone(
     """The frozen tree of a backbone, without its tokenizer.
 
     Args:
-      source: as for `load_pretrained`.
+      source: as for `load_pretrained`, or a folder that is open.
       dtype: of the leaves; float64 needs jax's x64 mode.
       sharding: as for `load_pretrained`; None puts the leaves on the default device. Where it spans processes, all of
         them must call this, with the same arguments.
@@ -142,24 +138,51 @@ def read_backbone(
     """
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"weights cannot be loaded as {jnp.dtype(dtype).name}; take float32, bfloat16 or float16.")
-    folder = find_folder(source)
-    raw = read_config(folder)
-    config = read_hf_config(raw)
+    source, folder, config, untied = open_folder(source)
     files = TensorFiles(folder)
     if _spans_processes(sharding, config):
         files.share_hashing(jax.process_index(), jax.process_count())
-    plan, missing = _plan(config, files, folder, untied=raw.get("tie_word_embeddings") is False)
+    plan, missing = _plan(config, files, folder, untied=untied)
     _check_shapes(plan, files, folder)
 
     tree: dict[str, jax.Array] = {}
     for leaf, tensors in plan:
-        where = sharding(leaf.path, leaf_shape(leaf, tensors)) if callable(sharding) else sharding
+        where = sharding(leaf.path, leaf.full_shape(config.layers)) if callable(sharding) else sharding
         array = load_leaf(leaf, tensors, files, dtype, where)
         tree.update({leaf.path: array} if quantize is None else quantized(leaf.path, array))
     fingerprint = files.fingerprints(sorted({tensor for _, tensors in plan for tensor in tensors}))
-    unused = _unused(plan, files, fingerprint)
+    unused = _unused(plan, config, files, fingerprint)
     files.remember()
-    return config, unflatten(tree), Report(str(source), folder, config, missing, unused, fingerprint)
+    return config, unflatten(tree), Report(source, folder, config, missing, unused, fingerprint)
+
+
+def backbone_shapes(
+    config: BackboneConfig,
+    folder: ModelFolder | None,
+    *,
+    dtype: Any = jnp.float32,
+    sharding: Placement | None = None,
+    quantize: Quantize | None = None,
+) -> Tree:
+    """The frozen tree of a backbone as shapes, dtypes and shardings; no tensor is read.
+
+    Args:
+      config: of the backbone.
+      folder: where its files lie; None, or one without tensors, gives every leaf that a whole folder of this family
+        has, the head tied where it may be.
+      dtype, sharding, quantize: as for `read_backbone`, which gives a tree equal to this one, leaf by leaf.
+    """
+    leaves = [leaf for leaf in config.leaves() if leaf.tied_to is None]
+    if folder is not None and has_tensors(folder.path):
+        plan, _ = _plan(config, TensorFiles(folder.path), folder.path, folder.untied)
+        leaves = [leaf for leaf, _ in plan]
+    tree: dict[str, jax.ShapeDtypeStruct] = {}
+    for leaf in leaves:
+        shape = leaf.full_shape(config.layers)
+        where = sharding(leaf.path, shape) if callable(sharding) else sharding
+        one = jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+        tree.update({leaf.path: one} if quantize is None else quantized_shapes(leaf.path, one))
+    return unflatten(tree)
 
 
 Plan = list[tuple[Leaf, list[str]]]
@@ -168,11 +191,11 @@ Plan = list[tuple[Leaf, list[str]]]
 def _plan(config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool) -> tuple[Plan, tuple[str, ...]]:
     """Which tensors make which leaf, and the paths of the leaves that are not there."""
     found = {leaf: _tensors(leaf, config, files) for leaf in leaves_in(config, files.places)}
-    if not isinstance(config, DecoderConfig):
-        _settle_tie(found, files, folder, untied)
+    for leaf in [leaf for leaf in found if leaf.tied_to is not None]:
+        _settle_tie(leaf, found, files, folder, untied)
 
     absent = [leaf for leaf, tensors in found.items() if None in tensors]
-    lacking = [leaf for leaf in absent if leaf.top not in PARTS]
+    lacking = [leaf for leaf in absent if leaf.optional is None]
     if lacking:
         names = [
             leaf.names[0].replace("{layer}", str(layer))
@@ -189,21 +212,18 @@ def _plan(config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool
     return plan, tuple(leaf.path for leaf in absent)
 
 
-def _settle_tie(found: dict[Leaf, list], files: TensorFiles, folder: Path, untied: bool) -> None:
-    """Leaves an encoder's masked-LM decoder away where it is the word table: only the values tell."""
-    decoder = next(leaf for leaf in found if leaf.path == DECODER)
-    words = next(tensors for leaf, tensors in found.items() if leaf.path == WORD)
-    if untied and words == found[decoder]:
-        raise UserError(f"{folder} lacks the word embeddings of its encoder; copy or download it again.")
-    tied = not untied if None in found[decoder] else _equal(files, words, found[decoder])
+def _settle_tie(leaf: Leaf, found: dict[Leaf, list], files: TensorFiles, folder: Path, untied: bool) -> None:
+    """Removes a leaf that repeats another one, as a masked-LM decoder does the word table: only the values tell."""
+    other = next(tensors for other, tensors in found.items() if other.path == leaf.tied_to)
+    if untied and other == found[leaf]:
+        raise UserError(f"{folder} lacks the tensor of {leaf.tied_to} beside {leaf.path}; copy or download it again.")
+    tied = not untied if None in found[leaf] else _equal(files, other, found[leaf])
     if tied:
-        del found[decoder]
+        del found[leaf]
 
 
 def _tensors(leaf: Leaf, config: BackboneConfig, files: TensorFiles) -> list[str | None]:
-    layers = range(config.layers) if leaf.stacked else (0,)
-    candidates = [[name.replace("{layer}", str(layer)) for name in leaf.names] for layer in layers]
-    return [next((name for name in names if name in files.places), None) for names in candidates]
+    return [next((name for name in names if name in files.places), None) for names in leaf.tensor_names(config.layers)]
 
 
 def _equal(files: TensorFiles, first: list[str], second: list[str]) -> bool:
@@ -226,13 +246,15 @@ def _spans_processes(sharding: Placement | None, config: BackboneConfig) -> bool
     """Whether the tree is one of several processes; a function is asked for one leaf, since all share a mesh."""
     if sharding is None or jax.process_count() == 1:
         return False
-    return not (sharding(WORD, (config.vocab, config.width)) if callable(sharding) else sharding).is_fully_addressable
+    first = next(iter(config.leaves()))
+    where = sharding(first.path, first.full_shape(config.layers)) if callable(sharding) else sharding
+    return not where.is_fully_addressable
 
 
-def _unused(plan: Plan, files: TensorFiles, fingerprint: dict[str, str]) -> tuple[str, ...]:
+def _unused(plan: Plan, config: BackboneConfig, files: TensorFiles, fingerprint: dict[str, str]) -> tuple[str, ...]:
     """What is left over, less old constants and second copies of tied tensors."""
     second_names = {name for leaf, _ in plan for name in leaf.names}
-    left = [name for name in files.places if name not in fingerprint and not is_constant(name)]
+    left = [name for name in files.places if name not in fingerprint and not name.endswith(config.constants)]
     seconds = files.fingerprints(name for name in left if name in second_names)
     tied = {name for name, digest in seconds.items() if digest in set(fingerprint.values())}
     return tuple(name for name in left if name not in tied)

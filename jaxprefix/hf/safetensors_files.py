@@ -6,46 +6,23 @@ mapped file lies in memory beside the tree.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from jaxprefix.errors import UserError
 from jaxprefix.hf.fingerprints import exchange, kept_fingerprints, remember
-
-INDEX = "model.safetensors.index.json"
-WHOLE = "model.safetensors"
-DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-"""The float formats; a tensor in another one is listed, and refused only where its values are asked for."""
+from jaxprefix.hf.headers import DTYPES, TensorPlace, read_index, shorter, unreadable
 
 CHUNK = 2**22  # bytes in memory at a time where a tensor is not read whole
 PAGE = 4096  # bytes that a row must have beside the wanted columns for these to be read alone
 
 Block = tuple[tuple[int, int], ...]
 """First and one past the last index along each axis of a tensor."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorPlace:
-    """Where one tensor lies: `size` bytes from byte `start` of `file`."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
 
 
 class TensorFiles:
@@ -58,7 +35,7 @@ class TensorFiles:
           UserError: no or several unindexed safetensors files, a missing shard, a damaged file.
         """
         self.folder = folder
-        self.places: dict[str, TensorPlace] = dict(sorted(_index(folder).items()))
+        self.places: dict[str, TensorPlace] = dict(sorted(read_index(folder).items()))
         self._known: dict[Path, dict[str, str]] = {}
         self._changed: set[Path] = set()
         self._share: set[str] | None = None
@@ -173,9 +150,9 @@ def _bytes(place: TensorPlace) -> np.ndarray:
     try:
         raw = np.fromfile(place.file, np.uint8, place.size, offset=place.start)
     except OSError as error:
-        raise _unreadable(place.file, error) from error
+        raise unreadable(place.file, error) from error
     if raw.size != place.size:
-        raise _shorter(place.file)
+        raise shorter(place.file)
     return raw
 
 
@@ -194,7 +171,7 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     try:
         yield file
     finally:
@@ -208,99 +185,7 @@ def _fill(file: int, raw: np.ndarray, start: int, path: Path) -> None:
         try:
             count = os.preadv(file, [view[done:]], start + done)
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         if count == 0:
-            raise _shorter(path)
+            raise shorter(path)
         done += count
-
-
-def _index(folder: Path) -> dict[str, TensorPlace]:
-    if (folder / WHOLE).is_file():
-        return _header(folder / WHOLE)
-    if (folder / INDEX).is_file():
-        return _sharded(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
-        return _header(files[0])
-    if files:
-        raise UserError(
-            f"{folder} holds {len(files)} safetensors files and no {INDEX} that says which to read; "
-            "leave one of them there, or save the model again with save_pretrained."
-        )
-    torch_files = sorted(path.name for path in folder.glob("*.bin"))
-    if torch_files:
-        raise UserError(
-            f"{folder} holds its weights only as {torch_files[0]}, which is a pickle; convert it once, where torch is "
-            "installed, with AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(folder) of transformers."
-        )
-    raise UserError(f"{folder} holds no safetensors file; give the folder that save_pretrained wrote.")
-
-
-def _sharded(folder: Path) -> dict[str, TensorPlace]:
-    try:
-        weight_map = json.loads((folder / INDEX).read_bytes())["weight_map"]
-        shards = sorted(set(weight_map.values()))
-        if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
-            raise ValueError("a shard outside the folder")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(folder / INDEX, f"it is no index of shards ({error})") from error
-    absent = [shard for shard in shards if not (folder / shard).is_file()]
-    if absent:
-        raise UserError(f"{folder} lacks {', '.join(absent)}, which its {INDEX} names; copy or download it again.")
-    headers = {shard: _header(folder / shard) for shard in shards}
-    for name, shard in weight_map.items():
-        if name not in headers[shard]:
-            raise _damaged(folder / shard, f"it lacks {name}, which {INDEX} places there")
-    return {name: headers[shard][name] for name, shard in weight_map.items()}
-
-
-def _header(file: Path) -> dict[str, TensorPlace]:
-    try:
-        total = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            text = stream.read(length) if length <= total - 8 else b""
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    if not text:
-        raise _damaged(file, f"it ends after {total} bytes, inside its header")
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise _damaged(file, "its header is not JSON") from error
-    places = {}
-    for name, entry in _entries(file, header):
-        start, end = (8 + length + offset for offset in entry["data_offsets"])
-        places[name] = TensorPlace(file, entry["dtype"], tuple(entry["shape"]), start, end - start)
-        if end > total or end < start:
-            raise _damaged(file, f"it has {total} bytes, but {name} would end at byte {end}")
-        dtype = DTYPES.get(entry["dtype"])
-        if dtype is not None and end - start != dtype.itemsize * math.prod(entry["shape"]):
-            raise _damaged(file, f"{name} has {end - start} bytes, which does not fit its shape {entry['shape']}")
-    return places
-
-
-def _entries(file: Path, header: object) -> list[tuple[str, dict]]:
-    if not isinstance(header, Mapping):
-        raise _damaged(file, "its header is no table of tensors")
-    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    for name, entry in entries:
-        whole = isinstance(entry, Mapping) and all(
-            isinstance(entry.get(key), list) and all(isinstance(n, int) and n >= 0 for n in entry[key])
-            for key in ("shape", "data_offsets")
-        )
-        if not whole or len(entry["data_offsets"]) != 2 or not isinstance(entry.get("dtype"), str):
-            raise _damaged(file, f"its header does not describe {name}")
-    return entries
-
-
-def _damaged(file: Path, what: str) -> UserError:
-    return UserError(f"{file} is damaged: {what}; copy or download it again.")
-
-
-def _shorter(file: Path) -> UserError:
-    return _damaged(file, "it became shorter while it was read")
-
-
-def _unreadable(file: Path, error: OSError) -> UserError:
-    return UserError(f"cannot read {file} ({error.strerror}); check its permissions.")

@@ -15,12 +15,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from jaxprefix.hf.safetensors_files import Block, TensorFiles
-from jaxprefix.models.encoder_leaves import Leaf
-
-
-def leaf_shape(leaf: Leaf, tensors: Sequence[str]) -> tuple[int, ...]:
-    """The whole leaf's shape, with the axis of layers where it has one."""
-    return (len(tensors), *leaf.shape) if leaf.stacked else leaf.shape
+from jaxprefix.models.leaves import Leaf
 
 
 def load_leaf(
@@ -35,7 +30,7 @@ def load_leaf(
       dtype: of the result.
       sharding: of the whole leaf; each process makes the shards of its own devices.
     """
-    shape = leaf_shape(leaf, tensors)
+    shape = leaf.full_shape(len(tensors))
     if sharding is None:
         everything = tuple((0, size) for size in shape)
         return jax.block_until_ready(jax.device_put(read_shard(leaf, tensors, files, dtype, everything)))

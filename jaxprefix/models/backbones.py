@@ -1,23 +1,75 @@
-"""Which backbone a config makes: the one place that lists the architectures."""
+"""The families of backbones: the one list of them, and what a config makes."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxprefix.errors import UserError
+from jaxprefix.models.backbone_config import BackboneConfig, Module
 from jaxprefix.models.decoder import Decoder
-from jaxprefix.models.decoder_config import DECODER_KINDS, DecoderConfig
-from jaxprefix.models.decoder_leaves import anchor, decoder_leaves, is_decoder_buffer
+from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.encoder_config import KINDS, EncoderConfig
-from jaxprefix.models.encoder_leaves import Leaf, encoder_leaves, find_prefix, is_buffer
+from jaxprefix.models.encoder_config import EncoderConfig
 from jaxprefix.models.stack import Remat
 from jaxprefix.trees import Tree
+from jaxprefix.typed_json import register
 
-BackboneConfig = EncoderConfig | DecoderConfig
-Module = Encoder | Decoder
+C = TypeVar("C", bound=BackboneConfig)
+
+_modules: dict[type[BackboneConfig], Any] = {}
+
+
+def register_backbone(config: type[C], module: Any) -> type[C]:
+    """Makes a family of backbones known: its folders are read and written, its configs are values of runs.
+
+    Registering the same classes again, as a notebook does when a cell is run twice, replaces the old ones.
+
+    Args:
+      config: a frozen dataclass, subclass of `BackboneConfig`.
+      module: the class of its Linen module, called as `module(config, dtype, unroll, remat)`.
+
+    Returns:
+      `config`.
+
+    Raises:
+      UserError: a member is missing, or another family has one of the `model_type`s.
+    """
+    if not (inspect.isclass(config) and issubclass(config, BackboneConfig) and dataclasses.is_dataclass(config)):
+        name = getattr(config, "__name__", repr(config))
+        raise UserError(f"{name} is no frozen dataclass that derives from BackboneConfig; make it one.")
+    missing = sorted(getattr(config, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"{config.__name__} lacks {', '.join(missing)}, which BackboneConfig describes; add them.")
+    if not config.model_types:
+        raise UserError(f"{config.__name__} has no model_types, so no folder would be read by it; name them.")
+    lacking = [name for name in ("parts", "dims", "keys_and_values") if not hasattr(module, name)]
+    if lacking:
+        raise UserError(f"{module.__name__} lacks {', '.join(lacking)}, which models/backbone_config.Module describes.")
+    same = {
+        other
+        for other in _modules
+        if other.__qualname__ == config.__qualname__ and other.__module__ == config.__module__
+    }
+    for other in _modules.keys() - same:
+        for kind in set(other.model_types) & set(config.model_types):
+            raise UserError(f"{other.__name__} reads model_type = {kind!r} already; give {config.__name__} another.")
+    register(config)
+    for other in same:
+        del _modules[other]
+    _modules[config] = module
+    return config
+
+
+FAMILIES: tuple[tuple[type[BackboneConfig], Any], ...] = (
+    (EncoderConfig, Encoder),
+    (DecoderConfig, Decoder),
+)
+for _config, _module in FAMILIES:
+    register_backbone(_config, _module)
 
 
 def read_hf_config(raw: Mapping[str, Any]) -> BackboneConfig:
@@ -26,47 +78,34 @@ def read_hf_config(raw: Mapping[str, Any]) -> BackboneConfig:
     Raises:
       UserError: an unsupported architecture, or what its own reader refuses.
     """
-    kind = raw.get("model_type")
-    if kind in DECODER_KINDS:
-        return DecoderConfig.from_hf(raw)
-    if kind is not None and kind not in KINDS:
-        raise UserError(
-            f"config.json has model_type = {kind!r}, which is not a supported architecture; "
-            f"take a model of one of these: {', '.join([*KINDS, *DECODER_KINDS])}."
-        )
-    return EncoderConfig.from_hf(raw)
+    for config in _modules:
+        if config.reads(raw):
+            return config.from_hf(raw)
+    known = [name for config in _modules for name in config.model_types]
+    raise UserError(
+        f"config.json has model_type = {raw.get('model_type')!r}, which is not a supported architecture; "
+        f"take a model of one of these: {', '.join(known)}."
+    )
 
 
 def make_backbone(
     config: BackboneConfig, dtype: Any = jnp.float32, unroll: bool | None = None, remat: Remat | None = None
 ) -> Module:
-    """The module of a config."""
-    if isinstance(config, DecoderConfig):
-        return Decoder(config, dtype, unroll, remat)
-    return Encoder(config, dtype, unroll, remat)
+    """The module of a config.
+
+    Raises:
+      UserError: its family is not registered.
+    """
+    if type(config) not in _modules:
+        raise UserError(f"{type(config).__name__} is of no known family; register it with jp.register_backbone.")
+    return _modules[type(config)](config, dtype, unroll, remat)
 
 
 def drawn_backbone(config: BackboneConfig, key: Any) -> Tree:
-    """A tree drawn at random, of a decoder with its head where that is not tied."""
+    """A tree drawn at random, with the head of a language model where that is not tied."""
     example = {"input_ids": jnp.zeros((1, 1), jnp.int32)}
     tree = make_backbone(config).init(key, example)["params"]
-    if isinstance(config, DecoderConfig) and not config.tied:
+    if not config.tied:
         kernel = config.initializer_range * jax.random.normal(jax.random.fold_in(key, 1), (config.width, config.vocab))
         tree = {**tree, "lm_head": {"kernel": kernel}}
     return tree
-
-
-def leaves_in(config: BackboneConfig, names: Iterable[str]) -> list[Leaf]:
-    """Where the leaves lie in files with these tensor names.
-
-    Raises:
-      UserError: the names are of no such model, or of several.
-    """
-    if isinstance(config, DecoderConfig):
-        return decoder_leaves(config, find_prefix(names, anchor(config), "decoder"))
-    return encoder_leaves(config, find_prefix(names))
-
-
-def is_constant(name: str) -> bool:
-    """Whether a tensor is a constant that older versions of transformers saved with the weights."""
-    return is_buffer(name) or is_decoder_buffer(name)

@@ -24,6 +24,7 @@ from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder import Encoded, check_positions
 from jaxprefix.models.encoder_config import ACTIVATIONS
 from jaxprefix.models.linear import LayerNorm, Linear, RMSNorm
+from jaxprefix.models.reading import KeysValues, cached_keys_and_values
 from jaxprefix.models.rope import Turns, rotate, turns
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
@@ -177,28 +178,14 @@ class Decoder(nn.Module):
     attention: str = DEFAULT
 
     parts: ClassVar[tuple[str, ...]] = ("embeddings", "layers", "norm")
-    accelerated_remat: ClassVar[Remat] = "dots"  # by the TPU compiler (docs/benchmarks.md, plans)
 
     @property
     def dims(self) -> Dims:
-        config = self.config
-        return Dims(
-            layers=config.layers,
-            heads=config.heads,
-            kv_heads=config.kv_heads,
-            width=config.width,
-            head_width=config.head_width,
-            mlp_width=config.mlp_width,
-            vocab=config.vocab,
-            positions=config.usable_positions,
-            norm_eps=config.norm_eps,
-            initializer_range=config.initializer_range,
-            hidden_dropout=config.hidden_dropout,
-            attention_dropout=config.attention_dropout,
-            causal=True,
-            gated_mlp=config.gated_mlp,
-            logit_softcap=config.logit_softcap,
-        )
+        return self.config.dims
+
+    def keys_and_values(self, params: Any, ids: Int[Array, "P"]) -> KeysValues:
+        """Keys and values of P tokens of one row, from position 0 on, as they enter the attention, float32."""
+        return cached_keys_and_values(self, params, ids)
 
     @nn.compact
     def __call__(
@@ -311,7 +298,7 @@ class Decoder(nn.Module):
             (h, cache),
             stacked,
             unroll=should_unroll(self.unroll, count),
-            remat=chosen_remat(self.remat, self.accelerated_remat),
+            remat=chosen_remat(self.remat, self.config.accelerated_remat),
             period=len(pattern),
         )
         if cache is not None:

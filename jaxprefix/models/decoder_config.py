@@ -2,11 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
+from jaxprefix.models.backbone_config import BackboneConfig, Classifiers
+from jaxprefix.models.decoder_hf import read_fields, write_fields
+from jaxprefix.models.decoder_leaves import decoder_anchor, decoder_leaves
 from jaxprefix.models.encoder_config import ACTIVATIONS
+from jaxprefix.models.leaves import Leaf
 from jaxprefix.models.rope import Rope
+from jaxprefix.models.stack import Remat
 
 LayerKind = Literal["full", "sliding"]
 
@@ -15,7 +21,7 @@ DECODER_KINDS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(BackboneConfig):
     """Sizes and constants of a causal decoder; hashable. All are pre-norm; defaults are Llama's.
 
     Where it stops, each refused where a `config.json` asks for it: encoder-decoders and cross-attention, mixtures of
@@ -86,15 +92,60 @@ class DecoderConfig:
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
 
-    @property
-    def has_token_types(self) -> bool:
-        """Whether tokens of a pair's two texts have embeddings of their own; GPT-2's token types are words."""
-        return False
+    model_types: ClassVar[tuple[str, ...]] = DECODER_KINDS
+    causal: ClassVar[bool] = True
+    accelerated_remat: ClassVar[Remat] = "dots"  # by the TPU compiler (docs/benchmarks.md, plans)
+    constants: ClassVar[tuple[str, ...]] = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 
     @property
-    def usable_positions(self) -> int:
-        """How many tokens of one row, virtual ones included, can be numbered."""
-        return self.positions
+    def dims(self) -> Dims:
+        return Dims(
+            layers=self.layers,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            width=self.width,
+            head_width=self.head_width,
+            mlp_width=self.mlp_width,
+            vocab=self.vocab,
+            positions=self.positions,
+            norm_eps=self.norm_eps,
+            initializer_range=self.initializer_range,
+            hidden_dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
+            causal=True,
+            gated_mlp=self.gated_mlp,
+            logit_softcap=self.logit_softcap,
+        )
+
+    @property
+    def prefix(self) -> str:
+        return "transformer." if self.kind == "gpt2" else "model."
+
+    @property
+    def anchor(self) -> str:
+        return decoder_anchor(self)
+
+    def leaves(self, prefix: str = "") -> list[Leaf]:
+        return decoder_leaves(self, prefix)
+
+    @property
+    def layer_ropes(self) -> tuple[Rope | None, ...]:
+        by_kind = {"full": self.rope, "sliding": self.sliding_rope}
+        return tuple(by_kind[self.pattern[layer % len(self.pattern)]] for layer in range(self.layers))
+
+    @property
+    def slides(self) -> bool:
+        return "sliding" in self.pattern
+
+    @property
+    def classifiers(self) -> Classifiers:
+        tokens = {"gpt2": "classifier", "gemma3_text": None}.get(self.kind, "score")
+        return Classifiers("score", tokens, pooling="last", bias=False)
+
+    def seen_tokens(self, layer: int, tokens: int) -> float:
+        sliding = self.pattern[layer % len(self.pattern)] == "sliding"
+        window = min(self.window or tokens, tokens) if sliding else tokens
+        return (window * (window + 1) / 2 + (tokens - window) * window) / tokens
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderConfig":
@@ -113,9 +164,31 @@ class DecoderConfig:
             raise UserError(
                 "config.json has a quantization_config, but only unquantised weights can be read; take those."
             )
-        full = _normalised(kind, config)
-        made = cls(**(_gpt2(full) if kind == "gpt2" else _llama_family(kind, full)))
+        made = cls(**read_fields(kind, config))
         made.check()
+        return made
+
+    def to_hf(self, parts: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The dict of a `config.json` from which `from_hf` makes this config again.
+
+        Dropout rates that its family has no key for are left out, since they belong to a run.
+
+        Raises:
+          UserError: a field has a value that the family does not have, so that transformers would compute something
+            else.
+        """
+        made = write_fields(self)
+        again = DecoderConfig.from_hf(made)
+        differing = [
+            field.name
+            for field in dataclasses.fields(self)
+            if getattr(again, field.name) != getattr(self, field.name) and not field.name.endswith("_dropout")
+        ]
+        if differing:
+            raise UserError(
+                f"no config.json of a {self.kind} says {differing[0]} = {getattr(self, differing[0])!r}; "
+                f"a {self.kind} of these sizes has {getattr(again, differing[0])!r}, so write it with that."
+            )
         return made
 
     def check(self) -> None:
@@ -136,109 +209,3 @@ class DecoderConfig:
             raise UserError("the decoder has sliding layers and no window; give it one of at least 1.")
         if self.rope is not None and self.head_width % 2:
             raise UserError(f"rotation turns pairs of channels, but the head width is {self.head_width}; make it even.")
-
-
-def _normalised(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings, defaults and renamed ones included."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.for_model(kind, **{k: v for k, v in config.items() if k != "model_type"}).to_dict()
-    except Exception as error:  # its errors are of every type
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"config.json is no {kind} config ({reason}); save the model again.") from error
-
-
-def _gpt2(c: Mapping[str, Any]) -> dict[str, Any]:
-    if not c.get("scale_attn_weights", True) or c.get("scale_attn_by_inverse_layer_idx"):
-        raise UserError("config.json scales attention in another way than 1/sqrt(E); take a model that does not.")
-    if c.get("add_cross_attention"):
-        raise UserError("config.json has add_cross_attention = true, but decoders stand alone here; take one without.")
-    width, heads = c["n_embd"], c["n_head"]
-    if width % heads:
-        raise UserError(f"config.json has n_embd = {width}, which n_head = {heads} does not divide; correct one.")
-    return {
-        "kind": "gpt2",
-        "vocab": c["vocab_size"],
-        "width": width,
-        "layers": c["n_layer"],
-        "heads": heads,
-        "kv_heads": heads,
-        "head_width": width // heads,
-        "mlp_width": c.get("n_inner") or 4 * width,
-        "positions": c["n_positions"],
-        "norm": "layer",
-        "norm_eps": c["layer_norm_epsilon"],
-        "gated_mlp": False,
-        "activation": c["activation_function"],
-        "qkv_bias": True,
-        "output_bias": True,
-        "mlp_bias": True,
-        "tied": c.get("tie_word_embeddings", True),
-        "rope": None,
-        "embedding_dropout": c["embd_pdrop"],
-        "hidden_dropout": c["resid_pdrop"],
-        "attention_dropout": c["attn_pdrop"],
-        "initializer_range": c["initializer_range"],
-    }
-
-
-def _llama_family(kind: str, c: Mapping[str, Any]) -> dict[str, Any]:
-    gemma = kind.startswith("gemma")
-    if c.get("use_bidirectional_attention"):
-        raise UserError("config.json has use_bidirectional_attention = true; take a model that is causal.")
-    pattern, window = _pattern(kind, c)
-    positions, rotation = c["max_position_embeddings"], c["rope_parameters"]
-    if "rope_type" in rotation or "rope_theta" in rotation:
-        rotation = {"full_attention": rotation, "sliding_attention": rotation}
-    ropes = {name: Rope.from_hf(parameters, positions) for name, parameters in rotation.items()}
-    attention_bias = kind not in ("mistral", "qwen2") and bool(c.get("attention_bias"))
-    return {
-        "kind": kind,
-        "vocab": c["vocab_size"],
-        "width": c["hidden_size"],
-        "layers": c["num_hidden_layers"],
-        "heads": c["num_attention_heads"],
-        "kv_heads": c.get("num_key_value_heads") or c["num_attention_heads"],
-        "head_width": c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"],
-        "mlp_width": c["intermediate_size"],
-        "positions": positions,
-        "norm_eps": c["rms_norm_eps"],
-        "norm_offset": 1.0 if gemma else 0.0,
-        "post_norms": gemma,
-        "head_norms": kind in ("qwen3", "gemma3_text"),
-        "activation": c["hidden_activation"] if gemma else c["hidden_act"],
-        "qkv_bias": kind == "qwen2" or attention_bias,
-        "output_bias": attention_bias,
-        "mlp_bias": kind == "llama" and bool(c.get("mlp_bias")),
-        "tied": c["tie_word_embeddings"],
-        "pattern": pattern,
-        "window": window,
-        "rope": ropes["full_attention"],
-        "sliding_rope": ropes["sliding_attention"] if "sliding" in pattern else None,
-        "query_scale": c["query_pre_attn_scalar"] ** -0.5 if gemma else None,
-        "attention_softcap": c.get("attn_logit_softcapping") if kind == "gemma2" else None,
-        "logit_softcap": c.get("final_logit_softcapping") if gemma else None,
-        "embedding_scale": c["hidden_size"] ** 0.5 if gemma else 1.0,
-        "attention_dropout": c.get("attention_dropout") or 0.0,
-        "initializer_range": c["initializer_range"],
-    }
-
-
-def _pattern(kind: str, c: Mapping[str, Any]) -> tuple[tuple[LayerKind, ...], int | None]:
-    """The shortest run of layer kinds whose repetition gives every layer its own, and the window."""
-    window = c.get("sliding_window")
-    if kind == "mistral":
-        return (("sliding",), window) if window else (("full",), None)
-    if not c.get("layer_types"):
-        return ("full",), None
-    names: dict[str, LayerKind] = {"full_attention": "full", "sliding_attention": "sliding"}
-    unknown = set(c["layer_types"]) - names.keys()
-    if unknown:
-        raise UserError(
-            f"config.json has layers of the type {min(unknown)!r}, which is not supported; "
-            f"take a model with {' and '.join(names)} alone."
-        )
-    kinds = tuple(names[name] for name in c["layer_types"])
-    period = next(p for p in range(1, len(kinds) + 1) if all(kinds[i] == kinds[i % p] for i in range(len(kinds))))
-    return kinds[:period], window if "sliding" in kinds else None

@@ -18,6 +18,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.encoder_config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
+from jaxprefix.models.reading import KeysValues, projected_keys_and_values
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
 
@@ -129,27 +130,14 @@ class Encoder(nn.Module):
     attention: str = DEFAULT
 
     parts: ClassVar[tuple[str, ...]] = ("embeddings", "layers")  # of its tree, without those of heads
-    # By the TPU compiler (docs/benchmarks.md, plans): to store results of narrow layers takes longer than to make them.
-    accelerated_remat: ClassVar[Remat] = "full"
 
     @property
     def dims(self) -> Dims:
-        config = self.config
-        return Dims(
-            layers=config.layers,
-            heads=config.heads,
-            kv_heads=config.heads,
-            width=config.width,
-            head_width=config.width // config.heads,
-            mlp_width=config.mlp_width,
-            vocab=config.vocab,
-            positions=config.usable_positions,
-            norm_eps=config.norm_eps,
-            head_activation=config.activation if config.kind == "bert" else "gelu",
-            initializer_range=config.initializer_range,
-            hidden_dropout=config.hidden_dropout,
-            attention_dropout=config.attention_dropout,
-        )
+        return self.config.dims
+
+    def keys_and_values(self, params: Any, ids: Int[Array, "P"]) -> KeysValues:
+        """Keys and values of P tokens of one row, from position 0 on, as they enter the attention, float32."""
+        return projected_keys_and_values(self, params, ids)
 
     @nn.compact
     def __call__(
@@ -215,7 +203,7 @@ class Encoder(nn.Module):
             return out, (out, seen) if capture else None
 
         params = stacked_params(self, init_layers)
-        unroll, remat = should_unroll(self.unroll, count), chosen_remat(self.remat, self.accelerated_remat)
+        unroll, remat = should_unroll(self.unroll, count), chosen_remat(self.remat, self.config.accelerated_remat)
         last, outs = run_layers(run, h, (params, edits.layers, keys), unroll=unroll, remat=remat)
         if not capture:
             return Encoded(last[:, prompt:], None)

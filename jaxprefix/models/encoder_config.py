@@ -3,12 +3,17 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
+from jaxprefix.models.backbone_config import BackboneConfig, Classifiers
+from jaxprefix.models.encoder_leaves import ANCHOR, encoder_leaves
+from jaxprefix.models.leaves import Leaf
+from jaxprefix.models.stack import Remat
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -34,7 +39,7 @@ _SIZES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(BackboneConfig):
     """Sizes and constants of a BERT or RoBERTa encoder; hashable.
 
     Attributes:
@@ -69,6 +74,47 @@ class EncoderConfig:
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
 
+    model_types: ClassVar[tuple[str, ...]] = tuple(KINDS)
+    # By the TPU compiler (docs/benchmarks.md, plans): to store results of narrow layers takes longer than to make them.
+    accelerated_remat: ClassVar[Remat] = "full"
+    new_starts: ClassVar[tuple[str, ...]] = ("bert", "small")
+    constants: ClassVar[tuple[str, ...]] = ("embeddings.position_ids", "embeddings.token_type_ids")
+
+    @property
+    def dims(self) -> Dims:
+        return Dims(
+            layers=self.layers,
+            heads=self.heads,
+            kv_heads=self.heads,
+            width=self.width,
+            head_width=self.head_width,
+            mlp_width=self.mlp_width,
+            vocab=self.vocab,
+            positions=self.usable_positions,
+            norm_eps=self.norm_eps,
+            head_activation=self.activation if self.kind == "bert" else "gelu",
+            initializer_range=self.initializer_range,
+            hidden_dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
+        )
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.kind}."
+
+    @property
+    def anchor(self) -> str:
+        return ANCHOR
+
+    def leaves(self, prefix: str = "") -> list[Leaf]:
+        return encoder_leaves(self, prefix)
+
+    @property
+    def classifiers(self) -> Classifiers:
+        if self.kind == "bert":
+            return Classifiers(pooler="bert.pooler.dense")
+        return Classifiers("classifier.out_proj", pooler="classifier.dense", pooler_is_trained=True)
+
     @property
     def has_token_types(self) -> bool:
         """Whether tokens of a pair's two texts have embeddings of their own."""
@@ -83,6 +129,11 @@ class EncoderConfig:
     def head_width(self) -> int:
         """E."""
         return self.width // self.heads
+
+    @classmethod
+    def reads(cls, config: Mapping[str, Any]) -> bool:
+        """By `model_type`; early folders name only the class, and the first BERT ones not even that."""
+        return _named(config) in KINDS
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "EncoderConfig":
@@ -121,6 +172,23 @@ class EncoderConfig:
             )
         return result
 
+    def to_hf(self, parts: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The dict of a `config.json` from which `from_hf` makes this config again; `parts` may hold "mlm"."""
+        masked = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM"}[self.kind]
+        return {
+            "architectures": [masked if "mlm" in parts else f"{self.kind.capitalize()}Model"],
+            "model_type": self.kind,
+            **{key: getattr(self, field) for field, key in _SIZES.items()},
+            "type_vocab_size": self.token_types,
+            "layer_norm_eps": self.norm_eps,
+            "pad_token_id": self.padding_id,
+            "hidden_act": self.activation,
+            "hidden_dropout_prob": self.hidden_dropout,
+            "attention_probs_dropout_prob": self.attention_dropout,
+            "initializer_range": self.initializer_range,
+            "tie_word_embeddings": True,
+        }
+
 
 def _whole(config: Mapping[str, Any], key: str, *, at_least: int, default: int | None = None) -> int:
     value = default if config.get(key) is None else config[key]
@@ -136,11 +204,16 @@ def _real(config: Mapping[str, Any], key: str, default: float) -> float:
     return float(value)
 
 
-def _kind(config: Mapping[str, Any]) -> str:
+def _named(config: Mapping[str, Any]) -> str | None:
     name = config.get("model_type")
-    if name is None:  # early folders name only the class, and the first BERT ones not even that
+    if name is None:
         architectures = config.get("architectures") or ["Bert" if config.get("type_vocab_size") == 2 else ""]
         name = next((kind for kind in ("bert", "roberta") if architectures[0].lower().startswith(kind)), None)
+    return name
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    name = _named(config)
     if name not in KINDS:
         raise UserError(
             f"config.json has model_type = {name!r}, which is not a supported architecture; "

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprefix.errors import UserError
-from jaxprefix.models.decoder_config import DecoderConfig
-from jaxprefix.models.encoder_config import EncoderConfig
+from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.trees import Tree
 
 Start = Literal["bert", "small"]
@@ -18,7 +17,7 @@ _NEIGHBOURS = ((-1, 3.0, 1.0), (1, 3.0, 1.0), (0, 1.0, 0.5))  # of each head: of
 _COMPANY = 2.0  # sharpness of the heads that compare neighbours
 
 
-def adapt_start(tree: Tree, config: EncoderConfig | DecoderConfig, start: Start) -> Tree:
+def adapt_start(tree: Tree, config: BackboneConfig, start: Start) -> Tree:
     """A freshly drawn tree as BERT starts (unchanged), or as a small encoder learns soonest.
 
     `small` is for encoders of about a million parameters and a few million tokens, which from BERT's start stay at
@@ -33,12 +32,14 @@ def adapt_start(tree: Tree, config: EncoderConfig | DecoderConfig, start: Start)
     Trockman & Kolter, "Mimetic Initialization of Self-Attention Layers", 2023). The kernels that end a residual branch
     are halved, for stability without a long warm-up. All of it can be unlearnt.
 
-    Raises `UserError` where `small` meets a decoder, fewer than four heads or two layers.
+    Raises `UserError` where the family has no such start, or `small` meets fewer than four heads or two layers.
     """
     if start == "bert":
         return tree
-    if isinstance(config, DecoderConfig):
-        raise UserError("The start 'small' is for encoders; take 'bert', which is GPT-2's as well.")
+    if start not in config.new_starts:
+        raise UserError(
+            f"The start {start!r} is not made for a {config.kind}; take {' or '.join(map(repr, config.new_starts))}."
+        )
     if config.heads < 4 or config.layers < 2:
         raise UserError(
             f"The start 'small' needs four heads and two layers, and the encoder has {config.heads} heads and "

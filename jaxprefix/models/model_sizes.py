@@ -6,6 +6,7 @@ one. Weights are never in here: a run that trains reads the folder.
 
 import re
 
+from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder_config import EncoderConfig
 from jaxprefix.models.rope import Rope
@@ -55,7 +56,9 @@ def _llama(
     )
 
 
-def _qwen2(vocab: int, width: int, layers: int, heads: int, kv_heads: int, mlp_width: int, **more: object) -> object:
+def _qwen2(
+    vocab: int, width: int, layers: int, heads: int, kv_heads: int, mlp_width: int, **more: object
+) -> DecoderConfig:
     return DecoderConfig(
         *("qwen2", vocab, width, layers, heads, kv_heads, width // heads, mlp_width),
         **{"positions": 131072, "qkv_bias": True, "rope": Rope(1e6), **more},
@@ -72,7 +75,9 @@ def _qwen3(width: int, layers: int, heads: int, mlp_width: int, tied: bool) -> D
     )
 
 
-def _gemma2(width: int, layers: int, heads: int, kv_heads: int, head_width: int, mlp_width: int, query: int) -> object:
+def _gemma2(
+    width: int, layers: int, heads: int, kv_heads: int, head_width: int, mlp_width: int, query: int
+) -> DecoderConfig:
     return DecoderConfig(
         *("gemma2", 256000, width, layers, heads, kv_heads, head_width, mlp_width),
         positions=8192,
@@ -100,7 +105,7 @@ _MISTRAL = DecoderConfig(
     sliding_rope=Rope(),
 )
 
-KNOWN: dict[str, EncoderConfig | DecoderConfig] = {
+KNOWN: dict[str, BackboneConfig] = {
     "google-bert/bert-base-uncased": _bert(30522, 768, 12),
     "google-bert/bert-base-cased": _bert(28996, 768, 12),
     "google-bert/bert-large-uncased": _bert(30522, 1024, 24),
@@ -137,7 +142,7 @@ _OWNER_OPTIONAL = ("google-bert", "FacebookAI", "openai-community")  # names of 
 _TUNED = re.compile(r"(-Instruct|-chat|-it)$")  # tuned further from the same sizes
 
 
-def known_config(name: str) -> EncoderConfig | DecoderConfig | None:
+def known_config(name: str) -> BackboneConfig | None:
     """What the model of that name on the hub is, or None where it is not known here.
 
     Args:

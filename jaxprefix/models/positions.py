@@ -19,9 +19,8 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods import Combined, parts_of
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.prefix import PrefixMethod, slots
-from jaxprefix.models.backbones import BackboneConfig, Module
-from jaxprefix.models.decoder_config import DecoderConfig
-from jaxprefix.models.rope import Rope, rotate, turns
+from jaxprefix.models.backbone_config import BackboneConfig, Module
+from jaxprefix.models.rope import rotate, turns
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree
 
@@ -30,21 +29,15 @@ M = TypeVar("M", bound=Method)
 
 def has_rotation(config: BackboneConfig) -> bool:
     """Whether positions are rotations, rather than rows of a table."""
-    return isinstance(config, DecoderConfig) and config.rope is not None
+    return None not in config.layer_ropes
 
 
-def layer_ropes(config: DecoderConfig) -> tuple[Rope, ...]:
-    """The rotation of each of the L layers."""
-    by_kind = {"full": config.rope, "sliding": config.sliding_rope}
-    return tuple(by_kind[config.pattern[layer % len(config.pattern)]] for layer in range(config.layers))
-
-
-def move_keys(config: DecoderConfig, keys: Float[Array, "L P K E"], by: int) -> Float[Array, "L P K E"]:
+def move_keys(config: BackboneConfig, keys: Float[Array, "L P K E"], by: int) -> Float[Array, "L P K E"]:
     """Keys as they would be `by` positions further on, each layer by its own rotation; an amplitude, which they have
     already, stays as it is."""
     moved = [
-        rotate(layer, turns(dataclasses.replace(rope, amplitude=1.0), jnp.full(layer.shape[:1], by), config.head_width))
-        for layer, rope in zip(keys, layer_ropes(config), strict=True)
+        rotate(layer, turns(dataclasses.replace(rope, amplitude=1.0), jnp.full(layer.shape[:1], by), layer.shape[-1]))
+        for layer, rope in zip(keys, config.layer_ropes, strict=True)
     ]
     return jnp.stack(moved)
 

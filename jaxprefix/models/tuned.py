@@ -11,7 +11,7 @@ from jax import Array
 from jaxprefix.edits import BUILT_RATES, Edits, Rates
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method, parts_of
-from jaxprefix.models.backbones import Module
+from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head

@@ -14,6 +14,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.planning.plan import Plan, plan_run
 from jaxprefix.planning.shapes import run_shapes
 from jaxprefix.training.config import Run
+from jaxprefix.training.setup import backbone_config
 
 log = logging.getLogger("jaxprefix")
 REMATS = ("none", "dots", "full")
@@ -75,10 +76,7 @@ def search(
       most: candidates to compile.
       budget: seconds after which no other one is begun.
     """
-    from jaxprefix.models.backbones import make_backbone
-    from jaxprefix.planning.shapes import backbone_config
-
-    dims = make_backbone(backbone_config(run)[0]).dims
+    dims = backbone_config(run)[0].dims
     found: list[Found] = []
     too_big: list[Run] = []
     started = time.perf_counter()

@@ -15,11 +15,12 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods import FullFineTuning, parts_of
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.inducer import InducerEdit
-from jaxprefix.models.backbones import Module, make_backbone
+from jaxprefix.models.backbone_config import Module
+from jaxprefix.models.backbones import make_backbone
 from jaxprefix.models.heads import Head
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.config import NewBackbone, Run
-from jaxprefix.training.setup import Backbone, init_trees, with_dropout
+from jaxprefix.training.setup import Backbone, init_trees
 from jaxprefix.trees import Tree, flatten
 from jaxprefix.typed_json import differences
 
@@ -105,7 +106,7 @@ def member_models(encoder: Module, head: Head, runs: Sequence[Run]) -> tuple[Tun
       head: with its number of labels.
       runs: of the members.
     """
-    configs = [with_dropout(encoder.config, run) for run in runs]
+    configs = [encoder.config.with_dropout(run.hidden_dropout, run.attention_dropout) for run in runs]
     return tuple(
         TunedModel(make_backbone(config, encoder.dtype, encoder.unroll, encoder.remat), run.method, head)
         for config, run in zip(configs, runs, strict=True)

@@ -25,7 +25,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.loop import Generated
 from jaxprefix.generation.texts import decoded_texts, with_tokens_of
-from jaxprefix.models.backbones import Module
+from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.heads import CausalLM

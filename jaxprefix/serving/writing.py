@@ -11,8 +11,8 @@ from jax import Array
 from jaxprefix.edits import Edits
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.loop import Generated, decode, unstack
+from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.cache import Cache
-from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.heads import CausalLM
 from jaxprefix.models.stack import should_unroll
 from jaxprefix.trees import Tree
@@ -20,7 +20,7 @@ from jaxprefix.trees import Tree
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def bank_generate(
-    decoder: Decoder, decoding: Decoding, stacks: Tree, frozen: Tree, batch: Tree, which: Any, key: Array | None
+    decoder: Module, decoding: Decoding, stacks: Tree, frozen: Tree, batch: Tree, which: Any, key: Array | None
 ) -> Generated:
     """Greedy or drawn tokens, row i with the leaves at `which[i]` of the stacks; each row has a cache of its own."""
     rows, columns = batch["input_ids"].shape

@@ -9,8 +9,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.methods import METHODS, PTuningV2
 from jaxprefix.methods.base import Method
-from jaxprefix.models.decoder_config import DecoderConfig
-from jaxprefix.models.encoder_config import EncoderConfig
+from jaxprefix.models.backbones import BackboneConfig  # whose families are values of runs
 from jaxprefix.models.fresh_init import Start as BackboneStart
 from jaxprefix.models.heads import CausalLM, Head, MaskedLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.quantizing import Quantize
@@ -43,7 +42,7 @@ class NewBackbone:
       start: how its leaves are drawn: as BERT's and GPT-2's (`bert`), or as small encoders learn soonest (`small`).
     """
 
-    config: EncoderConfig | DecoderConfig
+    config: BackboneConfig
     tokenizer: str
     start: BackboneStart = "bert"
 
@@ -80,7 +79,7 @@ class Run:
         what is trained and computed stays in float. None keeps them in `precision`.
       unroll: layers as a Python loop (fast on CPU) or as a scan (small program); None decides by backend and depth.
       remat: what the backward pass keeps of a layer: all (`none`), results of linear maps (`dots`), inputs (`full`);
-        None is `none` on a CPU, elsewhere `full` for encoders and `dots` for decoders.
+        None is `none` on a CPU, elsewhere what the backbone's family usually takes.
       baseline: a method that is trained by the same settings afterwards, in `<folder>/baseline`, to be reported beside
         this one; None for no comparison.
       mesh: devices along data, fsdp and tp.
@@ -188,7 +187,7 @@ class Run:
 
 for _known in (
     *(CausalLanguage, Classification, ConditionalGeneration, Files, MaskedLanguage, Tagging, Tfds),
-    *(Decoding, DecoderConfig, EncoderConfig, Rope),
+    *(Decoding, Rope),
     *METHODS,
     *FORMATS,
     *STARTS,

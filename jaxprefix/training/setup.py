@@ -1,9 +1,13 @@
-"""Everything before the first step: backbone, data, model, mesh, and the checks that need them but no compiler."""
+"""Everything before the first step: backbone, data, model, mesh, and the checks that need them but no compiler.
+
+`set_up` makes arrays of a run's folder and data, or shapes in their place (`Abstract`), by the same steps and checks.
+"""
 
 import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,13 +20,14 @@ from jaxprefix.distributed.mesh import check_batch, make_mesh
 from jaxprefix.distributed.processes import barrier
 from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
-from jaxprefix.hf.loading import read_backbone
-from jaxprefix.hf.sources import find_folder, name_inputs, read_config, read_tokenizer
-from jaxprefix.models.backbones import BackboneConfig, Module, drawn_backbone, make_backbone, read_hf_config
-from jaxprefix.models.decoder import Decoder
-from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.hf.folders import ModelFolder, check_vocabulary, open_folder, open_hub_config
+from jaxprefix.hf.loading import backbone_shapes, read_backbone
+from jaxprefix.hf.sources import CONFIG, EMBEDDED, name_inputs, read_tokenizer
+from jaxprefix.models.backbone_config import BackboneConfig, Module
+from jaxprefix.models.backbones import drawn_backbone, make_backbone
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.fresh_init import adapt_start
+from jaxprefix.models.model_sizes import known_config
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts import start
 from jaxprefix.tasks import CausalLanguage, ConditionalGeneration, MaskedLanguage, prepare
@@ -34,6 +39,7 @@ from jaxprefix.trees import Tree, flatten
 from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
+LABELS = 2  # where neither the head nor the task says how many there are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +48,10 @@ class Backbone:
 
     Attributes:
       module: the encoder or decoder, with the run's dropout rates, dtype, unroll and remat.
-      tree: its leaves, in their places on the mesh (`frozen_shardings`).
-      tokenizer: its transformers tokenizer, with the tokens that the run's task adds.
-      identity: `source`, `identity` (one digest) and `fingerprint` (one per tensor); a new encoder has only a source.
+      tree: its leaves, in their places on the mesh (`frozen_shardings`), or their shapes.
+      tokenizer: its transformers tokenizer, with the tokens that the run's task adds; None beside shapes.
+      identity: `source`, `identity` (one digest) and `fingerprint` (one per tensor); a new backbone has only a
+        source, and so have shapes, whose source says where the sizes come from.
     """
 
     module: Module
@@ -54,13 +61,31 @@ class Backbone:
 
 
 @dataclasses.dataclass(frozen=True)
+class Abstract:
+    """What stands in for devices, data and labels where a run is set up as shapes.
+
+    Attributes:
+      mesh: of any devices, absent ones too.
+      tokens: columns of a batch; None for the longest of the run's buckets, or the task's longest row.
+      labels: how many there are; None for what the head or the task says, or two.
+    """
+
+    mesh: Mesh
+    tokens: int | None = None
+    labels: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Setup:
     """A run ready to compile.
 
     Attributes:
-      examples: the tokenised rows by split; only those that the source gives.
+      examples: the tokenised rows by split; only those that the source gives, and none beside shapes.
       model: backbone, method and head, the head's number of labels filled in.
-      trainable, frozen: the two initialized trees.
+      trainable, frozen: the two trees as they are initialized, of arrays, or of shapes whose frozen ones have their
+        places on the mesh.
+      longest: tokens of the longest row, or columns of a batch of shapes.
+      positions: those that the method takes from the position table.
     """
 
     run: Run
@@ -70,6 +95,8 @@ class Setup:
     model: TunedModel
     trainable: Tree
     frozen: Tree
+    longest: int = 0
+    positions: int = 0
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -81,83 +108,149 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
     """The backbone of a run, straight into its dtype and onto the mesh."""
     dtype = jnp.dtype(run.precision)
     if isinstance(run.backbone, NewBackbone):
-        config, tokenizer = run.backbone.config, read_tokenizer(run.backbone.tokenizer)
-        if len(tokenizer) > config.vocab:
-            raise UserError(
-                f"backbone.config.vocab is {config.vocab}, but the tokenizer has {len(tokenizer)} entries; raise it."
-            )
-        start = run.backbone.start
-        draw, key = lambda key: adapt_start(drawn_backbone(config, key), config, start), jax.random.key(run.seed)
-        shapes = {"backbone": jax.eval_shape(draw, key)}
-        places = tree_shardings(make_backbone(config), shapes, mesh)
+        config, tokenizer, source = run.backbone.config, read_tokenizer(run.backbone.tokenizer), run.backbone.tokenizer
+        draw, key = _drawing(run.backbone), jax.random.key(run.seed)
+        places = tree_shardings(make_backbone(config), {"backbone": jax.eval_shape(draw, key)}, mesh)
         tree: Tree = jax.jit(draw, out_shardings=places["backbone"])(key)
         identity: dict[str, Any] = {"source": "new", "identity": "", "fingerprint": {}}
     else:
-        module = make_backbone(read_hf_config(read_config(find_folder(run.backbone))))
-        config, tree, report = read_backbone(
-            run.backbone, dtype=dtype, sharding=frozen_shardings(module, mesh), quantize=run.quantize
-        )
+        folder = open_folder(run.backbone)
+        place = frozen_shardings(make_backbone(folder.config), mesh)
+        config, tree, report = read_backbone(folder, dtype=dtype, sharding=place, quantize=run.quantize)
         for line in report.lines():
             log.info(line)
-        tokenizer = read_tokenizer(run.backbone)
-        if len(tokenizer) > config.vocab:
-            raise UserError(
-                f"the tokenizer of {run.backbone} has {len(tokenizer)} entries, but the word table only "
-                f"{config.vocab}; put the tokenizer there that the model was trained with."
-            )
+        tokenizer, source = read_tokenizer(run.backbone), run.backbone
         identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
     name_inputs(tokenizer, config.has_token_types)
+    check_vocabulary(tokenizer, config, source)
     tokenizer = with_added_tokens(run.task, tokenizer, config.vocab)
-    module = make_backbone(with_dropout(config, run), dtype, run.unroll, run.remat)
-    return Backbone(module, tree, tokenizer, identity)
+    return Backbone(_run_module(run, config), tree, tokenizer, identity)
 
 
-def with_dropout(config: BackboneConfig, run: Run) -> BackboneConfig:
-    """The backbone's config with the dropout rates of a run, where it has any of its own."""
-    rates = {"hidden_dropout": run.hidden_dropout, "attention_dropout": run.attention_dropout}
-    if isinstance(config, DecoderConfig):
-        rates["embedding_dropout"] = run.hidden_dropout
-    return dataclasses.replace(config, **{name: rate for name, rate in rates.items() if rate is not None})
+def backbone_config(run: Run) -> tuple[BackboneConfig, str, ModelFolder | None]:
+    """The sizes of a run's backbone, where they come from in words, and its folder where it is on this machine.
+
+    Of a hub's model that is not known here `config.json` alone is fetched.
+
+    Raises:
+      UserError: they are not to be had.
+    """
+    if isinstance(run.backbone, NewBackbone):
+        return run.backbone.config, "the config", None
+    if run.backbone in EMBEDDED or Path(run.backbone).expanduser().is_dir():
+        folder = open_folder(run.backbone)
+        return folder.config, CONFIG, folder
+    known = known_config(run.backbone)
+    if known is not None:
+        return known, "the sizes known for that name", None
+    return open_hub_config(run.backbone).config, f"{CONFIG} of the hub", None
 
 
-def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] | None = None) -> Setup:
-    """Reads the backbone and the data of a run and gives birth to its trees.
+def read_backbone_shapes(run: Run, mesh: Mesh) -> Backbone:
+    """The backbone of a run as shapes, without weights or a tokenizer.
+
+    Raises:
+      UserError: its sizes are not to be had.
+    """
+    config, source, folder = backbone_config(run)
+    if isinstance(run.backbone, NewBackbone):
+        tree = jax.eval_shape(_drawing(run.backbone), jax.random.key(run.seed))
+    else:
+        place = frozen_shardings(make_backbone(config), mesh)
+        more = {"dtype": jnp.dtype(run.precision), "sharding": place, "quantize": run.quantize}
+        tree = backbone_shapes(config, folder, **more)
+    if mesh.devices.flat[0] not in jax.devices():  # what depends on the backend is what it would be there
+        remat = run.remat or config.accelerated_remat
+        run = dataclasses.replace(run, unroll=run.unroll or False, remat=remat)
+    return Backbone(_run_module(run, config), tree, None, {"source": source, "identity": "", "fingerprint": {}})
+
+
+def _drawing(new: NewBackbone) -> Any:
+    """The function from a key to the tree of a new backbone."""
+    return lambda key: adapt_start(drawn_backbone(new.config, key), new.config, new.start)
+
+
+def _run_module(run: Run, config: BackboneConfig) -> Module:
+    config = config.with_dropout(run.hidden_dropout, run.attention_dropout)
+    return make_backbone(config, jnp.dtype(run.precision), run.unroll, run.remat)
+
+
+def set_up(
+    run: Run,
+    splits: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    abstract: Abstract | None = None,
+) -> Setup:
+    """Reads the backbone and the data of a run and initializes its trees; or its shapes, without a byte of either.
 
     Args:
       run: the run.
       splits: which splits to prepare; None for all that the source gives.
       labels: the labels' names where something trained fixes them.
+      abstract: what stands in for devices and data; None reads them.
 
     Raises:
       UserError: whatever does not fit, before anything is compiled.
     """
-    mesh = make_mesh(run.mesh)
+    mesh = make_mesh(run.mesh) if abstract is None else abstract.mesh
     check_batch("batch_size", run.batch_size, mesh, run.accumulate)
     check_batch("eval_batch_size", run.eval_batch_size or run.batch_size, mesh)
-    backbone = read_run_backbone(run, mesh)
+    backbone = read_run_backbone(run, mesh) if abstract is None else read_backbone_shapes(run, mesh)
     dims = backbone.module.dims
     run.method.build(dims)  # what cannot be is refused before the data is read
     _refuse_other_side(run, backbone.module)
-    examples = {
-        split: prepare(run.task, backbone.tokenizer, split, labels)
-        for split in (given_splits(run.task.source) if splits is None else splits)
-    }
-    names = next(iter(examples.values())).names
-    model = TunedModel(backbone.module, run.method, run.resolve_head(len(names)))
-    longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
-    # from here on all processes compute together
-    word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)}".encode()).hexdigest()
-    barrier(f"the set-up of {run.folder}", word)
-    trainable, frozen = init_trees(run, model, backbone, names)
-    frozen = {
-        **frozen,
-        "initialized": jax.device_put(
-            frozen["initialized"], tree_shardings(backbone.module, frozen, mesh)["initialized"]
-        ),
-    }
-    edits = model.edits(trainable)
+    examples: dict[str, Examples] = {}
+    names: Sequence[str] = ()
+    if abstract is None:
+        examples = {
+            split: prepare(run.task, backbone.tokenizer, split, labels)
+            for split in (given_splits(run.task.source) if splits is None else splits)
+        }
+        names = next(iter(examples.values())).names
+        count, longest = len(names), max(int(rows.lengths.max(initial=0)) for rows in examples.values())
+    else:
+        count = labels_of(run, abstract.labels)
+        longest = abstract.tokens or (max(run.buckets) if run.buckets else run.task.max_length)
+    model = TunedModel(backbone.module, run.method, run.resolve_head(count))
+    if abstract is None:
+        # from here on all processes compute together
+        word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)}".encode()).hexdigest()
+        barrier(f"the set-up of {run.folder}", word)
+        trainable, frozen = init_trees(run, model, backbone, names)
+        places = tree_shardings(backbone.module, {"initialized": frozen["initialized"]}, mesh)
+        frozen = {**frozen, "initialized": jax.device_put(frozen["initialized"], places["initialized"])}
+    else:
+        trainable, frozen = jax.eval_shape(model.init, jax.random.key(run.seed), backbone.tree)
+        frozen = jax.tree.map(placed_shape, frozen, tree_shardings(backbone.module, frozen, mesh))
+    edits = jax.eval_shape(model.edits, trainable)
     check_positions(longest, edits.positions, dims)
-    _check_new_words(run, edits)
+    _check_run(run, backbone, edits, trainable)
+    return Setup(run, mesh, backbone, examples, model, trainable, frozen, longest, edits.positions)
+
+
+def placed_shape(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
+    """The shape of a leaf with a place."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+
+def labels_of(run: Run, labels: int | None) -> int:
+    """How many labels a run has, as far as it says so itself."""
+    if labels is not None:
+        return labels
+    named = getattr(run.task, "labels", None)
+    known = getattr(run.head, "num_labels", None)
+    return len(named) if named else known or LABELS
+
+
+def _check_run(run: Run, backbone: Backbone, edits: Edits, trainable: Tree) -> None:
+    """Refuses what method, task and optimizer do not have for each other."""
+    needed, there = len(added_tokens(run.task)), 0 if edits.words is None else edits.words.shape[0]
+    if needed and needed != there:
+        raise UserError(
+            f"{type(run.task.format).__name__} adds {needed} tokens and the method has new rows for {there}; put "
+            f"NewTokens({needed}) into the method, as in {type(run.method).__name__}(...) + NewTokens({needed})."
+        )
     if edits.prompt is not None and getattr(run.task, "packed", False):
         raise UserError(
             f"{type(run.method).__name__} puts a prompt before each row, and a packed row holds several examples; set "
@@ -173,17 +266,6 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
             f"{run.backbone} has no masked-LM head and {type(run.method).__name__} would leave a random one frozen; "
             "use FullFineTuning, or a backbone with that head."
         )
-    return Setup(run, mesh, backbone, examples, model, trainable, frozen)
-
-
-def _check_new_words(run: Run, edits: Edits) -> None:
-    """Refuses a method without a new row for each token that the task's format adds."""
-    needed, there = len(added_tokens(run.task)), 0 if edits.words is None else edits.words.shape[0]
-    if needed and needed != there:
-        raise UserError(
-            f"{type(run.task.format).__name__} adds {needed} tokens and the method has new rows for {there}; put "
-            f"NewTokens({needed}) into the method, as in {type(run.method).__name__}(...) + NewTokens({needed})."
-        )
 
 
 def init_trees(run: Run, model: TunedModel, backbone: Backbone, labels: Sequence[str]) -> tuple[Tree, Tree]:
@@ -197,7 +279,8 @@ def init_trees(run: Run, model: TunedModel, backbone: Backbone, labels: Sequence
 def _refuse_other_side(run: Run, module: Module) -> None:
     """Refuses a task for decoders on an encoder, and the other way round."""
     causal, name = isinstance(run.task, CausalLanguage | ConditionalGeneration), type(run.task).__name__
-    if causal and not isinstance(module, Decoder):
-        raise UserError(f"{name} needs a decoder and {run.backbone} is an encoder; take one such as 'tiny-decoder'.")
-    if isinstance(run.task, MaskedLanguage) and isinstance(module, Decoder):
-        raise UserError(f"{name} needs an encoder and {run.backbone} is a decoder; take CausalLanguage.")
+    source = "this backbone" if isinstance(run.backbone, NewBackbone) else run.backbone
+    if causal and not module.dims.causal:
+        raise UserError(f"{name} needs a decoder and {source} is an encoder; take one such as 'tiny-decoder'.")
+    if isinstance(run.task, MaskedLanguage) and module.dims.causal:
+        raise UserError(f"{name} needs an encoder and {source} is a decoder; take CausalLanguage.")

@@ -10,14 +10,13 @@ from jax.sharding import PartitionSpec as P
 
 from jaxprefix.distributed.constraints import divided
 from jaxprefix.distributed.mesh import replicated
-from jaxprefix.models.backbones import Module
-from jaxprefix.models.rules import frozen_spec
+from jaxprefix.models.backbone_config import Module, frozen_spec
 from jaxprefix.trees import Tree, flatten, unflatten
 
 
 def frozen_shardings(module: Module, mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
-    """From path and shape of a backbone's leaf to its place, by the backbone's rules."""
-    return lambda path, shape: NamedSharding(mesh, frozen_spec(module, path, tuple(shape), mesh))
+    """From path and shape of a backbone's leaf to its place, by the backbone's table of leaves."""
+    return lambda path, shape: NamedSharding(mesh, frozen_spec(module.config, path, tuple(shape), mesh))
 
 
 def tree_shardings(module: Module, tree: Tree, mesh: Mesh) -> Tree:

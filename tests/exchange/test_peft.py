@@ -140,7 +140,7 @@ def test_the_smallest_configuration_is_enough():
     tensors, _ = files("bert-classification")
     adapter = jp.import_peft(FIXTURES / "bert-classification", backbone=backbone("bert"))
     small = {"peft_type": "PREFIX_TUNING", "task_type": "SEQ_CLS"}
-    found = from_peft(tensors, small, "bert", adapter.backbone.module.dims)
+    found = from_peft(tensors, small, adapter.backbone.module.config)
     np.testing.assert_array_equal(found.trainable["method"]["keys"], adapter.trainable["method"]["keys"])
 
 

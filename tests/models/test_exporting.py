@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from jaxprefix.errors import UserError
-from jaxprefix.hf.decoder_config import decoder_to_hf
 from jaxprefix.hf.loading import read_backbone
 from jaxprefix.hf.saving import save_pretrained
 from jaxprefix.models.backbones import read_hf_config
@@ -64,7 +63,7 @@ def test_a_written_decoder_is_read_back_bit_for_bit(tmp_path, kind):
 )
 def test_every_rotation_survives_its_config(rope):
     config = decoders.config("llama", rope=rope, qkv_bias=True, output_bias=True, mlp_bias=True)
-    assert read_hf_config(decoder_to_hf(config)) == config
+    assert read_hf_config(config.to_hf()) == config
 
 
 def test_what_no_config_of_the_family_says_is_refused(tmp_path):
@@ -76,8 +75,8 @@ def test_what_no_config_of_the_family_says_is_refused(tmp_path):
         ("qwen3", {"embedding_scale": 2.0}, "embedding_scale = 2.0"),
     ):
         with pytest.raises(UserError, match=named):
-            decoder_to_hf(decoders.config(kind, **{"layers": 2, **changes}))
-    assert decoder_to_hf(decoders.config("llama", hidden_dropout=0.1))  # the rate of a run
+            decoders.config(kind, **{"layers": 2, **changes}).to_hf()
+    assert decoders.config("llama", hidden_dropout=0.1).to_hf()  # the rate of a run
     with pytest.raises(UserError, match="has no embeddings/word/embedding; give the backbone's whole tree"):
         save_pretrained(tmp_path, decoders.config("llama"), {})
 

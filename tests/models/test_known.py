@@ -5,9 +5,6 @@ import math
 import pytest
 
 from jaxprefix.models.backbones import read_hf_config
-from jaxprefix.models.decoder_config import DecoderConfig
-from jaxprefix.models.decoder_leaves import decoder_leaves
-from jaxprefix.models.encoder_leaves import encoder_leaves
 from jaxprefix.models.model_sizes import KNOWN, known_config
 
 # of the encoders with pooler and without a masked-LM head, as their papers and pages count
@@ -44,8 +41,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_it_has_as_many_parameters_as_published(name):
     config = KNOWN[name]
-    leaves = decoder_leaves(config, "") if isinstance(config, DecoderConfig) else encoder_leaves(config, "")
-    sizes = (math.prod(leaf.shape) * (config.layers if leaf.stacked else 1) for leaf in leaves if leaf.top != "mlm")
+    sizes = (math.prod(leaf.full_shape(config.layers)) for leaf in config.leaves() if leaf.top != "mlm")
     assert sum(sizes) == PUBLISHED[name]
 
 

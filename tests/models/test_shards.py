@@ -14,7 +14,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.hf import safetensors_files
 from jaxprefix.hf.safetensors_files import PAGE, TensorFiles
 from jaxprefix.hf.shards import read_shard
-from jaxprefix.models.encoder_leaves import Leaf
+from jaxprefix.models.leaves import Leaf
 from tests.models import decoder_folders, folders
 
 ROOT = Path(__file__).parents[2]

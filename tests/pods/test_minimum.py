@@ -1,10 +1,9 @@
-"""The least products of an update: by hand, and beside the count for prefixes alone."""
+"""The least products of an update: by hand for each kind of layer and of what is trained."""
 
 import jax
 import pytest
 
-from jaxprefix.analysis.flops import minimum_flops
-from jaxprefix.analysis.least_flops import least_flops, seen_tokens
+from jaxprefix.analysis.least_flops import least_flops
 from jaxprefix.methods import FullFineTuning, HeadOnly, LoRA, PromptTuning, PTuningV2
 from jaxprefix.models.backbones import drawn_backbone, make_backbone
 from jaxprefix.models.decoder_config import DecoderConfig
@@ -23,13 +22,27 @@ def model_of(config, method, head):
 
 
 @pytest.mark.parametrize("head", [SequenceClassifier(3), TokenClassifier(3)])
-def test_it_agrees_with_the_count_for_prefixes(head):
+def test_a_prefix_of_an_encoder_by_hand(head):
+    """N = B T rows of D = 64, P = 8: the lowest layer's gradients end at queries, keys and values."""
     model, trainable = model_of(ENCODER, PTuningV2(length=8), head)
-    zeros = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape), trainable)
-    least = least_flops(model, trainable, 8, 32).total
-    # the gradient of the head's own kernel is the one product that this count leaves out
-    rows = 8 * 32 if isinstance(head, TokenClassifier) else 8
-    assert minimum_flops(model, zeros, 8, 32).total - least == 2 * rows * 64 * 3
+    count, classified = 8 * 32, 8 * 32 if isinstance(head, TokenClassifier) else 8
+    linear, kernel = 2 * count * (4 * 64 * 64 + 2 * 64 * 128), 2 * classified * 64 * 3
+    attention, virtual = 4 * count * (32 + 8) * 64, 4 * count * 8 * 64
+    least = least_flops(model, trainable, 8, 32)
+    assert least.forward == 3 * (linear + attention) + kernel
+    lowest = linear - 2 * count * 3 * 64 * 64 + virtual // 2
+    assert least.activations == lowest + 2 * (linear + 2 * attention - virtual) + kernel
+    assert least.trained == 3 * virtual + kernel
+    assert least.total == least.forward + least.backward == least.forward + least.activations + least.trained
+
+
+def test_every_matrix_of_full_fine_tuning_has_its_gradient():
+    model, trainable = model_of(ENCODER, FullFineTuning(), SequenceClassifier(3, pooling="first"))
+    linear, kernel = 2 * 4 * 16 * (4 * 64 * 64 + 2 * 64 * 128), 2 * 4 * 64 * 3
+    attention = 4 * 4 * 16 * 16 * 64
+    least = least_flops(model, trainable, 4, 16)
+    assert least.trained == 3 * linear + kernel
+    assert least.activations == 3 * (linear + 2 * attention) + kernel
 
 
 def test_a_gated_decoder_by_hand():
@@ -58,8 +71,6 @@ def test_what_is_trained_decides_how_far_gradients_flow():
 
 
 def test_causal_queries_see_half_and_windows_less():
-    model, _ = model_of(DECODER, LoRA(("q",)), CausalLM())
-    dims = model.backbone.dims
     brute = [sum(min(query + 1, 8) for query in range(32)) / 32, sum(range(1, 33)) / 32]
-    assert [seen_tokens(DECODER, dims, layer, 32) for layer in (0, 1)] == brute
-    assert seen_tokens(ENCODER, model_of(ENCODER, HeadOnly(), SequenceClassifier(3))[0].backbone.dims, 0, 32) == 32
+    assert [DECODER.seen_tokens(layer, 32) for layer in (0, 1)] == brute
+    assert ENCODER.seen_tokens(0, 32) == 32

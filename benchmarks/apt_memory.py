@@ -26,7 +26,7 @@ def temporaries(method: jp.Method, rows: int, unroll: bool, training: bool, opti
     import jax.numpy as jnp
 
     config = jp.EncoderConfig(
-        kind="bert",
+        model_type="bert",
         vocab=1000,
         width=options.width,
         layers=options.layers,

@@ -54,7 +54,7 @@ def compiled(method: jp.Method, options: argparse.Namespace, tokens: int) -> tup
     from jaxprefix.analysis.flops import dot_flops
 
     config = jp.EncoderConfig(
-        kind="bert",
+        model_type="bert",
         vocab=1000,
         width=options.width,
         layers=options.layers,

@@ -19,7 +19,7 @@ def config(layers: int, width: int, heads: int, vocab: int = 30522) -> Any:
     import jaxprefix as jp
 
     return jp.EncoderConfig(
-        kind="bert", vocab=vocab, width=width, layers=layers, heads=heads, mlp_width=4 * width, positions=512
+        model_type="bert", vocab=vocab, width=width, layers=layers, heads=heads, mlp_width=4 * width, positions=512
     )
 
 

@@ -11,7 +11,7 @@ TOKENIZER = "runs/tiny_tokenizer"
 
 def config() -> jp.Run:
     encoder = jp.EncoderConfig(
-        kind="bert",
+        model_type="bert",
         vocab=768,
         width=128,
         layers=4,

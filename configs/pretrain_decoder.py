@@ -10,7 +10,7 @@ TOKENIZER = "runs/tiny_decoder_tokenizer"
 
 def config() -> jp.Run:
     decoder = jp.DecoderConfig(
-        kind="gpt2",
+        model_type="gpt2",
         vocab=768,
         width=128,
         layers=4,

@@ -26,7 +26,7 @@ def main() -> None:
     from jaxprefix.training.step import init_state, make_train_step
 
     config = jp.EncoderConfig(
-        kind="bert",
+        model_type="bert",
         vocab=30522,
         width=options.width,
         layers=options.layers,

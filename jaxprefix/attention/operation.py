@@ -27,7 +27,7 @@ def kernel_attention(
     scale: float | None = None,
     softcap: float | None = None,
     window: int | tuple[int | None, int | None] | None = None,
-    column: Any = None,
+    query_offset: Any = None,
     key_offset: Any = 0,
     dropout: tuple[Any, Any] | None = None,
     implementation: str = DEFAULT,
@@ -39,7 +39,8 @@ def kernel_attention(
     mean of `v_j` and `value_scale_p * value_p`, and the log-normaliser is the log of the sum of weights. Bias, causal,
     segment and padding masks never touch virtual tokens. Query head `h` reads key/value head `h // (H // K)`.
 
-    With a softcap `c`, every score `s` becomes `c tanh(s / c)` before the bias. A virtual token with a number `until`
+    With a softcap `c`, every score `s` becomes `c tanh(s / c)` before the bias. A virtual token with a number
+    `visible_before`
     is seen by the queries before that alone, counted from the row's first real key, so that padding on the left does
     not count.
 
@@ -60,7 +61,7 @@ def kernel_attention(
       window: a number, with `causal`: it sees those of the last `window` columns alone, its own among them. A pair
         `(behind, ahead)`, causal or not: those from `behind` columns before its own to `ahead` columns behind it, None
         for all on that side.
-      column: the column of the first query, a number or an integer scalar; where not given that by which the last
+      query_offset: the column of the first query, a number or an integer scalar; where not given that by which the last
         query stands in the last key's column.
       key_offset: the column of the first key, likewise.
       segment_ids: query and key segment ids; a query sees the keys of its own segment.
@@ -89,7 +90,7 @@ def kernel_attention(
     masks = MaskStructure(
         padding=mask,
         segment_ids=segment_ids,
-        query_offset=key_offset + k.shape[1] - q.shape[1] if column is None else column,
+        query_offset=key_offset + k.shape[1] - q.shape[1] if query_offset is None else query_offset,
         key_offset=key_offset,
         **_reach(causal, window),
     )
@@ -162,10 +163,10 @@ def _check_shapes(q, k, v, virtual, mask, segment_ids, bias) -> None:
         "value_scale": (p,),
         "mass": (p,),
     }
-    if virtual.until is not None and virtual.until.shape not in ((p,), (b, p)):
+    if virtual.visible_before is not None and virtual.visible_before.shape not in ((p,), (b, p)):
         raise UserError(
-            f"the columns `until` of {p} virtual tokens have shape {virtual.until.shape}; make it {(p,)}, or {(b, p)} "
-            "for those of each row."
+            f"`visible_before` of {p} virtual tokens has shape {virtual.visible_before.shape}; make it {(p,)}, or "
+            f"{(b, p)} for those of each row."
         )
     for name, shape in inner.items():
         x = getattr(virtual, name)

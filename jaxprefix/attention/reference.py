@@ -57,9 +57,9 @@ def attend(
     seen = jnp.ones((rows, h, t, p + s), bool)
     if visible is not None:
         seen = seen.at[..., p:].set(visible)
-    if virtual is not None and virtual.until is not None:
-        until = virtual.until.reshape(-1, 1, 1, p)
-        seen = seen.at[..., :p].set(masks.query_numbers(t)[:, None, :, None] < until)
+    if virtual is not None and virtual.visible_before is not None:
+        visible_before = virtual.visible_before.reshape(-1, 1, 1, p)
+        seen = seen.at[..., :p].set(masks.query_numbers(t)[:, None, :, None] < visible_before)
     seen = seen & (scores > -5e29)
 
     # exp(-inf) and its gradient are avoided by replacing what is not seen before the exponential.

@@ -32,7 +32,8 @@ class VirtualTokens:
         scores); None is 1.
       value_scale: likewise, multiplies the values; None is 1.
       mass: [P] or [B, P], not negative; None is 1. Mass 0 is exactly no token, yet its gradient is alive.
-      until: int [P] or [B, P], the first query that no longer sees the token, where it leaves a sliding window: its
+      visible_before: int [P] or [B, P], the first query that no longer sees the token, where it leaves a sliding
+        window: its
         number among the row's columns, 0 at the row's first real token; None for tokens that every query sees.
     """
 
@@ -41,7 +42,7 @@ class VirtualTokens:
     key_scale: Float[Array, "*B P"] | None = None
     value_scale: Float[Array, "*B P"] | None = None
     mass: Float[Array, "*B P"] | None = None
-    until: Int[Array, "*B P"] | None = None
+    visible_before: Int[Array, "*B P"] | None = None
 
     @staticmethod
     def concatenate(parts: "Sequence[VirtualTokens]") -> "VirtualTokens":
@@ -67,7 +68,7 @@ class VirtualTokens:
             key_scale=_concatenate(_written_out([part.key_scale for part in parts], parts), inner=1),
             value_scale=_concatenate(_written_out([part.value_scale for part in parts], parts), inner=1),
             mass=_concatenate(_written_out([part.mass for part in parts], parts), inner=1),
-            until=_concatenate(_written_out([part.until for part in parts], parts, ALWAYS), inner=1),
+            visible_before=_concatenate(_written_out([part.visible_before for part in parts], parts, ALWAYS), inner=1),
         )
 
     @property
@@ -90,7 +91,7 @@ class VirtualTokens:
             (self.key_scale, 1),
             (self.value_scale, 1),
             (self.mass, 1),
-            (self.until, 1),
+            (self.visible_before, 1),
         )
 
 

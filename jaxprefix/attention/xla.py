@@ -58,7 +58,7 @@ def attend(
 
     numbers = None
     if virtual is not None:
-        if virtual.until is not None:
+        if virtual.visible_before is not None:
             numbers = jnp.tile(masks.query_numbers(t), (1, h // kv_heads))
         present = _virtual_scores(queries, virtual, scale, softcap, numbers, acc)
         if virtual.mass is not None:
@@ -127,10 +127,10 @@ def _virtual_scores(
     if virtual.key_scale is not None:
         scores = scores * _per_token(virtual.key_scale, queries, acc)
     scores = _capped(scores, softcap)
-    if virtual.until is None or numbers is None:
+    if virtual.visible_before is None or numbers is None:
         return scores
-    until = virtual.until.reshape(-1, 1, virtual.length)  # [P] or [B, P] to [1 or B, 1, P]
-    return jnp.where(numbers[:, :, None] < until, scores, MASKED)
+    visible_before = virtual.visible_before.reshape(-1, 1, virtual.length)  # [P] or [B, P] to [1 or B, 1, P]
+    return jnp.where(numbers[:, :, None] < visible_before, scores, MASKED)
 
 
 def _capped(scores: Float[Array, "*S"], softcap: float | None) -> Float[Array, "*S"]:

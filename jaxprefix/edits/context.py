@@ -65,7 +65,8 @@ class Context:
       key: this edit's own key in this layer, or None when nothing is random.
       rates: dropout rates that replace the built ones.
       training: whether dropout applies.
-      leading: the layer's input at each row's first real token, where that is not among the queries (cached decoding).
+      first_token_hidden: the layer's input at each row's first real token, where that is not among the queries (cached
+        decoding).
       window: how many columns back a query of this layer sees, its own among them; or a pair of how many before and
         behind its own, None for all on that side; None for all.
       softcap: what bounds this layer's scores; None for nothing.
@@ -78,7 +79,7 @@ class Context:
     key: Any = None
     rates: Rates = BUILT_RATES
     training: bool = static(default=False)
-    leading: Float[Array, "B D"] | None = None
+    first_token_hidden: Float[Array, "B D"] | None = None
     window: int | tuple[int | None, int | None] | None = static(default=None)
     softcap: float | None = static(default=None)
     scale: float | None = static(default=None)
@@ -92,7 +93,7 @@ class Context:
     def first_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B D"] | Float[Array, "B T D"]:
         """The layer's input `x` at the first real token of each row; where several examples share a row, at that of
         each query's own example."""
-        if self.leading is not None:
+        if self.first_token_hidden is not None:
             return self.leading
         if self.queries.segment_ids is None:
             return jnp.take_along_axis(x, self.queries.first[:, None, None], axis=1)[:, 0]

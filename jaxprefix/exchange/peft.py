@@ -147,7 +147,7 @@ def exported_prefix(model: TunedModel, trainable: Tree) -> Prefix:
     config = model.backbone.config
     if config.slides and not method.subject_to_window:
         raise UserError(
-            f"{config.kind} has windows of {config.window} tokens, which a prefix leaves in PEFT, and {name} has "
+            f"{config.model_type} has windows of {config.window} tokens, which a prefix leaves in PEFT, and {name} has "
             "subject_to_window = False; set it to True (which changes nothing for prefix and row together no longer "
             "than a window)."
         )

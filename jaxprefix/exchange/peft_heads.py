@@ -53,15 +53,15 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
     task, theirs = TASKS.get(type(head), ""), config.classifiers
     if not task or theirs is None or (task == "CAUSAL_LM" and not config.causal):
         raise UserError(
-            f"PEFT's prefix-tuning has no counterpart of {type(head).__name__} on {config.kind}; export an adapter "
-            "with SequenceClassifier, TokenClassifier or, on a decoder, CausalLM."
+            f"PEFT's prefix-tuning has no counterpart of {type(head).__name__} on {config.model_type}; export an "
+            "adapter with SequenceClassifier, TokenClassifier or, on a decoder, CausalLM."
         )
     if task == "CAUSAL_LM":
         return Written(task, {}, None)
     linear, saved = trainable["head"]["classifier"], ["classifier", "score"]
     if task == "TOKEN_CLS":
         if theirs.tokens is None:
-            raise UserError(f"transformers has no token classifier of {config.kind}; export another adapter.")
+            raise UserError(f"transformers has no token classifier of {config.model_type}; export another adapter.")
         return Written(task, to_linear(_biased(linear), BASE + theirs.tokens), saved)
     if theirs.pooling == "last":
         return Written(task, _last_token(head, theirs, linear), saved)
@@ -109,7 +109,7 @@ def from_head(tensors: Tensors, task: str, config: BackboneConfig) -> Found:
     theirs, width, known = config.classifiers, config.width, set()
     if theirs is None:
         raise UserError(
-            f"transformers has no classifiers of {config.kind} that are read here; name another base model."
+            f"transformers has no classifiers of {config.model_type} that are read here; name another base model."
         )
 
     def read(name: str, outputs: int | None = None) -> Linear:
@@ -119,7 +119,7 @@ def from_head(tensors: Tensors, task: str, config: BackboneConfig) -> Found:
     if task == "CAUSAL_LM":
         if not config.causal:
             raise UserError(
-                f"task_type = CAUSAL_LM needs a decoder, and {config.kind} is an encoder; name the base model."
+                f"task_type = CAUSAL_LM needs a decoder, and {config.model_type} is an encoder; name the base model."
             )
         return Found(CausalLM(), {}, known)
     if task == "TOKEN_CLS":

@@ -89,7 +89,8 @@ def _facts(setup: Setup) -> dict[str, str]:
     initialized = count(setup.frozen["initialized"])
     examples = setup.examples["train"]
     return {
-        "backbone": f"{setup.backbone.identity['source']}: {config.kind}, {config.layers} layers x {config.width}, "
+        "backbone": f"{setup.backbone.identity['source']}: "
+        f"{config.model_type}, {config.layers} layers x {config.width}, "
         f"{config.heads} heads, {config.vocab:,} word pieces, {run.precision}"
         + (f", layers' kernels {run.quantize}" if run.quantize else ""),
         "method": _fields(run.method),

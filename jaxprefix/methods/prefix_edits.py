@@ -48,9 +48,11 @@ class Prefix(LayerEdit):
                 both = jnp.broadcast_to(jnp.stack([keys, values]), (rows, 2, *keys.shape))
                 both = dropout(both, rate, ctx.key)
                 keys, values = both[:, 0], both[:, 1]
-        return VirtualTokens(keys, values, key_scale=scale, value_scale=scale, mass=self.mass, until=self.until(ctx))
+        return VirtualTokens(
+            keys, values, key_scale=scale, value_scale=scale, mass=self.mass, visible_before=self.visible_before(ctx)
+        )
 
-    def until(self, ctx: Context) -> Int[Array, "P"] | None:
+    def visible_before(self, ctx: Context) -> Int[Array, "P"] | None:
         """The first query that no longer sees each virtual token, counted from its row's first real token; None where
         all see all."""
         if not self.subject_to_window or ctx.behind is None:
@@ -86,9 +88,9 @@ class Prefix(LayerEdit):
         if ctx.softcap is not None:
             scores = ctx.softcap * jnp.tanh(scores / ctx.softcap)
         weights = (1.0 if self.mass is None else self.mass) * jnp.exp(scores - lse[..., None])
-        until = self.until(ctx)
-        if until is not None:
-            weights = jnp.where(ctx.places[:, None, :, None] < until, weights, 0)  # [B, 1, T, P]
+        visible_before = self.visible_before(ctx)
+        if visible_before is not None:
+            weights = jnp.where(ctx.places[:, None, :, None] < visible_before, weights, 0)  # [B, 1, T, P]
         return {"share": weights.sum(-1)}
 
 

@@ -40,7 +40,7 @@ class BackboneConfig(abc.ABC):
     """Sizes and constants of a backbone: a frozen dataclass, hashable, with these fields at least.
 
     Attributes:
-      kind: the `model_type` of its `config.json`.
+      model_type: the `model_type` of its `config.json`.
       vocab, width, layers, heads, head_width: V, D, L, H, E.
       hidden_dropout, attention_dropout: rates in training, in the residual stream and of the attention weights.
       initializer_range: standard deviation of a fresh kernel.
@@ -55,7 +55,7 @@ class BackboneConfig(abc.ABC):
       classifiers: transformers' own on this family; None where there are none to write.
     """
 
-    kind: str
+    model_type: str
     vocab: int
     width: int
     layers: int

@@ -22,16 +22,16 @@ class Cache:
       keys, values: `[L, K, B, S, E]`; where layers are unrolled a tuple with one of `[K, B, S, E]` per layer, so that
         none is copied out of the stack at every step.
       mask: True where there is a real token, an embedding-level prompt's rows included.
-      leading: each layer's input at each row's first real token, which gates read.
-      column: how many columns are filled.
+      first_token_hidden: each layer's input at each row's first real token, which gates read.
+      length: how many columns are filled.
       filled: whether any is; an empty cache is filled by a pass over the whole prompt.
     """
 
     keys: Any
     values: Any
     mask: Bool[Array, "B S"]
-    leading: Float[Array, "L B D"]
-    column: Int[Array, ""]
+    first_token_hidden: Float[Array, "L B D"]
+    length: Int[Array, ""]
     filled: bool = static(default=False)
 
     @classmethod
@@ -59,13 +59,13 @@ class Cache:
 
     def seeing(self, mask: Bool[Array, "B T"]) -> Bool[Array, "B S"]:
         """Which columns hold real tokens once T more are in, whose own mask is given."""
-        return jax.lax.dynamic_update_slice_in_dim(self.mask, mask, self.column, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(self.mask, mask, self.length, axis=1)
 
     def put(self, layer: Any, k: Float[Array, "B T K E"], v: Float[Array, "B T K E"]) -> "Cache":
         """The cache with a layer's T new keys and values in their columns."""
 
         def write(stack: Any, new: Array) -> Any:
-            new, at = new.transpose(2, 0, 1, 3), (0, 0, self.column, 0)
+            new, at = new.transpose(2, 0, 1, 3), (0, 0, self.length, 0)
             if not isinstance(stack, tuple):
                 return jax.lax.dynamic_update_slice(stack, new[None].astype(stack.dtype), (layer, *at))
             written = jax.lax.dynamic_update_slice(stack[layer], new.astype(stack[layer].dtype), at)
@@ -80,4 +80,6 @@ class Cache:
     def of_rows(self, rows: Int[Array, "R"]) -> "Cache":
         """A cache of these rows of this one, the same row more than once perhaps."""
         keys, values = jax.tree.map(lambda stack: jnp.take(stack, rows, axis=-3), (self.keys, self.values))
-        return dataclasses.replace(self, keys=keys, values=values, mask=self.mask[rows], leading=self.leading[:, rows])
+        return dataclasses.replace(
+            self, keys=keys, values=values, mask=self.mask[rows], first_token_hidden=self.first_token_hidden[:, rows]
+        )

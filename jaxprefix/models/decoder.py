@@ -240,7 +240,7 @@ class Decoder(nn.Module):
 
         new = seen = placed(Tokens(mask, jnp.zeros_like(mask, int), segment_ids, prompt=prompt))
         if continued:
-            new = placed(dataclasses.replace(new, offset=cache.column, before=cache.mask.sum(1)))
+            new = placed(dataclasses.replace(new, offset=cache.length, before=cache.mask.sum(1)))
             so_far = cache.seeing(mask)
             rows = 0 if edits.prompt is None else edits.prompt.shape[0]
             seen = placed(Tokens(so_far, jnp.zeros_like(so_far, int), prompt=rows))
@@ -279,10 +279,12 @@ class Decoder(nn.Module):
             recall = None
             if cache is not None:
                 if continued:
-                    own = dataclasses.replace(own, leading=cache.leading[index])
+                    own = dataclasses.replace(own, first_token_hidden=cache.first_token_hidden[index])
                 else:
-                    leading = cache.leading.at[index].set(own.first_hidden(h).astype(cache.leading.dtype))
-                    cache = dataclasses.replace(cache, leading=leading)
+                    first_token_hidden = cache.first_token_hidden.at[index].set(
+                        own.first_hidden(h).astype(cache.first_token_hidden.dtype)
+                    )
+                    cache = dataclasses.replace(cache, first_token_hidden=first_token_hidden)
 
                 def recall(k: Array, v: Array) -> tuple[Array, Array]:
                     nonlocal cache
@@ -303,7 +305,7 @@ class Decoder(nn.Module):
         )
         if cache is not None:
             cache = dataclasses.replace(
-                cache, mask=cache.seeing(mask), column=cache.column + mask.shape[1], filled=True
+                cache, mask=cache.seeing(mask), length=cache.length + mask.shape[1], filled=True
             )
         hidden = make_norm(config, "norm")(last)[:, prompt:]
         if not capture:

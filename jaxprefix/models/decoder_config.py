@@ -30,7 +30,8 @@ class DecoderConfig(BackboneConfig):
     LongRoPE, `dynamic` rotation beyond `max_position_embeddings`, scores scaled by layer, quantised weights.
 
     Attributes:
-      kind: its `model_type`, one of `DECODER_KINDS`. It names tensors in files; the fields below say what is computed.
+      model_type: its `model_type`, one of `DECODER_KINDS`. It names tensors in files; the fields below say what is
+        computed.
       vocab: V.
       width: D.
       layers: L.
@@ -59,7 +60,7 @@ class DecoderConfig(BackboneConfig):
       initializer_range: standard deviation of a fresh kernel.
     """
 
-    kind: str
+    model_type: str
     vocab: int
     width: int
     layers: int
@@ -119,7 +120,7 @@ class DecoderConfig(BackboneConfig):
 
     @property
     def prefix(self) -> str:
-        return "transformer." if self.kind == "gpt2" else "model."
+        return "transformer." if self.model_type == "gpt2" else "model."
 
     @property
     def anchor(self) -> str:
@@ -139,7 +140,7 @@ class DecoderConfig(BackboneConfig):
 
     @property
     def classifiers(self) -> Classifiers:
-        tokens = {"gpt2": "classifier", "gemma3_text": None}.get(self.kind, "score")
+        tokens = {"gpt2": "classifier", "gemma3_text": None}.get(self.model_type, "score")
         return Classifiers("score", tokens, pooling="last", bias=False)
 
     def seen_tokens(self, layer: int, tokens: int) -> float:
@@ -186,8 +187,8 @@ class DecoderConfig(BackboneConfig):
         ]
         if differing:
             raise UserError(
-                f"no config.json of a {self.kind} says {differing[0]} = {getattr(self, differing[0])!r}; "
-                f"a {self.kind} of these sizes has {getattr(again, differing[0])!r}, so write it with that."
+                f"no config.json of a {self.model_type} says {differing[0]} = {getattr(self, differing[0])!r}; "
+                f"a {self.model_type} of these sizes has {getattr(again, differing[0])!r}, so write it with that."
             )
         return made
 

@@ -30,8 +30,13 @@ def read_fields(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_fields(config: Any) -> dict[str, Any]:
     """The keys of a `config.json` that say a `DecoderConfig`, as far as its family has keys."""
-    made = _write_gpt2(config) if config.kind == "gpt2" else _write_llama_family(config)
-    return {"architectures": [ARCHITECTURES[config.kind]], "model_type": config.kind, "dtype": "float32", **made}
+    made = _write_gpt2(config) if config.model_type == "gpt2" else _write_llama_family(config)
+    return {
+        "architectures": [ARCHITECTURES[config.model_type]],
+        "model_type": config.model_type,
+        "dtype": "float32",
+        **made,
+    }
 
 
 def normalised(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +59,7 @@ def _read_gpt2(c: Mapping[str, Any]) -> dict[str, Any]:
     if width % heads:
         raise UserError(f"config.json has n_embd = {width}, which n_head = {heads} does not divide; correct one.")
     return {
-        "kind": "gpt2",
+        "model_type": "gpt2",
         "vocab": c["vocab_size"],
         "width": width,
         "layers": c["n_layer"],
@@ -90,7 +95,7 @@ def _read_llama_family(kind: str, c: Mapping[str, Any]) -> dict[str, Any]:
     ropes = {name: Rope.from_hf(parameters, positions) for name, parameters in rotation.items()}
     attention_bias = kind not in ("mistral", "qwen2") and bool(c.get("attention_bias"))
     return {
-        "kind": kind,
+        "model_type": kind,
         "vocab": c["vocab_size"],
         "width": c["hidden_size"],
         "layers": c["num_hidden_layers"],
@@ -175,20 +180,20 @@ def _write_llama_family(config: Any) -> dict[str, Any]:
         "initializer_range": config.initializer_range,
         "tie_word_embeddings": config.tied,
     }
-    gemma, full = config.kind.startswith("gemma"), None if config.rope is None else rope_to_hf(config.rope)
+    gemma, full = config.model_type.startswith("gemma"), None if config.rope is None else rope_to_hf(config.rope)
     made["hidden_activation" if gemma else "hidden_act"] = config.activation
     made["rope_parameters"] = full
-    if config.kind not in ("mistral", "qwen2"):
+    if config.model_type not in ("mistral", "qwen2"):
         made["attention_bias"] = config.qkv_bias
-    if config.kind == "llama":
+    if config.model_type == "llama":
         made["mlp_bias"] = config.mlp_bias
-    elif config.kind == "mistral":
+    elif config.model_type == "mistral":
         made["sliding_window"] = config.window
     else:
         kinds = [config.pattern[layer % len(config.pattern)] for layer in range(config.layers)]
         made["layer_types"] = [_LAYER_TYPES[kind] for kind in kinds]
         made["sliding_window"], made["use_sliding_window"] = config.window, "sliding" in kinds
-    if config.kind == "gemma3_text":
+    if config.model_type == "gemma3_text":
         sliding = rope_to_hf(config.sliding_rope or Rope())
         made["rope_parameters"] = {"full_attention": full, "sliding_attention": sliding}
     if gemma:

@@ -7,7 +7,7 @@ from jaxprefix.models.leaves import COLUMNS, HEAD, ROWS, WORD, Leaf, linear, nor
 
 def decoder_anchor(config: Any) -> str:
     """The end of the tensor name by which a decoder of this kind is found in its files."""
-    return "wte.weight" if config.kind == "gpt2" else "embed_tokens.weight"
+    return "wte.weight" if config.model_type == "gpt2" else "embed_tokens.weight"
 
 
 def decoder_leaves(config: Any, prefix: str) -> list[Leaf]:
@@ -17,7 +17,7 @@ def decoder_leaves(config: Any, prefix: str) -> list[Leaf]:
     words = (f"{prefix}{decoder_anchor(config)}", *((lm_head,) if config.tied else ()))
     leaves = [
         Leaf(WORD, words, (config.vocab, config.width), axes=ROWS),
-        *(_gpt2 if config.kind == "gpt2" else _llama_family)(config, prefix),
+        *(_gpt2 if config.model_type == "gpt2" else _llama_family)(config, prefix),
     ]
     if not config.tied:
         leaves.append(Leaf(HEAD, (lm_head,), (config.width, config.vocab), transposed=True, axes=COLUMNS))

@@ -223,7 +223,7 @@ def check_positions(tokens: int, offset: int, dims: Dims) -> None:
 
 def token_positions(config: EncoderConfig, mask: Bool[Array, "B T"], offset: int) -> Int[Array, "B T"]:
     """Position ids: BERT counts columns; RoBERTa counts real tokens from `padding_id + 1` and leaves pads there."""
-    if config.kind == "bert":
+    if config.model_type == "bert":
         return jnp.broadcast_to(jnp.arange(mask.shape[1]) + offset, mask.shape)
     return jnp.where(mask, config.padding_id + offset + jnp.cumsum(mask, axis=1), config.padding_id)
 
@@ -236,5 +236,5 @@ def shifted_by_row(
     A row's padding may lie beyond the table, since only its real tokens are held to it. Nobody sees padding, but a
     gather out of range would give NaN.
     """
-    offsets = offsets[:, None] if config.kind == "bert" else jnp.where(mask, offsets[:, None], 0)
+    offsets = offsets[:, None] if config.model_type == "bert" else jnp.where(mask, offsets[:, None], 0)
     return jnp.minimum(positions + offsets, config.positions - 1)

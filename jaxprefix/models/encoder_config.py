@@ -43,7 +43,7 @@ class EncoderConfig(BackboneConfig):
     """Sizes and constants of a BERT or RoBERTa encoder; hashable.
 
     Attributes:
-      kind: "bert" or "roberta". They differ in position ids: BERT counts from 0, RoBERTa from `padding_id + 1`.
+      model_type: "bert" or "roberta". They differ in position ids: BERT counts from 0, RoBERTa from `padding_id + 1`.
       vocab: V, rows of the word table.
       width: D.
       layers: L.
@@ -59,7 +59,7 @@ class EncoderConfig(BackboneConfig):
       initializer_range: standard deviation of a fresh kernel.
     """
 
-    kind: str
+    model_type: str
     vocab: int
     width: int
     layers: int
@@ -92,7 +92,7 @@ class EncoderConfig(BackboneConfig):
             vocab=self.vocab,
             positions=self.usable_positions,
             norm_eps=self.norm_eps,
-            head_activation=self.activation if self.kind == "bert" else "gelu",
+            head_activation=self.activation if self.model_type == "bert" else "gelu",
             initializer_range=self.initializer_range,
             hidden_dropout=self.hidden_dropout,
             attention_dropout=self.attention_dropout,
@@ -100,7 +100,7 @@ class EncoderConfig(BackboneConfig):
 
     @property
     def prefix(self) -> str:
-        return f"{self.kind}."
+        return f"{self.model_type}."
 
     @property
     def anchor(self) -> str:
@@ -111,7 +111,7 @@ class EncoderConfig(BackboneConfig):
 
     @property
     def classifiers(self) -> Classifiers:
-        if self.kind == "bert":
+        if self.model_type == "bert":
             return Classifiers(pooler="bert.pooler.dense")
         return Classifiers("classifier.out_proj", pooler="classifier.dense", pooler_is_trained=True)
 
@@ -123,7 +123,7 @@ class EncoderConfig(BackboneConfig):
     @property
     def usable_positions(self) -> int:
         """How many tokens of one row, virtual ones included, the position table can number."""
-        return self.positions if self.kind == "bert" else self.positions - self.padding_id - 1
+        return self.positions if self.model_type == "bert" else self.positions - self.padding_id - 1
 
     @property
     def head_width(self) -> int:
@@ -150,7 +150,7 @@ class EncoderConfig(BackboneConfig):
             raise UserError(f"config.json lacks {', '.join(missing)}; save the model again with save_pretrained.")
 
         result = cls(
-            kind=kind,
+            model_type=kind,
             **{field: _whole(config, key, at_least=1) for field, key in _SIZES.items()},
             token_types=_whole(config, "type_vocab_size", at_least=1, default=2),
             norm_eps=_real(config, "layer_norm_eps", 1e-12),
@@ -174,10 +174,10 @@ class EncoderConfig(BackboneConfig):
 
     def to_hf(self, parts: frozenset[str] = frozenset()) -> dict[str, Any]:
         """The dict of a `config.json` from which `from_hf` makes this config again; `parts` may hold "mlm"."""
-        masked = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM"}[self.kind]
+        masked = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM"}[self.model_type]
         return {
-            "architectures": [masked if "mlm" in parts else f"{self.kind.capitalize()}Model"],
-            "model_type": self.kind,
+            "architectures": [masked if "mlm" in parts else f"{self.model_type.capitalize()}Model"],
+            "model_type": self.model_type,
             **{key: getattr(self, field) for field, key in _SIZES.items()},
             "type_vocab_size": self.token_types,
             "layer_norm_eps": self.norm_eps,

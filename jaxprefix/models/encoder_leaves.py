@@ -37,7 +37,7 @@ def encoder_leaves(config: Any, prefix: str) -> list[Leaf]:
 
 
 def _embeddings(config: Any, prefix: str, head: str) -> list[Leaf]:
-    decoder = HEADS[config.kind][3]
+    decoder = HEADS[config.model_type][3]
 
     def table(path: str, rows: int, *others: str, axes: tuple = ()) -> Leaf:
         names = (f"{prefix}embeddings.{path}_embeddings.weight", *others)
@@ -67,7 +67,7 @@ def _layers(config: Any, prefix: str) -> list[Leaf]:
 
 
 def _mlm(config: Any, head: str) -> list[Leaf]:
-    width, (dense, layer_norm, bias, decoder) = config.width, (head + name for name in HEADS[config.kind])
+    width, (dense, layer_norm, bias, decoder) = config.width, (head + name for name in HEADS[config.model_type])
     return [
         *linear("mlm/dense", dense, width, width, COLUMNS, stacked=False, optional=MLM),
         *_norm("mlm/norm", layer_norm, width, stacked=False, optional=MLM),

@@ -38,7 +38,8 @@ def adapt_start(tree: Tree, config: BackboneConfig, start: Start) -> Tree:
         return tree
     if start not in config.new_starts:
         raise UserError(
-            f"The start {start!r} is not made for a {config.kind}; take {' or '.join(map(repr, config.new_starts))}."
+            f"The start {start!r} is not made for a {config.model_type}; "
+            f"take {' or '.join(map(repr, config.new_starts))}."
         )
     if config.heads < 4 or config.layers < 2:
         raise UserError(

@@ -65,7 +65,7 @@ def convert_positions(
     module = backbone.backbone if isinstance(backbone, TunedModel) else backbone
     if not has_rotation(module.config):
         raise UserError(
-            f"{module.config.kind} has learned positions, under which a prefix cannot be moved exactly; keep the "
+            f"{module.config.model_type} has learned positions, under which a prefix cannot be moved exactly; keep the "
             "position_offset that it was trained with."
         )
     parts = parts_of(method)

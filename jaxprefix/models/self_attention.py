@@ -90,7 +90,7 @@ def attention_block(
             mask=ctx.keys.mask,
             causal=dims.causal,
             window=ctx.window,
-            column=ctx.queries.offset,
+            query_offset=ctx.queries.offset,
             key_offset=ctx.keys.offset,
             token_type_ids=token_type_ids,
             bias=bias,

@@ -42,7 +42,7 @@ def bank_generate(
         into, out = _axes(cache.filled), _axes(True)
         return jax.vmap(row, in_axes=(0, 0, into), out_axes=(0, out))(leaves, batch, cache)
 
-    return decode(forward, dataclasses.replace(grown, column=one.column), batch, decoding, key)
+    return decode(forward, dataclasses.replace(grown, length=one.length), batch, decoding, key)
 
 
 def _axes(filled: bool) -> Cache:

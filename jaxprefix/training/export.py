@@ -29,7 +29,7 @@ def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[
 def described_backbone(backbone: Backbone) -> dict[str, Any]:
     return {
         "name": backbone.identity["source"],
-        "architecture": backbone.module.config.kind,
+        "architecture": backbone.module.config.model_type,
         "parameters": count(backbone.tree),
         "digest": backbone.identity["identity"],
         "fingerprint": backbone.identity["fingerprint"],

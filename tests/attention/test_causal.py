@@ -27,16 +27,20 @@ def random_case(seed, dtype=np.float64):
         x[name] = rng.normal(size=(2, T, P))
     x = {name: jnp.asarray(value, dtype) for name, value in x.items()}
     options = {"causal": True, "window": (None, 2, 3)[seed % 3], "softcap": (0.8, None)[seed // 2 % 2]}
-    options |= {"column": (None, 1, jnp.asarray(2))[seed // 2 % 3], "until": (None, UNTIL)[seed // 3 % 2]}
+    options |= {
+        "query_offset": (None, 1, jnp.asarray(2))[seed // 2 % 3],
+        "visible_before": (None, UNTIL)[seed // 3 % 2],
+    }
     options["mask"] = jnp.asarray(rng.random((2, S)) < 0.8)
     if seed % 4 == 3:
         options["dropout"] = (0.3, jax.random.key(seed))
     return x, options
 
 
-def attend(x, until=None, **options):
+def attend(x, visible_before=None, **options):
     virtual = VirtualTokens(
-        **{name: x[name] for name in FIELDS if name in x}, until=None if until is None else jnp.asarray(until)
+        **{name: x[name] for name in FIELDS if name in x},
+        visible_before=None if visible_before is None else jnp.asarray(visible_before),
     )
     return kernel_attention(x["q"], x["k"], x["v"], virtual=virtual, bias=x.get("bias"), **options)
 
@@ -57,7 +61,7 @@ def test_equals_the_reference_in_float64(seed):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 3e-5), (jnp.bfloat16, 4e-2)])
 def test_equals_the_float64_reference_at_lower_precision(dtype, tolerance):
     x, options = random_case(5, dtype)
-    assert {"until", "window"} <= {name for name, value in options.items() if value is not None}
+    assert {"visible_before", "window"} <= {name for name, value in options.items() if value is not None}
     options["softcap"] = 3.0
     ours = cases.run(x, **options)
     with jax.enable_x64(True):
@@ -68,10 +72,10 @@ def test_equals_the_float64_reference_at_lower_precision(dtype, tolerance):
 
 @pytest.mark.parametrize("implementation", ["xla", "reference"])
 def test_against_sums_that_are_written_out(implementation):
-    """Query t stands in column 1 + t, sees the last 3 columns, and virtual token p until column UNTIL[p]."""
+    """Query t stands in column 1 + t, sees the last 3 columns, and virtual token p before column UNTIL[p]."""
     with jax.enable_x64(True):
         x, _ = random_case(1)
-        options = {"causal": True, "window": 3, "column": 1, "softcap": 0.9, "until": UNTIL}
+        options = {"causal": True, "window": 3, "query_offset": 1, "softcap": 0.9, "visible_before": UNTIL}
         o, lse = compiled(lambda x: attend(x, implementation=implementation, **options))(x)
     y = {name: np.asarray(value) for name, value in x.items()}
     assert y["key_scale"].ndim == y["value_scale"].ndim == 3 and y["mass"].ndim == 2
@@ -97,7 +101,7 @@ def test_against_sums_that_are_written_out(implementation):
 
 def test_the_first_column_is_that_of_the_last_queries_where_it_is_not_given():
     x, _ = random_case(0, np.float32)
-    for ours, theirs in zip(attend(x, causal=True), attend(x, causal=True, column=S - T), strict=True):
+    for ours, theirs in zip(attend(x, causal=True), attend(x, causal=True, query_offset=S - T), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -112,7 +116,7 @@ def test_a_scale_of_each_query_that_is_the_same_everywhere_is_one_of_the_row():
 
 def test_a_token_that_no_query_sees_any_more_is_no_token():
     x, _ = random_case(1, np.float32)
-    gone = attend(x, until=(0, 0, 0))
+    gone = attend(x, visible_before=(0, 0, 0))
     bare = kernel_attention(x["q"], x["k"], x["v"], bias=x["bias"])
     for ours, theirs in zip(gone, bare, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -124,16 +128,16 @@ def test_concatenation_of_scales_per_query_row_and_none_and_of_tokens_that_stay(
         x, _ = random_case(1)
         base = VirtualTokens(x["keys"], x["values"])
         parts = [
-            dataclasses.replace(base, key_scale=x["key_scale"], until=jnp.asarray(UNTIL)),
+            dataclasses.replace(base, key_scale=x["key_scale"], visible_before=jnp.asarray(UNTIL)),
             dataclasses.replace(base, key_scale=x["key_scale"][:, 1]),
             dataclasses.replace(base, value_scale=x["value_scale"]),
         ]
         joined = VirtualTokens.concatenate(parts)
         assert joined.key_scale.shape == joined.value_scale.shape == (2, T, 3 * P)
-        assert joined.keys.ndim == 3 and joined.until.tolist() == [*UNTIL, *[ALWAYS] * 6]
+        assert joined.keys.ndim == 3 and joined.visible_before.tolist() == [*UNTIL, *[ALWAYS] * 6]
 
         def sums(virtual):
-            o, lse = kernel_attention(x["q"], x["k"], x["v"], virtual=virtual, causal=True, column=0)
+            o, lse = kernel_attention(x["q"], x["k"], x["v"], virtual=virtual, causal=True, query_offset=0)
             total = jnp.exp(lse)
             return o * total.transpose(0, 2, 1)[..., None], total
 
@@ -147,7 +151,7 @@ def test_what_does_not_fit_is_named():
     x, _ = random_case(0, np.float32)
     with pytest.raises(UserError, match="set causal=True with it"):
         attend(x, window=2)
-    with pytest.raises(UserError, match=r"columns `until` of 3 virtual tokens have shape \(2,\)"):
-        attend(x, until=(1, 2))
+    with pytest.raises(UserError, match=r"`visible_before` of 3 virtual tokens has shape \(2,\)"):
+        attend(x, visible_before=(1, 2))
     with pytest.raises(UserError, match="key_scale of virtual tokens"):
         attend({**x, "key_scale": jnp.ones((2, T + 1, P))})

@@ -27,21 +27,21 @@ CASES = {
     "nothing": {},
     "padding": {"mask": PADDING},
     "causal": {"causal": True},
-    "causal, padding, offset": {"causal": True, "mask": PADDING, "column": 1},
+    "causal, padding, offset": {"causal": True, "mask": PADDING, "query_offset": 1},
     "window": {"causal": True, "window": 2},
-    "both sides": {"window": (2, 1), "column": 0},
+    "both sides": {"window": (2, 1), "query_offset": 0},
     "ahead alone": {"window": (None, 1), "mask": PADDING},
     "causal, both sides": {"causal": True, "window": (1, 3)},
     "segment_ids": {"segment_ids": SEGMENTS, "mask": PADDING},
-    "keys from a later column": {"causal": True, "window": 3, "column": 6, "key_offset": 4},
-    "traced offsets": {"causal": True, "column": jnp.int32(6), "key_offset": jnp.int32(4)},
+    "keys from a later column": {"causal": True, "window": 3, "query_offset": 6, "key_offset": 4},
+    "traced offsets": {"causal": True, "query_offset": jnp.int32(6), "key_offset": jnp.int32(4)},
 }
 
 
-def sees(b, t, s, mask=None, causal=False, window=None, column=None, key_offset=0, segment_ids=None):
+def sees(b, t, s, mask=None, causal=False, window=None, query_offset=None, key_offset=0, segment_ids=None):
     """Whether query t sees key s, said column by column."""
     key = int(key_offset) + s
-    query = t + (int(key_offset) + S - T if column is None else int(column))
+    query = t + (int(key_offset) + S - T if query_offset is None else int(query_offset))
     behind, ahead = window if isinstance(window, tuple) else (None if window is None else window - 1, None)
     return (
         (mask is None or mask[b, s])
@@ -59,20 +59,20 @@ def arrays(options):
 @pytest.mark.parametrize("implementation", ["xla", "reference"])
 @pytest.mark.parametrize("name", CASES)
 def test_who_sees_whom(name, implementation):
-    """With zero queries the output is the mean of what is seen, virtual tokens as far as `until` says per row."""
-    options, until = CASES[name], np.array([[1, 9], [2, 0]])
+    """With zero queries the output is the mean of what is seen, virtual tokens as `visible_before` says per row."""
+    options, visible_before = CASES[name], np.array([[1, 9], [2, 0]])
     v = np.random.default_rng(0).normal(size=(2, S + 2, 1, 2)).astype(np.float32)
-    virtual = VirtualTokens(jnp.ones((2, 1, 4)), jnp.asarray(v[:, S:]), until=jnp.asarray(until))
+    virtual = VirtualTokens(jnp.ones((2, 1, 4)), jnp.asarray(v[:, S:]), visible_before=jnp.asarray(visible_before))
     zeros, keys = jnp.zeros((2, T, 1, 4)), jnp.ones((2, S, 1, 4))
     o, lse = kernel_attention(
         zeros, keys, jnp.asarray(v[:, :S]), virtual=virtual, implementation=implementation, **arrays(options)
     )
     offset = int(options.get("key_offset", 0))
-    column = int(options.get("column", offset + S - T))
+    column = int(options.get("query_offset", offset + S - T))
     for b, t in np.ndindex(2, T):
         first = offset + (int(np.argmax(options["mask"][b])) if "mask" in options else 0)
         seen = [s for s in range(S) if sees(b, t, s, **options)]
-        seen += [S + p for p in range(2) if column + t - first < until[b, p]]
+        seen += [S + p for p in range(2) if column + t - first < visible_before[b, p]]
         expected = v[b, seen, 0].mean(0) if seen else np.zeros(2)
         np.testing.assert_allclose(o[b, t, 0], expected, atol=1e-6)
         assert (lse[b, 0, t] < -1e29) == (not seen)
@@ -88,8 +88,8 @@ def test_an_axis_along_which_nothing_varies_is_not_built():
 
 def test_joined_sets_keep_the_numbers_of_each_row():
     keys = jnp.ones((2, 1, 4))
-    parts = [VirtualTokens(keys, keys, until=jnp.array([[1, 9], [2, 0]])), VirtualTokens(keys, keys)]
-    joined = VirtualTokens.concatenate([*parts, VirtualTokens(keys, keys, until=jnp.array([3, 4]))])
+    parts = [VirtualTokens(keys, keys, visible_before=jnp.array([[1, 9], [2, 0]])), VirtualTokens(keys, keys)]
+    joined = VirtualTokens.concatenate([*parts, VirtualTokens(keys, keys, visible_before=jnp.array([3, 4]))])
     assert joined.rows == 2 and joined.keys.shape == (6, 1, 4)
     np.testing.assert_array_equal(joined.until, [[1, 9, ALWAYS, ALWAYS, 3, 4], [2, 0, ALWAYS, ALWAYS, 3, 4]])
 
@@ -114,7 +114,9 @@ def test_biases_are_what_their_arrays_are(implementation):
     for bias, array in zip(structured, (by_distance, by_scores), strict=True):
 
         def loss(bias, q, k):
-            o, lse = kernel_attention(q, k, x["v"], bias=bias, column=1, causal=True, implementation=implementation)
+            o, lse = kernel_attention(
+                q, k, x["v"], bias=bias, query_offset=1, causal=True, implementation=implementation
+            )
             return jnp.sum(jnp.sin(o)) + jnp.sum(jnp.cos(lse)), o
 
         both = [compiled(jax.value_and_grad(loss, has_aux=True))(b, x["q"], x["k"]) for b in (bias, jnp.asarray(array))]

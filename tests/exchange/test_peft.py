@@ -319,4 +319,4 @@ def test_the_embedded_encoder_is_named_by_its_folder(tmp_path):
     base = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert base.endswith("tiny-encoder")
     assert base != "tiny-encoder"
-    assert kind_of("bert-x") == jp.import_peft(tmp_path / "peft").model.backbone.config.kind
+    assert kind_of("bert-x") == jp.import_peft(tmp_path / "peft").model.backbone.config.model_type

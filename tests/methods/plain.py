@@ -210,7 +210,7 @@ def hidden_row(config, tree, method, leaves, ids, token_type_ids):
             length = max(part.lengths) if part.lengths else part.length
             offset += length if part.position_offset is True else int(part.position_offset)
     words = np.concatenate([prompt, e["word"]["embedding"][ids]])
-    first = offset + (config.padding_id + 1 if config.kind == "roberta" else 0)
+    first = offset + (config.padding_id + 1 if config.model_type == "roberta" else 0)
     types = np.concatenate([np.zeros(len(prompt), int), token_type_ids])
     h = words + e["position"]["embedding"][first + np.arange(len(words))] + e["token_type"]["embedding"][types]
     h = norm(h, e["norm"], config.norm_eps)

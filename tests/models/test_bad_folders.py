@@ -73,7 +73,7 @@ def test_damaged_config(folder, text):
 @pytest.mark.parametrize("architecture", ["BertModel", "RobertaForMaskedLM", None])
 def test_old_configs_do_not_name_their_type(architecture):
     old = folders.config(model_type=..., architectures=[architecture] if architecture else ...)
-    assert EncoderConfig.from_hf(old).kind == ("roberta" if architecture == "RobertaForMaskedLM" else "bert")
+    assert EncoderConfig.from_hf(old).model_type == ("roberta" if architecture == "RobertaForMaskedLM" else "bert")
 
 
 def test_positions_that_roberta_can_use():

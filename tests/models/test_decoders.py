@@ -115,7 +115,7 @@ def in_steps(module, tree, batch, steps, columns, edits=NO_EDITS):
         states, cache = step(tree, cache, part)
         found.append(states)
         start += width
-    assert cache.filled and int(cache.column) == start
+    assert cache.filled and int(cache.length) == start
     return np.concatenate(found, axis=1)
 
 
@@ -132,7 +132,7 @@ def test_steps_through_the_cache_are_the_whole_pass(kind):
 def test_a_cache_of_half_precision_is_filled_in_half_precision():
     module = Decoder(decoders.config("llama"), jnp.bfloat16)
     cache = Cache.empty(module.dims, 1, 5, jnp.bfloat16)
-    assert cache.capacity == 5 and cache.keys.shape == (3, 2, 1, 5, 4) and cache.leading.shape == (3, 1, 16)
+    assert cache.capacity == 5 and cache.keys.shape == (3, 2, 1, 5, 4) and cache.first_token_hidden.shape == (3, 1, 16)
     batch, tree = {"input_ids": jnp.ones((1, 3), int)}, params("llama")
     made = jax.eval_shape(lambda: module.apply({"params": tree}, batch, cache=cache)).cache
     assert jax.tree.map(lambda x: (x.shape, x.dtype), jax.tree.leaves(made)) == jax.tree.map(

@@ -17,28 +17,28 @@ class MaskStructure:
     """Which of S keys each of T queries sees: those that every field allows.
 
     A *column* is a place in the row: query t stands in column `query_offset + t`, key s in `key_offset + s`. A query of
-    column c sees the keys of columns c - `behind` to c + `ahead`, so `ahead = 0` is a causal mask.
+    column c sees the keys of columns c - `before` to c + `after`, so `after = 0` is a causal mask.
 
     Attributes:
       padding: bool [B, S], True where a key is a real token, padding on either side; None where all are.
-      segments: int [B, T] and [B, S], the segments of queries and keys; a query sees the keys of its own segment.
+      segment_ids: int [B, T] and [B, S], the segments of queries and keys; a query sees the keys of its own segment.
       query_offset, key_offset: the columns of the first query and of the first key; a Python int where known while the
         program is traced, else an integer scalar.
-      behind: how many columns before its own a query sees; None for all. Static.
-      ahead: how many columns behind its own a query sees; None for all. Static.
+      before: how many columns before its own a query sees; None for all. Static.
+      after: how many columns after its own a query sees; None for all. Static.
     """
 
     padding: Bool[Array, "B S"] | None = None
-    segments: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None
+    segment_ids: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None
     query_offset: Any = 0
     key_offset: Any = 0
-    behind: int | None = dataclasses.field(default=None, metadata={"static": True})
-    ahead: int | None = dataclasses.field(default=None, metadata={"static": True})
+    before: int | None = dataclasses.field(default=None, metadata={"static": True})
+    after: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def causal(self) -> bool:
         """Whether no query sees a later column."""
-        return self.ahead == 0
+        return self.after == 0
 
     @property
     def first(self) -> Int[Array, "#B"]:
@@ -61,16 +61,16 @@ class MaskStructure:
         visible = []
         if self.padding is not None:
             visible.append(self.padding[:, None, None, :])
-        if self.behind is not None or self.ahead is not None:
+        if self.before is not None or self.after is not None:
             query, key = self._columns(queries, keys)
             near = []
-            if self.ahead is not None:
-                near.append(key <= (query if self.ahead == 0 else query + self.ahead))
-            if self.behind is not None:
-                near.append(key > query - (self.behind + 1))
+            if self.after is not None:
+                near.append(key <= (query if self.after == 0 else query + self.after))
+            if self.before is not None:
+                near.append(key > query - (self.before + 1))
             visible.append((near[0] if len(near) == 1 else near[0] & near[1])[None, None])
-        if self.segments is not None:
-            visible.append((self.segments[0][:, :, None] == self.segments[1][:, None, :])[:, None])
+        if self.segment_ids is not None:
+            visible.append((self.segment_ids[0][:, :, None] == self.segment_ids[1][:, None, :])[:, None])
         if not visible:
             return None
         result = visible[0]

@@ -59,7 +59,7 @@ def kernel_attention(
       mask: True where a key is a real token; padding may lie on either side.
       causal: the query of column c sees the keys of columns j <= c.
       window: a number, with `causal`: it sees those of the last `window` columns alone, its own among them. A pair
-        `(behind, ahead)`, causal or not: those from `behind` columns before its own to `ahead` columns behind it, None
+        `(before, after)`, causal or not: those from `before` columns before its own to `after` columns after it, None
         for all on that side.
       query_offset: the column of the first query, a number or an integer scalar; where not given that by which the last
         query stands in the last key's column.
@@ -109,17 +109,17 @@ def kernel_attention(
 
 
 def _reach(causal: bool, window: int | tuple[int | None, int | None] | None) -> dict[str, int | None]:
-    """How many columns before and behind its own a query sees, None for all."""
+    """How many columns before and after its own a query sees, None for all."""
     if isinstance(window, tuple):
-        behind, ahead = window
+        before, after = window
     else:
         if window is not None and not causal:
             raise UserError(
                 "an attention window of one number looks back from each query; set causal=True with it, or give how "
                 "far it looks both ways, as in window=(64, 64)."
             )
-        behind, ahead = None if window is None else window - 1, None
-    return {"behind": behind, "ahead": 0 if causal else ahead}
+        before, after = None if window is None else window - 1, None
+    return {"before": before, "after": 0 if causal else after}
 
 
 def _check_shapes(q, k, v, virtual, mask, segment_ids, bias) -> None:

@@ -68,7 +68,7 @@ class Context:
       first_token_hidden: the layer's input at each row's first real token, where that is not among the queries (cached
         decoding).
       window: how many columns back a query of this layer sees, its own among them; or a pair of how many before and
-        behind its own, None for all on that side; None for all.
+        after its own, None for all on that side; None for all.
       softcap: what bounds this layer's scores; None for nothing.
       scale: what multiplies this layer's scores; None for 1/sqrt(E).
     """
@@ -106,7 +106,7 @@ class Context:
         return masks.query_numbers(self.queries.mask.shape[1])
 
     @property
-    def behind(self) -> int | None:
+    def window_before(self) -> int | None:
         """How many columns before its own a query of this layer sees; None for all."""
         if isinstance(self.window, tuple):
             return self.window[0]

@@ -55,12 +55,12 @@ class Prefix(LayerEdit):
     def visible_before(self, ctx: Context) -> Int[Array, "P"] | None:
         """The first query that no longer sees each virtual token, counted from its row's first real token; None where
         all see all."""
-        if not self.subject_to_window or ctx.behind is None:
+        if not self.subject_to_window or ctx.window_before is None:
             return None
         if ctx.queries.segment_ids is not None:
             raise UserError("a prefix that leaves the window needs one example per row; set packed=False.")
         count = self.keys.shape[0]  # as if they stood right before the first real token
-        return ctx.behind + 1 - count + jnp.arange(count)
+        return ctx.window_before + 1 - count + jnp.arange(count)
 
     def gate(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
         """A scale of each virtual token's key and value, float32, shared by all rows or per row; None for 1."""

@@ -30,7 +30,7 @@ CASES = {
     "causal, padding, offset": {"causal": True, "mask": PADDING, "query_offset": 1},
     "window": {"causal": True, "window": 2},
     "both sides": {"window": (2, 1), "query_offset": 0},
-    "ahead alone": {"window": (None, 1), "mask": PADDING},
+    "after alone": {"window": (None, 1), "mask": PADDING},
     "causal, both sides": {"causal": True, "window": (1, 3)},
     "segment_ids": {"segment_ids": SEGMENTS, "mask": PADDING},
     "keys from a later column": {"causal": True, "window": 3, "query_offset": 6, "key_offset": 4},
@@ -42,12 +42,12 @@ def sees(b, t, s, mask=None, causal=False, window=None, query_offset=None, key_o
     """Whether query t sees key s, said column by column."""
     key = int(key_offset) + s
     query = t + (int(key_offset) + S - T if query_offset is None else int(query_offset))
-    behind, ahead = window if isinstance(window, tuple) else (None if window is None else window - 1, None)
+    before, after = window if isinstance(window, tuple) else (None if window is None else window - 1, None)
     return (
         (mask is None or mask[b, s])
         and (not causal or key <= query)
-        and (behind is None or query - key <= behind)
-        and (ahead is None or key - query <= ahead)
+        and (before is None or query - key <= before)
+        and (after is None or key - query <= after)
         and (segment_ids is None or segment_ids[0][b, t] == segment_ids[1][b, s])
     )
 
@@ -79,11 +79,11 @@ def test_who_sees_whom(name, implementation):
 
 
 def test_an_axis_along_which_nothing_varies_is_not_built():
-    causal = MaskStructure(ahead=0, behind=2)
+    causal = MaskStructure(before=2, after=0)
     assert causal.causal and causal.dense(8, 8).shape == (1, 1, 8, 8)
     assert MaskStructure(padding=jnp.asarray(PADDING)).dense(T, S).shape == (2, 1, 1, S)
     assert MaskStructure().dense(T, S) is None
-    assert MaskStructure(ahead=0, padding=jnp.asarray(PADDING)).dense(T, S).shape == (2, 1, T, S)
+    assert MaskStructure(after=0, padding=jnp.asarray(PADDING)).dense(T, S).shape == (2, 1, T, S)
 
 
 def test_joined_sets_keep_the_numbers_of_each_row():
@@ -141,7 +141,7 @@ def test_one_that_cannot_gives_way_and_says_why(monkeypatch):
         return None if shapes.bias is None else f"a {type(shapes.bias).__name__} is not computed"
 
     def attend(q, k, v, *, masks, virtual, bias, scale, softcap, dropout):
-        assert masks.causal and masks.behind == 1 and isinstance(masks.query_offset, int)
+        assert masks.causal and masks.before == 1 and isinstance(masks.query_offset, int)
         return jnp.full((*q.shape[:3], v.shape[-1]), 7.0), jnp.zeros((q.shape[0], q.shape[2], q.shape[1]))
 
     monkeypatch.setitem(IMPLEMENTATIONS, "sevens", types.SimpleNamespace(attend=attend, supports=supports))

@@ -21,10 +21,6 @@ def specs(config, leaves, mesh):
     return {path: frozen_spec(config, path, tuple(leaf.shape), mesh) for path, leaf in leaves.items()}
 
 
-def specs(config, leaves, mesh):
-    return {path: frozen_spec(config, path, tuple(leaf.shape), mesh) for path, leaf in leaves.items()}
-
-
 def mesh(data=1, fsdp=1, tp=1):
     return types.SimpleNamespace(shape={"data": data, "fsdp": fsdp, "tp": tp})
 

@@ -36,6 +36,8 @@ _HOMES = {
         *("Method", "MultiHeadAdapter", "NewTokens", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning"),
         *("SequentialAdapter", "collapse", "parts_of"),
     ),
+    "jaxprefix.models.backbone_config": ("BackboneConfig",),
+    "jaxprefix.models.backbones": ("register_backbone",),
     "jaxprefix.models.decoder": ("Decoder",),
     "jaxprefix.models.decoder_config": ("DecoderConfig",),
     "jaxprefix.models.encoder": ("Encoder",),

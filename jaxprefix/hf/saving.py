@@ -46,7 +46,8 @@ def save_pretrained(folder: str | Path, config: BackboneConfig, tree: Tree, toke
             if leaf.part is None:
                 tensors[name] = own
             else:  # its place in a tensor that other leaves share
-                tensors.setdefault(name, np.empty(leaf.stored_shape, np.float32))[..., slice(*leaf.part)] = own
+                whole = tensors.setdefault(name, np.empty(leaf.stored_shape, np.float32))
+                whole[(slice(*leaf.part),) if leaf.transposed else (..., slice(*leaf.part))] = own
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     if tokenizer is not None:

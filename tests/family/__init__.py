@@ -1,0 +1,1 @@
+"""A family of backbones that lives outside the package."""

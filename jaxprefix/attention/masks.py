@@ -47,7 +47,7 @@ class MaskStructure:
         return first if _is_zero(self.key_offset) else first + self.key_offset
 
     def query_numbers(self, queries: int) -> Int[Array, "#B T"]:
-        """The place of each query in its row, 0 at the row's first real key; `VirtualTokens.visible_before` counts so."""
+        """The place of each query in its row, 0 at the row's first real key, as `visible_before` counts."""
         return self.query_offset + jnp.arange(queries) - self.first[:, None]
 
     def distances(self, queries: int, keys: int) -> Int[Array, "T S"]:

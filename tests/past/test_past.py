@@ -1,0 +1,87 @@
+"""What was written at commit 0f4559f still opens, and answers as it did then."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprefix as jp
+from jaxprefix.checkpoints.store import Checkpoints
+from jaxprefix.data.store import Store
+from jaxprefix.typed_json import from_json
+from tests.past import asking
+
+LOGITS = np.load(asking.PAST / "logits.npz")
+ANSWERS = json.loads((asking.PAST / "answers.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def backbones():
+    """Backbones that were read already, shared by the adapters on them."""
+    return {}
+
+
+@pytest.fixture
+def past(tmp_path, monkeypatch):
+    """The folder from which configs name backbones and data; nothing is written there."""
+    monkeypatch.chdir(asking.PAST)
+    monkeypatch.setenv("JAXPREFIX_CACHE", str(tmp_path / "cache"))
+
+
+def close(found, expected):
+    """Whether answers are equal: numbers to 1e-5, all else exactly."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(close(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(close, found, expected))
+    return found == (pytest.approx(expected, rel=1e-5, abs=1e-5) if isinstance(expected, float) else expected)
+
+
+@pytest.mark.parametrize("name", asking.names())
+def test_an_adapter_of_the_past_opens_and_answers_as_it_did(name, past, backbones):
+    # operation by operation: most of them are compiled already for another adapter
+    with jax.disable_jit():
+        adapter = asking.open_adapter(name, backbones)
+        np.testing.assert_allclose(asking.logits_of(adapter), LOGITS[name], rtol=1e-5, atol=1e-5)
+        assert close(asking.answers_of(adapter), ANSWERS[name])
+
+
+def test_every_adapter_has_its_expected_outputs():
+    assert set(asking.names()) == set(LOGITS) == set(ANSWERS)
+
+
+def test_there_is_an_adapter_of_every_method_task_head_format_and_start(past):
+    """By the types that the adapters' configs name."""
+    from jaxprefix.data.formats import FORMATS
+    from jaxprefix.methods import METHODS
+    from jaxprefix.starts import STARTS
+    from jaxprefix.training.config import HEADS
+
+    def types(value):
+        if isinstance(value, dict):
+            yield value.get("type")
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                yield from types(item)
+
+    named = set()
+    for name in asking.names():
+        named |= set(types(json.loads((asking.PAST / "adapters" / name / "adapter.json").read_text())["config"]))
+    known = (*METHODS, *FORMATS, *STARTS, *HEADS, *HEADS.values())
+    assert {cls.__name__ for cls in known} <= named
+
+
+def test_the_checkpoint_of_a_run_midway_can_be_read(tmp_path):
+    folder = shutil.copytree(asking.PAST / "midway", tmp_path / "midway")
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] == 3 and not (folder / "adapter").exists()
+        info = checkpoints.read_info()
+    assert from_json(info["run"], jp.Run).steps == 6 and info["labels"] == ["bad", "good"]
+
+
+def test_the_entries_of_the_token_cache_can_be_read():
+    entries = [Store(asking.PAST / "tokens").read(folder.name) for folder in (asking.PAST / "tokens").iterdir()]
+    assert entries and all(entry is not None and "ids" in entry[0] for entry in entries)

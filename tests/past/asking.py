@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import jaxprefix as jp
+from jaxprefix.trees import flatten
 
 PAST = Path(__file__).parent
 LENGTHS = (7, 4, 1)  # tokens of the rows whose logits are compared, padding on the right
 TEXTS = ("a good cat sat on the mat", "the cruel dog ran", "calm")
-NEW = 6  # tokens of a generated text
+NEW = 4  # tokens of a generated text
 
 
 def names() -> list[str]:
@@ -33,6 +35,18 @@ def open_adapter(name: str, backbones: dict[str, Any]) -> Any:
     if not new and getattr(adapter.run.task, "format", None) is None:  # a format adds tokens to the tokenizer
         backbones.setdefault(key, adapter.backbone)
     return adapter
+
+
+def leaves_of(adapter: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of the trained leaves and of those that were drawn, by their paths."""
+    stored = {"trainable": adapter.trainable, "born": adapter.frozen["born"]}
+    return {path: leaf.shape for path, leaf in flatten(stored).items()}
+
+
+def leaves_made_today(adapter: Any) -> dict[str, tuple[int, ...]]:
+    """The same of a new adapter with this one's method and head; nothing is computed."""
+    made = jax.eval_shape(lambda: adapter.model.init(jax.random.key(0), adapter.backbone.tree))
+    return {path: leaf.shape for path, leaf in flatten({"trainable": made[0], "born": made[1]["born"]}).items()}
 
 
 def batch_of(adapter: Any) -> dict[str, np.ndarray]:

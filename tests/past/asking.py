@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 import jaxprefix as jp
+from jaxprefix.checkpoints.adapter import read_adapter
 from jaxprefix.trees import flatten
+from jaxprefix.typed_json import from_json
 
 PAST = Path(__file__).parent
 LENGTHS = (7, 4, 1)  # tokens of the rows whose logits are compared, padding on the right
@@ -19,6 +21,11 @@ NEW = 4  # tokens of a generated text
 def names() -> list[str]:
     """The adapters, by the names of their folders under `adapters/`."""
     return sorted(folder.name for folder in (PAST / "adapters").iterdir())
+
+
+def run_of(name: str) -> jp.Run:
+    """The config of an adapter."""
+    return from_json(read_adapter(PAST / "adapters" / name).config_json, jp.Run)
 
 
 def open_adapter(name: str, backbones: dict[str, Any]) -> Any:

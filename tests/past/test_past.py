@@ -1,5 +1,6 @@
 """What was written at commit 0f4559f still opens, and answers as it did then."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,11 @@ import pytest
 
 import jaxprefix as jp
 from jaxprefix.checkpoints.store import Checkpoints
+from jaxprefix.data.formats import FORMATS
 from jaxprefix.data.store import Store
+from jaxprefix.methods import METHODS
+from jaxprefix.starts import STARTS
+from jaxprefix.training.config import HEADS
 from jaxprefix.typed_json import from_json
 from tests.past import asking
 
@@ -78,26 +83,16 @@ def test_every_adapter_has_its_expected_outputs():
     assert set(asking.names()) == set(LOGITS) == set(ANSWERS)
 
 
-def test_there_is_an_adapter_of_every_method_task_head_format_and_start(past):
-    """By the types that the adapters' configs name."""
-    from jaxprefix.data.formats import FORMATS
-    from jaxprefix.methods import METHODS
-    from jaxprefix.starts import STARTS
-    from jaxprefix.training.config import HEADS
+def test_there_is_an_adapter_of_every_method_task_head_format_and_start():
+    def classes(value):
+        if dataclasses.is_dataclass(value):
+            yield type(value)
+            value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        for item in value if isinstance(value, list | tuple) else ():
+            yield from classes(item)
 
-    def types(value):
-        if isinstance(value, dict):
-            yield value.get("type")
-            value = list(value.values())
-        if isinstance(value, list):
-            for item in value:
-                yield from types(item)
-
-    named = set()
-    for name in asking.names():
-        named |= set(types(json.loads((asking.PAST / "adapters" / name / "adapter.json").read_text())["config"]))
-    known = (*METHODS, *FORMATS, *STARTS, *HEADS, *HEADS.values())
-    assert {cls.__name__ for cls in known} <= named
+    found = {cls for name in asking.names() for cls in classes(asking.run_of(name))}
+    assert found >= {*METHODS, *FORMATS, *STARTS, *HEADS, *HEADS.values()}
 
 
 def test_the_checkpoint_of_a_run_midway_can_be_read(tmp_path):

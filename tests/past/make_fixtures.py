@@ -42,10 +42,14 @@ from tests.past.runs import all_runs, midway
 TRAINED = ("p_tuning_v2", "pooler_born", "sum_new_words")
 FOLDERS = ("adapters", "backbones", "data", "midway", "runs", "tokens")
 # Without virtual tokens and rotations, a key's bias shifts all scores of a query alike.
-WITHOUT_EFFECT = dict.fromkeys(
-    ("bit_fit", "bit_fit_gpt2", "full_fine_tuning", "full_fine_tuning_gpt2", "masked_born", "new_encoder"),
-    ("backbone/layers/k/bias",),
-) | {"lora_bias": ("method/k/b",)}
+KEY_BIAS = "backbone/layers/k/bias"
+UNREAD = ("mlm/bias", "mlm/dense/bias", "mlm/dense/kernel", "mlm/norm/bias", "mlm/norm/scale")  # by a classifier
+UNREAD += ("pooler/bias", "pooler/kernel")
+WITHOUT_EFFECT = {
+    **dict.fromkeys(("bit_fit", "bit_fit_gpt2", "full_fine_tuning_gpt2", "masked_born", "new_encoder"), (KEY_BIAS,)),
+    "full_fine_tuning": (KEY_BIAS, *(f"backbone/{path}" for path in UNREAD)),
+    "lora_bias": ("method/k/b",),
+}
 
 
 def stop_after(steps: int, run: jp.Run) -> None:

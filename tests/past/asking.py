@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxprefix as jp
@@ -56,20 +57,20 @@ def leaves_made_today(adapter: Any) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flatten({"trainable": made[0], "born": made[1]["born"]}).items()}
 
 
-def batch_of(adapter: Any) -> dict[str, np.ndarray]:
+def batch_of(adapter: Any) -> dict[str, jax.Array]:
     """Three rows of token ids, new words among them where the method has any."""
     words = adapter.model.edits(adapter.trainable).words
     vocab = adapter.backbone.module.dims.vocab + (0 if words is None else len(words))
     mask = np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]
     ids = np.random.default_rng(0).integers(5, vocab, mask.shape)
-    return {"input_ids": np.where(mask, ids, 0).astype(np.int32), "mask": mask}
+    return {"input_ids": jnp.asarray(np.where(mask, ids, 0), jnp.int32), "mask": jnp.asarray(mask)}
 
 
 def logits_of(adapter: Any) -> np.ndarray:
     """Logits of the real tokens `[sum of LENGTHS, V or C]`, or of the rows `[3, C]`; float32."""
     batch = batch_of(adapter)
     logits = np.asarray(adapter.model.apply(adapter.trainable, adapter.frozen, batch).logits, np.float32)
-    return logits[batch["mask"]] if logits.ndim == 3 else logits
+    return logits[np.asarray(batch["mask"])] if logits.ndim == 3 else logits
 
 
 def rows_of(adapter: Any) -> list[Any]:
@@ -78,7 +79,7 @@ def rows_of(adapter: Any) -> list[Any]:
     lines = [json.loads(line) for line in (PAST / "data" / "held.jsonl").read_text().splitlines()]
     if getattr(task, "format", None) is not None or getattr(task, "template", None) is not None:
         return lines[: len(TEXTS)]
-    return [text.split() for text in TEXTS] if isinstance(task, jp.Tagging) else list(TEXTS)
+    return [{task.words: text.split()} for text in TEXTS] if isinstance(task, jp.Tagging) else list(TEXTS)
 
 
 def answers_of(adapter: Any) -> list[Any] | None:

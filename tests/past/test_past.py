@@ -21,10 +21,8 @@ from tests.past import asking
 LOGITS = np.load(asking.PAST / "logits.npz")
 ANSWERS = json.loads((asking.PAST / "answers.json").read_text())
 
-QUICK = (  # one of each method and head; the others are slow
-    *("adaptive_prefix", "bit_fit", "full_fine_tuning", "head_only", "inducer", "kernel_mix", "lora", "masked"),
-    *("multi_head_adapter", "parallel_adapter", "pooler_born", "prefix_tuning", "prompt_tuning", "sequential_adapter"),
-)
+# One of each way in which leaves reach the model; the others are slow.
+QUICK = ("adaptive_prefix", "bit_fit", "inducer", "lora", "parallel_adapter", "pooler_born", "prefix_tuning")
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +62,12 @@ def compare(name, backbones, answers):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_an_adapter_of_each_method_and_head_gives_the_logits_of_the_past(name, past, backbones):
+def test_an_adapter_of_each_sort_gives_the_logits_of_the_past(name, past, backbones):
     compare(name, backbones, answers=False)
 
 
-@pytest.mark.parametrize("name", ("p_tuning_v2", "tagging", "sum_new_words"))
-def test_labels_tags_and_texts_are_those_of_the_past(name, past, backbones):
+@pytest.mark.parametrize("name", ("p_tuning_v2", "tagging"))
+def test_labels_and_tags_are_those_of_the_past(name, past, backbones):
     compare(name, backbones, answers=True)
 
 

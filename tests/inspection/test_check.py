@@ -46,6 +46,7 @@ FAST = ("adaptive", "bitfit")
 
 
 def made(method, head=None, kind="bert", **settings):
+    settings = {"unroll": False, **settings}
     model = TunedModel(Encoder(tiny.config(kind), **settings), method, head or SequenceClassifier(3))
     return model, *model.init(jax.random.key(1), tiny.frozen_tree(kind))
 

@@ -16,9 +16,8 @@ from tests.methods.test_matrix import METHODS
 NEW = 6
 # Two families that are least alike, and one of every way to edit a layer.
 QUICK = (
-    *(("p-tuning v2, lengths", "gpt2"), ("apt", "gpt2"), ("inducer + lora", "gpt2")),
-    *(("apt", "gemma3_text"), ("inducer, value gating", "gemma3_text"), ("kernel-mix", "gemma3_text")),
-    ("prompt tuning", "gemma3_text"),
+    *(("p-tuning v2, lengths", "gpt2"), ("inducer + lora", "gpt2")),
+    *(("apt", "gemma3_text"), ("inducer, value gating", "gemma3_text"), ("prompt tuning", "gemma3_text")),
 )
 FOUR = ("apt", "inducer + lora", "inducer, value gating", "prompt tuning")
 NOT_CAUSAL = {"apt, mean, bias"}
@@ -78,7 +77,7 @@ def test_every_method_decodes_on_llama_and_every_family_with_four(name, kind):
     check_against_full_pass(*tuned(kind, METHODS[name]), decoders.batch(left=True))
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", [pytest.param("gpt2", marks=pytest.mark.slow), "gemma2"])
 def test_a_scanned_stack_decodes_as_an_unrolled_one(kind):
     model, trainable, frozen = tuned(kind, METHODS["apt"])
     batch, decoding = decoders.batch(left=True), jp.Decoding(max_new_tokens=NEW)

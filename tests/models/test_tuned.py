@@ -20,11 +20,9 @@ from tests import tiny
 
 METHODS = {
     "p-tuning v2": PTuningV2(length=5),
-    "p-tuning v2, mlp": PTuningV2(length=5, mlp_width=7),
     "prefix-tuning": PrefixTuning(length=5, mlp_width=7),
     "lengths": PTuningV2(lengths=(2, 0, 4)),
     "no-op": PTuningV2(length=5, no_op_start=True, position_offset=False),
-    "head only": HeadOnly(),
     "full": FullFineTuning(),
 }
 
@@ -50,7 +48,11 @@ def close(a, b, tolerance=2e-5):
     ("kind", "method"),
     [  # every leaf of the backbone beside virtual tokens; edits of every linear map, of attention and of the MLP
         ("roberta", PTuningV2(length=5) + FullFineTuning()),
-        ("bert", Inducer(key_rank=2, value_rank=3) + LoRA(rank=2) + ParallelAdapter(width=4)),
+        pytest.param(
+            "bert",
+            Inducer(key_rank=2, value_rank=3) + LoRA(rank=2) + ParallelAdapter(width=4),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["prefix and all leaves", "inducer, lora and adapter"],
 )

@@ -1,14 +1,45 @@
-"""One tiny world and one cache folder for all tests of runs."""
+"""One tiny world, one cache folder, and steps that are traced once for all tests of runs in a process."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from jaxprefix.comparison import stages
+from jaxprefix.training import adapter, loop, population_loop
 from tests.training.worlds import make_world
+
+MADE = {
+    loop: ("make_train_step", "make_eval_step"),
+    adapter: ("make_eval_step",),
+    stages: ("make_train_step",),
+    population_loop: ("make_population_step", "make_population_eval_step"),
+}
+
+
+def made_once(make: Callable[..., Any], steps: dict[Any, Any]) -> Callable[..., Any]:
+    """`make`, which gives what it gave before where its arguments are equal."""
+
+    def remembered(*args: Any, **options: Any) -> Any:
+        key = (make, args, tuple(sorted(options.items())))
+        if key not in steps:
+            steps[key] = make(*args, **options)
+        return steps[key]
+
+    return remembered
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A tiny encoder and tiny files; what is cached goes to a folder of this session."""
-    folder = tmp_path_factory.mktemp("world")
+    """A tiny encoder and tiny files; what is cached goes to a folder of this session.
+
+    A step is all that it is made from (model, optimizer, mesh, numbers), so that runs which agree in them share its
+    trace and its programs, as evaluations within one run do.
+    """
+    folder, steps = tmp_path_factory.mktemp("world"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXPREFIX_CACHE", str(folder / "cache"))
+        for module, names in MADE.items():
+            for name in names:
+                patch.setattr(module, name, made_once(getattr(module, name), steps))
         yield make_world(folder)

@@ -25,12 +25,20 @@ MAPS = Path("/proc/self/maps")
 MANY = 20_000  # of the 65,530 pieces of memory that Linux lets a process map; every compiled program takes some
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file stays with one worker, whatever is asked for: its tests share fixtures and traced programs."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory):
     """One store of compiled programs for all tests, workers of pytest-xdist, and processes that tests start.
 
     A program that takes less than `jax_persistent_cache_min_compile_time_secs` is compiled again: to write it and read
-    it would take as long.
+    it would take as long. Processes that tests start hear of it by the environment.
     """
     import jax  # after the settings above
 

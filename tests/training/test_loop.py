@@ -23,7 +23,8 @@ from tests.training.watching import bits, kept_steps, lines, record, same_end, w
 from tests.training.worlds import HEADS, LAYERS, MLP, POSITIONS, WIDTH, sentences, words_of
 
 EPOCH = 6  # 96 rows in batches of 16
-SHORT = {"steps": 10, "buckets": (32,)}  # what runs that need nothing else have in common
+STEPS = {"steps": 10}  # of runs that need nothing else: they share a program
+RESUMED = {"steps": 10, "buckets": (16, 32), "checkpoint_every": 2}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def trained(world, tmp_path_factory):
 def whole(world, tmp_path_factory):
     """The folder of a run of ten steps in two buckets that nothing happened to; nobody may change it."""
     folder = tmp_path_factory.mktemp("whole")
-    watched(world.run(folder, steps=10, checkpoint_every=2))
+    watched(world.run(folder, **RESUMED))
     return folder
 
 
@@ -155,7 +156,7 @@ def scripted(monkeypatch, metrics):
 
 def test_the_adapter_is_the_best_checkpoint_not_the_last(world, tmp_path, monkeypatch):
     scripted(monkeypatch, [0.2, 0.9, 0.9, 0.1, 0.5])
-    seen = watched(world.run(tmp_path, **SHORT, evaluate_every=2))
+    seen = watched(world.run(tmp_path, **STEPS, evaluate_every=2))
     assert kept_steps(tmp_path) == [4, 8, 10]  # the best, of equal ones the first, and the two newest
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         step, best, info = checkpoints.restore_best(seen.state)
@@ -168,7 +169,7 @@ def test_the_adapter_is_the_best_checkpoint_not_the_last(world, tmp_path, monkey
 
 def test_it_stops_after_evaluations_without_progress(world, tmp_path, monkeypatch):
     scripted(monkeypatch, [0.2, 0.5, 0.4, 0.5, 0.9])
-    run = world.run(tmp_path, **SHORT, evaluate_every=2, patience=2)
+    run = world.run(tmp_path, **STEPS, evaluate_every=2, patience=2)
     seen = watched(run)
     assert seen.result.steps == len(seen.calls) == 8
     assert record(tmp_path)["info"]["history"] == {"best_step": 4, "best_metric": 0.5, "without_progress": 2}
@@ -187,7 +188,7 @@ def test_less_is_better_for_perplexity(world, tmp_path, monkeypatch):
 
 
 def test_evaluation_every_so_many_steps(world, tmp_path):
-    watched(world.run(tmp_path, **SHORT, evaluate_every=3, log_every=4))
+    watched(world.run(tmp_path, **STEPS, evaluate_every=3, log_every=4))
     found = lines(tmp_path)
     assert [line["step"] for line in found if "validation/accuracy" in line] == [3, 6, 9, 10]
     assert [line["step"] for line in found if "loss" in line] == [4, 8, 10]
@@ -196,7 +197,7 @@ def test_evaluation_every_so_many_steps(world, tmp_path):
 def test_without_a_validation_split_the_last_checkpoint_counts(world, tmp_path):
     source = dataclasses.replace(world.source, validation=None)
     task = dataclasses.replace(world.run(tmp_path).task, source=source)
-    seen = watched(world.run(tmp_path, task=task, **SHORT, checkpoint_every=3))
+    seen = watched(world.run(tmp_path, task=task, **STEPS, checkpoint_every=3))
     assert kept_steps(tmp_path) == [9, 10]
     assert set(seen.result.metrics) == {"test"}
     assert bits(read_adapter(seen.result.adapter).trainable) == bits(seen.state.trainable)
@@ -257,12 +258,11 @@ def trains_and_answers_the_same(seen, kind):
     "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in RARE else kind for kind in KINDS]
 )
 def test_every_kind_of_run_trains_and_its_adapter_answers_the_same(world, tmp_path, kind):
-    trains_and_answers_the_same(watched(world.run(tmp_path, steps=3, buckets=(32,), **KINDS[kind](world))), kind)
+    trains_and_answers_the_same(watched(world.run(tmp_path, steps=3, **KINDS[kind](world))), kind)
 
 
 def test_a_tagger_trains_and_answers_for_each_word(world, tmp_path):
-    changes = {"epochs": 8.0, "optimizer": Optimizer(5e-2), "buckets": (32,)}
-    seen = watched(world.run(tmp_path, task=world.tagging(max_length=8), **changes))
+    seen = watched(world.run(tmp_path, task=world.tagging(max_length=8), epochs=8.0, optimizer=Optimizer(5e-2)))
     trains_and_answers_the_same(seen, "tagging")
     assert next(iter(seen.result.metrics["test"])) == "seqeval_f1"
     assert seen.result.metrics["test"]["seqeval_f1"] > 0.5
@@ -275,7 +275,7 @@ def test_a_tagger_trains_and_answers_for_each_word(world, tmp_path):
 
 
 def test_random_leaves_that_the_folder_lacks_travel_with_the_adapter(world, tmp_path):
-    seen = watched(world.run(tmp_path, steps=2, buckets=(32,), head=SequenceClassifier(pooling="pooler")))
+    seen = watched(world.run(tmp_path, steps=2, head=SequenceClassifier(pooling="pooler")))
     born = read_adapter(seen.result.adapter).born
     assert set(flatten(born)) == {"pooler/kernel", "pooler/bias"}
     assert np.array_equal(born["pooler"]["kernel"], seen.setup.frozen["born"]["pooler"]["kernel"])
@@ -286,7 +286,7 @@ def test_random_leaves_that_the_folder_lacks_travel_with_the_adapter(world, tmp_
 
 def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(world, whole, tmp_path, caplog):
     parts = tmp_path / "parts"
-    run = world.run(parts, steps=10, checkpoint_every=2)
+    run = world.run(parts, **RESUMED)
     watched(run, stop_before=4)  # between two checkpoints
     assert kept_steps(parts) == [2]
     watched(dataclasses.replace(run, log_every=3), stop_before=10)  # just after one, with the metrics ahead of it
@@ -304,7 +304,7 @@ def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(world, whole, tmp_p
 
 def test_metrics_of_steps_that_are_done_again_are_not_doubled(world, whole, tmp_path):
     parts = tmp_path / "parts"
-    run = world.run(parts, steps=10, checkpoint_every=2)
+    run = world.run(parts, **RESUMED)
     watched(run, stop_before=6)
     with (parts / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss": 9')  # as a kill leaves it
@@ -314,7 +314,7 @@ def test_metrics_of_steps_that_are_done_again_are_not_doubled(world, whole, tmp_
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(world, whole, tmp_path, caplog):
     parts = tmp_path / "parts"
-    run = world.run(parts, steps=10, checkpoint_every=2)
+    run = world.run(parts, **RESUMED)
     watched(run, stop_before=6)
     newest = parts / "checkpoints" / "4"
     for path in (newest / "arrays").rglob("*"):
@@ -333,7 +333,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(world, whole, tm
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(world, tmp_path):
-    run = world.run(tmp_path, buckets=(32,), head=SequenceClassifier(class_weights=(math.inf, 1.0)))
+    run = world.run(tmp_path, head=SequenceClassifier(class_weights=(math.inf, 1.0)))
     with pytest.raises(
         RunFailed, match=r"the loss is nan .*at step 1, with learning rate 0.02; there is no checkpoint"
     ):
@@ -346,7 +346,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(world, tmp_path):
 def test_the_checkpoint_before_is_the_good_one(world, tmp_path, rate, caplog):
     """A rate that goes up from 0: the steps are short at first."""
     usual = {"checkpoint_every": 1, "optimizer": Optimizer(2e-2, warmup=4, schedule="constant")}
-    run = world.run(tmp_path, steps=8, buckets=(32,), **usual)
+    run = world.run(tmp_path, steps=8, **usual)
     watched(run, stop_before=3)
     diverging = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, learning_rate=rate))
     with pytest.MonkeyPatch.context() as patch:

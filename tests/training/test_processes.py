@@ -13,7 +13,6 @@ import signal
 import subprocess
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -23,14 +22,14 @@ from tests.training.watching import kept_steps, lines, record, same_end
 from tests.training.worlds import write_jsonl
 
 pytestmark = pytest.mark.slow
-FIELDS = {"steps": "20", "checkpoint_every": "2"}  # with evaluations after 6, 12, 18 and 20
+FIELDS = {"steps": "20", "checkpoint_every": "2", "buckets": "(16, 32)"}  # with evaluations after 6, 12, 18 and 20
 CAUSE = "gone (killed, cut off, or ended by an error that its own log tells); start the same command again"
 GONE = f"is {CAUSE}"
 
 
 @pytest.fixture(scope="module")
 def several(world, tmp_path_factory):
-    started = Several(tmp_path_factory.mktemp("cache"), jax.config.jax_compilation_cache_dir)
+    started = Several(tmp_path_factory.mktemp("cache"))
     yield started
     started.close()
 

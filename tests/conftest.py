@@ -9,13 +9,11 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile many small programs and run each a few times: what makes a program fast costs more than it gives, above
 # all LLVM's optimisations and the emitters that write fused loops by way of MLIR.
-QUICK_TO_COMPILE = (
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_prefer_vector_width=128",
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_prefer_vector_width=128",
 )
-os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_TO_COMPILE))
 
 from jaxtyping import install_import_hook
 

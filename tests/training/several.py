@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-QUICK = {"HEARTBEAT_SECONDS": 10, "START_SECONDS": 60, "LINGER_SECONDS": 2}
+QUICK = {"HEARTBEAT_SECONDS": 5, "START_SECONDS": 60, "LINGER_SECONDS": 2}
 
 
 class Several:

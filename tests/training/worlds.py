@@ -133,7 +133,7 @@ class World:
             "optimizer": Optimizer(learning_rate=2e-2),
             "epochs": 2.0,
             "batch_size": 16,
-            "buckets": (16, 32),
+            "buckets": (32,),
             "log_every": 1,
             "folder": str(folder),
         }
@@ -154,7 +154,7 @@ class World:
             "optimizer": "jp.Optimizer(learning_rate=2e-2)",
             "epochs": "2.0",
             "batch_size": "16",
-            "buckets": "(16, 32)",
+            "buckets": "(32,)",
             "log_every": "1",
             "folder": repr(str(folder)),
             **fields,

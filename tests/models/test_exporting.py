@@ -1,6 +1,7 @@
 """Backbones written as Hugging Face folders, and the starting points of new encoders."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 
 from jaxprefix.errors import UserError
-from jaxprefix.hf.decoder_config import decoder_to_hf
-from jaxprefix.hf.loading import read_backbone
-from jaxprefix.hf.saving import save_pretrained
 from jaxprefix.models.backbones import read_hf_config
+from jaxprefix.hf.decoder_config import decoder_to_hf
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.fresh_init import adapt_start
+from jaxprefix.hf.saving import save_pretrained
 from jaxprefix.models.heads import MaskedLM
+from jaxprefix.models.fresh_init import adapt_start
+from jaxprefix.hf.loading import read_backbone
 from jaxprefix.models.rope import Rope
 from jaxprefix.trees import flatten
 from tests import decoders, tiny
@@ -82,9 +83,10 @@ def test_what_no_config_of_the_family_says_is_refused(tmp_path):
         save_pretrained(tmp_path, decoders.config("llama"), {})
 
 
-def small_start(**sizes):
-    config = tiny.config(width=128, vocab=500, initializer_range=0.04, **sizes)
-    tree = Encoder(config).init(jax.random.key(0), {"input_ids": jnp.zeros((1, 2), int)})["params"]
+@functools.cache
+def small_start():
+    config = tiny.config(width=128, vocab=500, initializer_range=0.04)
+    tree = jax.jit(Encoder(config).init)(jax.random.key(0), {"input_ids": jnp.zeros((1, 2), int)})["params"]
     return config, tree, adapt_start(tree, config, "small")
 
 

@@ -1,4 +1,7 @@
-"""Child process of the tests: a few updates of one model on several meshes of eight CPU devices; prints JSON."""
+"""Child process of the tests: a few updates of a model with several methods on several meshes of eight CPU devices.
+
+Arguments: the kind of the backbone, and as JSON which meshes each method is tried on beside one device. Prints JSON.
+"""
 
 import json
 import sys
@@ -12,14 +15,14 @@ jax.monitoring.register_event_duration_secs_listener(
     lambda event, _, **about: compiled.append(about.get("fun_name")) if "backend_compile" in event else None
 )
 
-from jaxprefix.distributed.mesh import MeshShape, make_mesh, put_batch  # noqa: E402
 from jaxprefix.methods import AdaptivePrefix, FullFineTuning, Inducer, LoRA, PTuningV2  # noqa: E402
 from jaxprefix.models.decoder import Decoder  # noqa: E402
 from jaxprefix.models.encoder import Encoder  # noqa: E402
 from jaxprefix.models.heads import SequenceClassifier  # noqa: E402
 from jaxprefix.models.tuned import TunedModel  # noqa: E402
 from jaxprefix.training.optimizer import Optimizer  # noqa: E402
-from jaxprefix.training.sharding import tree_shardings  # noqa: E402
+from jaxprefix.distributed.mesh import MeshShape, make_mesh, put_batch  # noqa: E402
+from jaxprefix.training.sharding import tree_shardings
 from jaxprefix.training.step import init_state, make_eval_step, make_train_step  # noqa: E402
 from jaxprefix.trees import flatten  # noqa: E402
 from tests import decoders, tiny  # noqa: E402
@@ -72,7 +75,7 @@ def run_on(model: TunedModel, trees: tuple, batch: dict, shape: tuple) -> dict:
     }
 
 
-def main(kind: str) -> dict:
+def main(kind: str, meshes: dict[str, list[str]]) -> dict:
     module, tree = backbone(kind)
     batch = tiny.batch(LENGTHS) if kind == "bert" else decoders.batch(LENGTHS)
     batch = {name: np.asarray(value) for name, value in batch.items()}
@@ -80,9 +83,9 @@ def main(kind: str) -> dict:
     for name, method in METHODS.items():
         model = TunedModel(module, method, SequenceClassifier(num_labels=3, dropout=0.0))
         trees = model.init(jax.random.key(1), tree)
-        found[name] = {mesh: run_on(model, trees, batch, shape) for mesh, shape in MESHES.items()}
+        found[name] = {mesh: run_on(model, trees, batch, MESHES[mesh]) for mesh in ("one", *meshes[name])}
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]))))

@@ -10,12 +10,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxprefix.distributed.mesh import MeshShape, make_mesh, put_batch
 from jaxprefix.methods import PTuningV2
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.optimizer import Optimizer
+from jaxprefix.distributed.mesh import MeshShape, make_mesh, put_batch
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step
 from jaxprefix.trees import flatten
 from tests import tiny
@@ -28,8 +28,16 @@ def make_batch(per_token=False):
     random = np.random.default_rng(5)
     if per_token:
         labels = random.integers(0, 3, batch["attention_mask"].shape)
-        batch["labels"] = np.where(batch["attention_mask"] & (random.random(labels.shape) < 0.7), labels, -100).astype(np.int32)
+        batch["labels"] = np.where(batch["attention_mask"] & (random.random(labels.shape) < 0.7), labels, -100).astype(
+            np.int32
+        )
     return batch
+
+
+@functools.cache
+def step_of(model, optimizer, mesh, **options):
+    """A step is traced once for all tests that ask for the same."""
+    return make_train_step(model, optimizer, mesh, steps=10, epoch_steps=5, **options)
 
 
 @dataclasses.dataclass
@@ -44,7 +52,7 @@ class Case:
     batch: dict
 
     def step(self, **options):
-        return make_train_step(self.model, self.optimizer, self.mesh, steps=10, epoch_steps=5, **options)
+        return step_of(self.model, self.optimizer, self.mesh, **options)
 
     def state(self):
         return init_state(self.model, self.trainable, self.optimizer, jax.random.key(3), self.mesh)
@@ -157,7 +165,8 @@ def test_the_state_is_donated_and_nothing_else():
 
 
 def test_other_rates_need_no_other_program():
-    case, step = plain(), plain().step()
+    case = plain()
+    step = make_train_step(case.model, case.optimizer, case.mesh, steps=10, epoch_steps=5)  # nobody else's
     state = case.state()
     ends = []
     for rate in (0.1, 0.2, 0.0):

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile many tiny programs and run each a few times: LLVM's optimisations cost more than they give.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# Tests compile many small programs and run each a few times: what makes a program fast costs more than it gives, above
+# all LLVM's optimisations and the emitters that write fused loops by way of MLIR.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 
 from jaxtyping import install_import_hook
 
@@ -16,6 +21,37 @@ install_import_hook("jaxprefix", "beartype.beartype")
 
 MAPS = Path("/proc/self/maps")
 MANY = 20_000  # of the 65,530 pieces of memory that Linux lets a process map; every compiled program takes some
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file stays with one worker, whatever is asked for: its tests share fixtures and traced programs."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory):
+    """One store of compiled programs for all tests, workers of pytest-xdist, and processes that tests start.
+
+    A program that takes less than `jax_persistent_cache_min_compile_time_secs` is compiled again: to write it and read
+    it would take as long. Processes that tests start hear of it by the environment.
+    """
+    import jax  # after the settings above
+
+    session = tmp_path_factory.getbasetemp()
+    session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session  # what all workers share
+    settings = {
+        "jax_compilation_cache_dir": str(session / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        yield
 
 
 @pytest.fixture(autouse=True)

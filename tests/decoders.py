@@ -9,6 +9,7 @@ import numpy as np
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.rope import Rope
+from tests import tiny
 
 VOCAB, TOKENS = 50, 9
 SIZES = {
@@ -63,12 +64,11 @@ def config(kind: str, **changes) -> DecoderConfig:
 def frozen_tree(kind: str, seed: int = 0, **changes):
     """A tree whose every leaf, biases and norms included, is random."""
     made = config(kind, **changes)
-    params = jax.jit(Decoder(made).init)(jax.random.key(seed), {"input_ids": jnp.zeros((1, 2), int)})["params"]
+    init = Decoder(made).init
+    params = dict(jax.eval_shape(init, jax.random.key(0), {"input_ids": jnp.zeros((1, 2), int)})["params"])
     if not made.tied:
-        params["lm_head"] = {"kernel": jnp.zeros((made.width, made.vocab))}
-    leaves, structure = jax.tree.flatten(params)
-    rng = np.random.default_rng(seed + 1)
-    return jax.tree.unflatten(structure, [x + jnp.asarray(0.2 * rng.normal(size=x.shape), x.dtype) for x in leaves])
+        params["lm_head"] = {"kernel": jax.ShapeDtypeStruct((made.width, made.vocab), jnp.float32)}
+    return tiny.random_tree(params, np.random.default_rng(seed + 1), 0.3, 1.0 - made.norm_offset)
 
 
 def batch(lengths=(9, 6, 4, 1), tokens: int = TOKENS, seed: int = 0, left: bool = False):

@@ -143,12 +143,12 @@ def test_results_of_hooks_have_the_dtype_of_what_they_replace():
 
 @edit
 class Noise(LayerEdit):
-    """Adds to each row of the output a number that only the edit's key decides."""
+    """Where it is on, puts in place of each row of the output a number that only the edit's key decides."""
 
-    scale: jax.Array
+    on: jax.Array
 
     def after_block(self, h, ctx):
-        return jnp.zeros_like(h) + self.scale * jax.random.uniform(ctx.key, (h.shape[0], 1, 1), h.dtype)
+        return jnp.where(self.on > 0, jax.random.uniform(ctx.key, (h.shape[0], 1, 1), h.dtype), h)
 
 
 def test_every_edit_has_a_key_of_its_own_in_every_layer():
@@ -158,15 +158,15 @@ def test_every_edit_has_a_key_of_its_own_in_every_layer():
     def captured(edits, key):
         return encoder.apply(params, tiny.batch(), edits, key=key, training=True, capture=True).captured
 
-    def drawn(scales, seed=0):
-        edits = sum((Edits((Noise(jnp.full(3, float(scale))),)) for scale in scales), Edits())
+    def drawn(*on, seed=0):
+        edits = sum((Edits((Noise(jnp.full(3, float(flag))),)) for flag in on), Edits())
         return np.asarray(captured(edits, jax.random.key(seed))[1:, :, 0, 0])  # [L, B]
 
-    # the last edit of a layer decides alone
-    first, second, other = drawn([1]), drawn([0, 1]), drawn([1], seed=1)
+    # the last edit of a layer that is on decides alone
+    first, second, other = drawn(1, 0), drawn(0, 1), drawn(1, 0, seed=1)
     numbers = np.stack([first, second, other])
     assert len(np.unique(numbers)) == numbers.size
-    np.testing.assert_array_equal(first, drawn([1]))
+    np.testing.assert_array_equal(first, drawn(1, 0))
 
 
 def test_without_training_hooks_see_no_key():
@@ -263,8 +263,8 @@ def test_rows_may_have_offsets_of_their_own(kind):
     variables = {"params": tiny.frozen_tree(kind)}
     run = jax.jit(lambda edits: module.apply(variables, batch, edits).hidden)
     mixed = run(
-        Edits(position_offset=1) + Edits(row_offsets=jnp.array([0, 2, 1, 0])) + Edits(row_offsets=jnp.ones(4, int))
+        Edits(position_offset=1) + Edits(row_offsets=jnp.array([0, 2, 0, 2])) + Edits(row_offsets=jnp.ones(4, int))
     )
-    for row, offset in enumerate([2, 4, 3, 2]):
+    for row, offset in enumerate([2, 4, 2, 4]):
         seen = np.asarray(batch["attention_mask"][row])
         np.testing.assert_allclose(mixed[row][seen], run(Edits(position_offset=offset))[row][seen], atol=1e-5)

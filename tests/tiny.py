@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.encoder_config import EncoderConfig
+from jaxprefix.trees import flatten, split
 
 VOCAB, TOKENS = 60, 9
 
@@ -19,14 +20,37 @@ def config(kind: str = "bert", **changes) -> EncoderConfig:
     return EncoderConfig(kind, **{**sizes, **padding, "initializer_range": 0.3, **changes})
 
 
+def random_tree(shapes, rng, std: float, scales: float = 1.0):
+    """Numbers N(0, `std`) for a tree of shapes, those of a `scale` around `scales`; from numpy, since JAX compiles a
+    program for every shape that it draws."""
+
+    def draw(path, leaf):
+        mean = scales if path[-1].key == "scale" else 0.0
+        return jnp.asarray(mean + std * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 @functools.cache
 def frozen_tree(kind: str = "bert", seed: int = 0):
     """A tree whose every leaf, biases and norms included, is random."""
-    params = Encoder(config(kind)).init(jax.random.key(seed), {"input_ids": jnp.zeros((1, 2), int)})["params"]
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noise = [0.2 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, [leaf + n for leaf, n in zip(leaves, noise, strict=True)])
+    init = Encoder(config(kind)).init
+    shapes = jax.eval_shape(init, jax.random.key(0), {"input_ids": jnp.zeros((1, 2), int)})["params"]
+    return random_tree(shapes, np.random.default_rng(seed + 1), 0.3)
+
+
+def drawn(model, tree, seed: int = 2):
+    """What `model.init` gives, with every trained leaf and every born one drawn; its shapes alone are computed."""
+    trainable, frozen = jax.eval_shape(model.init, jax.random.key(0), tree)
+    rng, kept = np.random.default_rng(seed), flatten(frozen["backbone"])
+    moved = trainable.pop("backbone", {})
+    trainable, born = random_tree((trainable, frozen["initialized"]), rng, 0.3)
+    if moved:  # backbone leaves start where the folder has them
+        noise, own = random_tree(moved, rng, 0.2, 0.0), flatten(tree)
+        trainable["backbone"] = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf + own.get("/".join(part.key for part in path), 0.0), noise
+        )
+    return trainable, {"backbone": split(tree, lambda path: path in kept)[0], "initialized": born}
 
 
 def batch(lengths=(9, 6, 4, 1), seed: int = 0, tokens: int = TOKENS, kind: str = "bert"):

@@ -1,10 +1,20 @@
-"""Child process of the tests: saves without end, until it is killed, and prints the last step that must be whole."""
+"""A process that forks children which save without end, until they are killed, and print the last step that must be
+whole.
 
+Everything is imported before the first child is forked (JAX has started no backend and no thread by then). A request is
+a line of JSON on standard input: the folder, and a named pipe for what the child prints. The answer is a line with the
+child's number, and one more when it has ended.
+"""
+
+import json
+import os
 import sys
+from typing import IO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from orbax.checkpoint import v1  # noqa: F401
 
 from jaxprefix.checkpoints.store import Checkpoints
 
@@ -32,11 +42,23 @@ def bits(tree):
     return [(jax.tree_util.keystr(path), *one(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-if __name__ == "__main__":
+def save_without_end(folder: str, said: IO[str]) -> None:
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
-    with Checkpoints(sys.argv[1], keep_latest=2, best="max") as checkpoints:
+    with Checkpoints(folder, keep_latest=2, best="max") as checkpoints:
         for step in range(10_000):
             state = state_of(step)
             checkpoints.save(step, state, info={"step": step}, metric=float(-abs(step % 7 - 3)))
             overwrite(state["trainable"])  # the buffers are reused while the save is under way
-            print(step - 1, flush=True)  # the last step that is certainly whole: `save` waited for it
+            print(step - 1, file=said, flush=True)  # the last step that is certainly whole: `save` waited for it
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        folder, pipe = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            with open(pipe, "w") as said:
+                save_without_end(folder, said)
+        print(child, flush=True)
+        os.waitpid(child, 0)
+        print("ended", flush=True)

@@ -1,5 +1,6 @@
 """Checkpoints: to the bit, whole or absent, never lost."""
 
+import json
 import logging
 import os
 import random
@@ -26,7 +27,11 @@ from jaxprefix.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SAVER = Path(__file__).with_name("killed_saver.py")
-ENV = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The variables of a process that a test starts."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **changes}
 
 
 def abstract(tree: Any) -> Any:
@@ -325,16 +330,32 @@ def test_logging_is_left_as_it_was(tmp_path: Path):
 # kill -9
 
 
-def kill_and_look(folder: Path, delay: float, after: int = 0) -> None:
+@pytest.fixture(scope="module")
+def saver():
+    """The process that forks the children which are killed."""
+    started = subprocess.Popen(
+        [sys.executable, SAVER], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield started
+    started.stdin.close()
+    started.wait(30)
+
+
+def kill_and_look(saver: subprocess.Popen, place: Path, delay: float, after: int = 0) -> None:
     """Kills a process that saves without end `delay` seconds after step `after` was whole (-1: after it began)."""
-    child = subprocess.Popen([sys.executable, SAVER, folder], env=ENV, stdout=subprocess.PIPE)
-    try:
-        lines = [next(line for line in child.stdout if int(line) >= after)]
-        time.sleep(delay)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        lines += child.stdout.readlines()
-        child.wait()
+    folder, pipe = place / "checkpoints", place / "said"
+    os.mkfifo(pipe)
+    saver.stdin.write(json.dumps([str(folder), str(pipe)]) + "\n")
+    saver.stdin.flush()
+    child = int(saver.stdout.readline())
+    with pipe.open() as said:
+        try:
+            lines = [next(line for line in said if int(line) >= after)]
+            time.sleep(delay)
+        finally:
+            os.kill(child, signal.SIGKILL)
+        lines += said.readlines()
+    assert saver.stdout.readline() == "ended\n"
     whole = int(lines[-1])
     with Checkpoints(folder) as checkpoints:
         assert not list(folder.glob("*.*"))
@@ -355,14 +376,14 @@ def kill_and_look(folder: Path, delay: float, after: int = 0) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_killed_at_any_moment(tmp_path: Path, seed: int):
-    kill_and_look(tmp_path, random.Random(seed).uniform(0, 0.7), after=0 if seed else -1)
+def test_killed_at_any_moment(saver: subprocess.Popen, tmp_path: Path, seed: int):
+    kill_and_look(saver, tmp_path, random.Random(seed).uniform(0, 0.7), after=0 if seed else -1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 115))
-def test_killed_at_any_moment_many_times(tmp_path: Path, seed: int):
-    kill_and_look(tmp_path, random.Random(seed).uniform(0, 2.5), after=seed % 3 - 1)
+def test_killed_at_any_moment_many_times(saver: subprocess.Popen, tmp_path: Path, seed: int):
+    kill_and_look(saver, tmp_path, random.Random(seed).uniform(0, 2.5), after=seed % 3 - 1)
 
 
 # Many devices, several processes
@@ -376,7 +397,7 @@ def run_sharded(verb: str, folder: Path, devices: int, processes: int = 1) -> No
     children = [
         subprocess.Popen(
             [sys.executable, script, verb, folder, str(devices), str(process), str(processes), str(port)],
-            env={name: value for name, value in ENV.items() if name != "XLA_FLAGS"},
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +12,7 @@ from jaxprefix.models.heads import TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import Classification, Tagging
 from jaxprefix.training.config import Run
+from tests import tiny
 
 FIXTURES = Path(__file__).with_name("fixtures")
 LABELS = ("no", "maybe", "yes")
@@ -62,10 +62,4 @@ def own_adapter(name, method, head, seed=0, source=None):
     task = (Tagging if isinstance(head, TokenClassifier) else Classification)(NO_ROWS, max_length=10)
     run = Run(task, backbone=base.identity["source"], method=method, head=head)
     model = TunedModel(base.module, method, run.resolve_head(len(LABELS)))
-    trainable, frozen = model.init(jax.random.key(seed), base.tree)
-    random = np.random.default_rng(seed)
-    trainable, born = (
-        jax.tree.map(lambda leaf: leaf + jnp.asarray(0.3 * random.standard_normal(leaf.shape), leaf.dtype), tree)
-        for tree in (trainable, frozen["initialized"])
-    )
-    return Adapter(model, trainable, {**frozen, "initialized": born}, base, run, LABELS, {})
+    return Adapter(model, *tiny.drawn(model, base.tree, seed), base, run, LABELS, {})

@@ -47,6 +47,7 @@ FAST = ("adaptive", "bitfit")
 
 
 def made(method, head=None, kind="bert", **settings):
+    settings = {"unroll": False, **settings}
     model = TunedModel(Encoder(tiny.config(kind), **settings), method, head or SequenceClassifier(3))
     return model, *model.init(jax.random.key(1), tiny.frozen_tree(kind))
 
@@ -98,9 +99,9 @@ class Wrong(LayerEdit):
     def virtual_tokens(self, x, ctx):
         if self.kind != "row":
             return None
-        # only rows whose first token has a positive first channel see the virtual token of the last layer
+        # only rows whose first token has one channel above another see the virtual token of the last layer
         tokens = jnp.broadcast_to(self.w[:16].reshape(1, 1, 4, 4), (x.shape[0], 1, 4, 4))
-        return VirtualTokens(tokens, tokens, mass=(x[:, :1, 0] > 0).astype(x.dtype))
+        return VirtualTokens(tokens, tokens, mass=(x[:, :1, 0] > x[:, :1, 12]).astype(x.dtype))
 
     def after_block(self, h, ctx):
         if self.kind == "unmasked":

@@ -134,7 +134,7 @@ def test_a_closed_gate_is_not_an_absent_token():
     assert out.hidden.shape == base.hidden.shape
     share = np.asarray(out.observed[0]["share"])
     assert share.min() > 0  # score 0 for each of the three tokens
-    grads = jax.grad(lambda t: model.forward(t, frozen, tiny.batch()).logits.std())(closed)["method"]
+    grads = jax.jit(jax.grad(lambda t: model.forward(t, frozen, tiny.batch()).logits.std()))(closed)["method"]
     assert not np.any(grads["keys"]) and not np.any(grads["gate"]["kernel"]) and np.all(grads["gate"]["scale"] != 0)
 
 

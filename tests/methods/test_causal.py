@@ -7,8 +7,7 @@ import pytest
 import jaxprefix as jp
 from jaxprefix.errors import UserError
 from jaxprefix.models.cache import Cache
-from tests import decoders
-from tests.methods.test_matrix import shaken
+from tests import decoders, tiny
 
 ADAPTIVE = jp.Inducer(key_mode="adaptive", value_rank=3)
 APT = jp.AdaptivePrefix(length=3, gate_std=0.5)
@@ -25,9 +24,8 @@ ROWS = ((4, 3, 2), (1, 5), (9,))
 
 
 def build(method, kind="gemma2"):
-    model = jp.TunedModel(jp.Decoder(decoders.config(kind, layers=2)), method)
-    trainable, frozen = model.init(jax.random.key(0), decoders.frozen_tree(kind, layers=2))
-    return model, shaken(trainable), frozen
+    model = jp.TunedModel(jp.Decoder(decoders.config(kind, layers=2), unroll=False), method)
+    return model, *tiny.drawn(model, decoders.frozen_tree(kind, layers=2))
 
 
 SLOW = ("apt + prefix", "kernel-mix + adapters", "adaptive inducer + lora")

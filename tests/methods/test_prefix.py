@@ -167,7 +167,7 @@ def test_no_op_start_is_the_backbone_to_the_bit_with_a_live_mass():
     bare = dataclasses.replace(model, method=HeadOnly())
     expected = logits(bare, {"head": trainable["head"]}, frozen)
     np.testing.assert_array_equal(logits(model, trainable, frozen), expected)
-    grads = jax.grad(lambda t: logits(model, t, frozen)[:, 0].sum())(trainable)["method"]
+    grads = jax.jit(jax.grad(lambda t: logits(model, t, frozen)[:, 0].sum()))(trainable)["method"]
     assert np.all(np.abs(grads["mass"]) > 0)
     zeros, zero_leaves, _ = model_of(PTuningV2(length=5, init_std=0.0, position_offset=False))
     assert np.abs(logits(zeros, zero_leaves, frozen) - expected).max() > 1e-3  # a prefix of zeros is no no-op

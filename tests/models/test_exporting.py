@@ -1,6 +1,7 @@
 """Backbones written as Hugging Face folders, and the starting points of new encoders."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -81,9 +82,10 @@ def test_what_no_config_of_the_family_says_is_refused(tmp_path):
         save_pretrained(tmp_path, decoders.config("llama"), {})
 
 
-def small_start(**sizes):
-    config = tiny.config(width=128, vocab=500, initializer_range=0.04, **sizes)
-    tree = Encoder(config).init(jax.random.key(0), {"input_ids": jnp.zeros((1, 2), int)})["params"]
+@functools.cache
+def small_start():
+    config = tiny.config(width=128, vocab=500, initializer_range=0.04)
+    tree = jax.jit(Encoder(config).init)(jax.random.key(0), {"input_ids": jnp.zeros((1, 2), int)})["params"]
     return config, tree, adapt_start(tree, config, "small")
 
 

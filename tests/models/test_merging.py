@@ -1,6 +1,5 @@
 """Merging a LoRA changes the weights and not the function."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,9 +13,7 @@ EVERY = jp.LoRA(("q", "k", "v", "o", "up", "down"), rank=2, alpha=3.0, bias=True
 
 def build(method):
     model = jp.TunedModel(jp.Encoder(tiny.config(), unroll=False), method, jp.SequenceClassifier(3))
-    trainable, frozen = model.init(jax.random.key(1), tiny.frozen_tree())
-    trainable["method"] = jax.tree.map(lambda leaf: 20 * leaf, trainable["method"])
-    return model, trainable, frozen
+    return model, *tiny.drawn(model, tiny.frozen_tree())
 
 
 @pytest.mark.parametrize(
@@ -42,8 +39,7 @@ def test_the_function_stays(method, remains):
 
 def decoder(kind, method):
     model = jp.TunedModel(jp.Decoder(decoders.config(kind), unroll=False), method)
-    trainable, frozen = model.init(jax.random.key(1), decoders.frozen_tree(kind))
-    return model, {**trainable, "method": jax.tree.map(lambda leaf: 20 * leaf, trainable["method"])}, frozen
+    return model, *tiny.drawn(model, decoders.frozen_tree(kind))
 
 
 @pytest.mark.parametrize(

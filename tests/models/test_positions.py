@@ -33,8 +33,8 @@ METHODS = {
 
 def tuned(kind, method, seed=0):
     name = kind.split()[0] if kind.split()[0] in decoders.KINDS else "llama"
-    model = TunedModel(Decoder(decoders.config(name, **KINDS.get(kind, {}))), method)
-    return model, *model.init(jax.random.key(seed), decoders.frozen_tree(name))
+    model = TunedModel(Decoder(decoders.config(name, **KINDS.get(kind, {})), unroll=False), method)
+    return model, *tiny.drawn(model, decoders.frozen_tree(name), seed)
 
 
 def hidden(model, trainable, frozen):

@@ -11,7 +11,7 @@ import pytest
 
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit
 from jaxprefix.errors import UserError
-from jaxprefix.methods import FullFineTuning, HeadOnly, PrefixTuning, PTuningV2
+from jaxprefix.methods import FullFineTuning, HeadOnly, Inducer, LoRA, ParallelAdapter, PrefixTuning, PTuningV2
 from jaxprefix.methods.base import Method
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
@@ -21,18 +21,18 @@ from tests import tiny
 
 METHODS = {
     "p-tuning v2": PTuningV2(length=5),
-    "p-tuning v2, mlp": PTuningV2(length=5, mlp_width=7),
     "prefix-tuning": PrefixTuning(length=5, mlp_width=7),
     "lengths": PTuningV2(lengths=(2, 0, 4)),
     "no-op": PTuningV2(length=5, no_op_start=True, position_offset=False),
-    "head only": HeadOnly(),
     "full": FullFineTuning(),
 }
 
 
 def build(method, kind="bert", head=None, **settings):
-    model = TunedModel(Encoder(tiny.config(kind), **settings), method, head or SequenceClassifier(3))
-    return model, *model.init(jax.random.key(1), tiny.frozen_tree(kind))
+    model = TunedModel(
+        Encoder(tiny.config(kind), **{"unroll": False, **settings}), method, head or SequenceClassifier(3)
+    )
+    return model, *tiny.drawn(model, tiny.frozen_tree(kind))
 
 
 def loss(model, trainable, frozen, batch, key=None):
@@ -45,21 +45,33 @@ def close(a, b, tolerance=2e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=tolerance, rtol=tolerance), a, b)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_loop_scan_and_remat_agree_in_value_and_gradient(name):
-    kind = "roberta" if name == "p-tuning v2" else "bert"
-    batch, key = tiny.batch(kind=kind), jax.random.key(3)
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [  # every leaf of the backbone beside virtual tokens; edits of every linear map, of attention and of the MLP
+        ("roberta", PTuningV2(length=5) + FullFineTuning()),
+        pytest.param(
+            "bert",
+            Inducer(key_rank=2, value_rank=3) + LoRA(rank=2) + ParallelAdapter(width=4),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["prefix and all leaves", "inducer, lora and adapter"],
+)
+def test_loop_scan_and_remat_agree_in_value_and_gradient(kind, method):
+    batch, key = tiny.batch((9, 4), kind=kind), jax.random.key(3)
+    config, tree = tiny.config(kind, layers=2), tiny.frozen_tree(kind)
+    tree = {**tree, "layers": jax.tree.map(lambda leaf: leaf[:2], tree["layers"])}
     results = []
     for settings in ({"unroll": True, "remat": "dots"}, {"unroll": False}, {"unroll": False, "remat": "full"}):
-        model, trainable, frozen = build(METHODS[name], kind, **settings)
+        model = TunedModel(Encoder(config, **settings), method, SequenceClassifier(3))
+        trainable, frozen = tiny.drawn(model, tree)
         results.append(jax.jit(jax.value_and_grad(lambda t, m=model, f=frozen: loss(m, t, f, batch, key)))(trainable))
     for other in results[1:]:
         close(results[0], other)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_padding_and_batch_mates_do_not_matter(name):
-    kind = "bert" if name == "p-tuning v2" else "roberta"
+@pytest.mark.parametrize(("kind", "name"), [("bert", "p-tuning v2"), ("roberta", "lengths"), ("roberta", "no-op")])
+def test_padding_and_batch_mates_do_not_matter(kind, name):
     model, trainable, frozen = build(METHODS[name], kind)
     whole = tiny.batch(kind=kind)
     wide = {k: jnp.pad(v, ((0, 0), (0, 6))) if v.ndim == 2 else v for k, v in whole.items()}
@@ -70,9 +82,10 @@ def test_padding_and_batch_mates_do_not_matter(name):
     close(expected[2:3], model.apply(trainable, frozen, alone).logits)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["prefix-tuning", "lengths", "no-op", "full"])
 def test_trees_are_disjoint_and_gradients_have_the_shape_of_trainable(name):
-    model, trainable, frozen = build(METHODS[name])
+    model, _, _ = build(METHODS[name])
+    trainable, frozen = model.init(jax.random.key(1), tiny.frozen_tree())
     moved = set(flatten(trainable.get("backbone", {})))
     assert moved.isdisjoint(flatten(frozen["backbone"]))
     assert moved | set(flatten(frozen["backbone"])) == set(flatten(tiny.frozen_tree()))
@@ -94,7 +107,7 @@ def test_training_leaves_outlive_donation_of_the_other_tree():
 def test_population_is_a_vmap_over_the_trainable_tree():
     model, _, frozen = build(METHODS["p-tuning v2"])
     batch = tiny.batch()
-    members = [model.init(jax.random.key(seed), tiny.frozen_tree())[0] for seed in range(3)]
+    members = [tiny.drawn(model, tiny.frozen_tree(), seed)[0] for seed in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     together = jax.vmap(lambda t: model.apply(t, frozen, batch).logits)(stacked)
     close(together, jnp.stack([model.apply(t, frozen, batch).logits for t in members]))
@@ -102,7 +115,7 @@ def test_population_is_a_vmap_over_the_trainable_tree():
 
 def test_compute_in_bfloat16_is_near_float32():
     model, trainable, frozen = build(METHODS["p-tuning v2"])
-    low = dataclasses.replace(model, backbone=Encoder(tiny.config(), dtype=jnp.bfloat16))
+    low = dataclasses.replace(model, backbone=model.backbone.clone(dtype=jnp.bfloat16))
     half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), frozen)
     out = low.apply(trainable, half, tiny.batch())
     assert out.hidden.dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
@@ -143,7 +156,7 @@ def test_poolings_keep_to_their_tree(pooling):
     assert set(frozen["initialized"]) == ({"pooler"} if pooling == "pooler" else set())
     # a folder's own pooler is used and not drawn again
     own = {"kernel": jnp.eye(16), "bias": jnp.ones(16)}
-    trainable, frozen = model.init(jax.random.key(1), {**tiny.frozen_tree(), "pooler": own})
+    trainable, frozen = tiny.drawn(model, {**tiny.frozen_tree(), "pooler": own})
     assert not frozen["initialized"]
     if pooling == "pooler":
         out = model.apply(trainable, frozen, tiny.batch())

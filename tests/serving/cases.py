@@ -8,7 +8,6 @@ import numpy as np
 
 import jaxprefix as jp
 from jaxprefix.training.setup import Backbone
-from jaxprefix.trees import flatten, split
 from tests import tiny
 
 SINGLE = {
@@ -63,14 +62,10 @@ def backbone(kind: str = "bert", **settings) -> Backbone:
 
 @functools.cache
 def adapter(method, kind: str = "bert", head=None, seed: int = 2, **run) -> jp.Adapter:
-    """Every leaf random, a born pooler's as well; from shapes alone, since initialisation compiles much."""
+    """Every leaf random, a born pooler's as well."""
     found, head = backbone(kind), jp.SequenceClassifier(3) if head is None else head
-    model, random = jp.TunedModel(found.module, method, head), np.random.default_rng(seed)
-    trainable, frozen = jax.eval_shape(model.init, jax.random.key(0), found.tree)
-    draw = lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape), leaf.dtype)  # noqa: E731
-    trainable, born = jax.tree.map(draw, (trainable, frozen["initialized"]))
-    kept = flatten(frozen["backbone"])
-    frozen = {"backbone": split(found.tree, lambda path: path in kept)[0], "initialized": born}
+    model = jp.TunedModel(found.module, method, head)
+    trainable, frozen = tiny.drawn(model, found.tree, seed)
     labels = tuple(f"label {index}" for index in range(getattr(head, "num_labels", 0)))
     config = jp.Run(jp.Classification(jp.Files(train="train.jsonl")), method=method, **run)
     return jp.Adapter(model, trainable, frozen, found, config, labels, {})

@@ -38,13 +38,17 @@ def ids_of(text=TEXT):
 
 
 def backbone(kind):
-    return Decoder(decoders.config(kind)) if kind in decoders.KINDS else Encoder(tiny.config(kind))
+    """A scan, which compiles sooner."""
+    if kind in decoders.KINDS:
+        return Decoder(decoders.config(kind), unroll=False)
+    return Encoder(tiny.config(kind), unroll=False)
 
 
 def tree_of(kind):
     return (decoders if kind in decoders.KINDS else tiny).frozen_tree(kind)
 
 
+@functools.cache
 def tuned(kind, method, head=None, seed=0):
     """Model and trees on a tiny random backbone."""
     model = TunedModel(backbone(kind), method, head)

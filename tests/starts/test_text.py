@@ -12,7 +12,8 @@ from tests import decoders
 from tests.starts.cases import TEXT, assert_same, hidden, ids_of, in_context, rows, tokenizer, tuned
 
 P = len(ids_of())
-ROTATED = [kind for kind in decoders.KINDS if kind != "gpt2"]
+# An offset for every family whose positions are rotations.
+OFFSETS = {"llama": False, "mistral": 2, "qwen2": 11, "qwen3": False, "gemma2": 11, "gemma3_text": 2}
 METHODS = {
     "direct": PTuningV2(length=P, subject_to_window=True),
     "mlp": PrefixTuning(length=P, mlp_width=16, subject_to_window=True),
@@ -37,15 +38,19 @@ def test_what_follows_has_the_hidden_states_that_it_has_behind_the_text(kind):
     assert_same(found, in_context(kind, ids_of(), rows()), rows()["attention_mask"])
 
 
-@pytest.mark.parametrize("kind", ROTATED)
-@pytest.mark.parametrize("offset", [False, 2, 11])
+@pytest.mark.parametrize(("kind", "offset"), OFFSETS.items())
 def test_where_positions_are_rotations_it_has_them_under_any_convention(kind, offset):
     method = PTuningV2(length=P, position_offset=offset, subject_to_window=True)
     assert_same(hidden(*started(kind, method), rows()), in_context(kind, ids_of(), rows()), rows()["attention_mask"])
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gemma3_text"])
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "direct"])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        *(("gpt2", name) for name in METHODS if name != "direct"),
+        *(("gemma3_text", name) for name in ("mlp", "parity gates", "a sum", "prompt")),
+    ],
+)
 def test_so_it_is_through_an_mlp_under_gates_in_a_sum_and_before_the_words(kind, method):
     tolerance = 1e-3 if method == "gates through an mlp" else 2e-5  # inputs of 1e-3 that are nearly equal, in float32
     found = hidden(*started(kind, METHODS[method]), rows())

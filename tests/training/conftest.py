@@ -1,32 +1,47 @@
-"""One tiny world, one cache folder and one store of compiled programs for all tests of runs."""
+"""One tiny world, one cache folder, and steps that are traced once for all tests of runs in a process."""
 
-import os
+from collections.abc import Callable
+from typing import Any
 
-import jax
 import pytest
 
+from jaxprefix.adapters import adapter
+from jaxprefix.comparison import stages
+from jaxprefix.population import loop as population_loop
+from jaxprefix.training import loop
 from tests.training.worlds import make_world
+
+MADE = {
+    loop: ("make_train_step", "make_eval_step"),
+    adapter: ("make_eval_step",),
+    stages: ("make_train_step",),
+    population_loop: ("make_population_step", "make_population_eval_step"),
+}
+
+
+def made_once(make: Callable[..., Any], steps: dict[Any, Any]) -> Callable[..., Any]:
+    """`make`, which gives what it gave before where its arguments are equal."""
+
+    def remembered(*args: Any, **options: Any) -> Any:
+        key = (make, args, tuple(sorted(options.items())))
+        if key not in steps:
+            steps[key] = make(*args, **options)
+        return steps[key]
+
+    return remembered
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A tiny encoder and tiny files; what is cached goes to a folder of this session.
 
-    Most runs compile the same few programs; keeping them, however quickly they were compiled, halves the time.
+    A step is all that it is made from (model, optimizer, mesh, numbers), so that runs which agree in them share its
+    trace and its programs, as evaluations within one run do.
     """
-    folder = tmp_path_factory.mktemp("world")
-    session = tmp_path_factory.getbasetemp()
-    session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session  # what all workers share
-    settings = {
-        "jax_compilation_cache_dir": str(session / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
+    folder, steps = tmp_path_factory.mktemp("world"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXPREFIX_CACHE", str(folder / "cache"))
-        for name, value in settings.items():
-            jax.config.update(name, value)
+        for module, names in MADE.items():
+            for name in names:
+                patch.setattr(module, name, made_once(getattr(module, name), steps))
         yield make_world(folder)
-        for name, value in before.items():
-            jax.config.update(name, value)

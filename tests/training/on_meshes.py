@@ -1,4 +1,7 @@
-"""Child process of the tests: a few updates of one model on several meshes of eight CPU devices; prints JSON."""
+"""Child process of the tests: a few updates of a model with several methods on several meshes of eight CPU devices.
+
+Arguments: the kind of the backbone, and as JSON which meshes each method is tried on beside one device. Prints JSON.
+"""
 
 import json
 import sys
@@ -72,7 +75,7 @@ def run_on(model: TunedModel, trees: tuple, batch: dict, shape: tuple) -> dict:
     }
 
 
-def main(kind: str) -> dict:
+def main(kind: str, meshes: dict[str, list[str]]) -> dict:
     module, tree = backbone(kind)
     batch = tiny.batch(LENGTHS) if kind == "bert" else decoders.batch(LENGTHS)
     batch = {name: np.asarray(value) for name, value in batch.items()}
@@ -80,9 +83,9 @@ def main(kind: str) -> dict:
     for name, method in METHODS.items():
         model = TunedModel(module, method, SequenceClassifier(num_labels=3, dropout=0.0))
         trees = model.init(jax.random.key(1), tree)
-        found[name] = {mesh: run_on(model, trees, batch, shape) for mesh, shape in MESHES.items()}
+        found[name] = {mesh: run_on(model, trees, batch, MESHES[mesh]) for mesh in ("one", *meshes[name])}
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]))))

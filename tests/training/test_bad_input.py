@@ -325,7 +325,7 @@ def full(*_, **__):
 def test_a_disk_that_is_full_at_a_checkpoint(world, tmp_path, capsys, monkeypatch):
     from jaxprefix.checkpoints import store
 
-    config = world.config_file(tmp_path / "config.py", tmp_path / "run", checkpoint_every="2", steps="6")
+    config = world.config_file(tmp_path / "config.py", tmp_path / "run", checkpoint_every="2", steps="4")
     real, calls = store.start_saving, []
 
     def second(*args):
@@ -345,12 +345,12 @@ def test_a_disk_that_is_full_at_a_checkpoint(world, tmp_path, capsys, monkeypatc
 def test_a_disk_that_is_full_at_the_adapter(world, tmp_path, capsys, monkeypatch):
     from jaxprefix.checkpoints import adapter
 
-    config = world.config_file(tmp_path / "config.py", tmp_path / "run", steps="1")
+    config = world.config_file(tmp_path / "config.py", tmp_path / "run", steps="4")
     with monkeypatch.context() as patch:
         patch.setattr(adapter, "put_folder", full)
         assert cli.main(["train", config]) == 2
     assert "the adapter could not be written" in capsys.readouterr().err
-    assert kept_steps(tmp_path / "run") == [1]
+    assert kept_steps(tmp_path / "run") == [4]
     assert not (tmp_path / "run" / "adapter").exists()
     assert cli.main(["train", config]) == 0
 

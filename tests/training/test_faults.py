@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from jaxprefix.cli import main as cli
@@ -21,14 +20,12 @@ FIELDS = {"checkpoint_every": "2"}  # of 12 steps, with evaluations after 6 and 
 class Runner:
     """Sends `jaxprefix train` to the process that forks a child for each run; see `killed.py`."""
 
-    def __init__(self, cache: Path, compiled: str):
+    def __init__(self, cache: Path):
         env = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
             "JAXPREFIX_CACHE": str(cache),
-            "JAX_COMPILATION_CACHE_DIR": compiled,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         command = [sys.executable, "-m", "tests.training.killed"]
         self.process = subprocess.Popen(
@@ -46,7 +43,7 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def runner(world, tmp_path_factory):
-    started = Runner(tmp_path_factory.mktemp("cache"), jax.config.jax_compilation_cache_dir)
+    started = Runner(tmp_path_factory.mktemp("cache"))
     yield started
     started.process.stdin.close()
     started.process.wait(30)

@@ -50,7 +50,7 @@ def test_the_launch_is_taken_out_of_the_arguments():
 def test_a_process_alone_stays_as_it_is(mode):
     start_processes(Launch(mode))
     assert not jax.distributed.is_initialized()
-    barrier("nobody")  # returns at once
+    processes.barrier("nobody")  # returns at once
     one_process_only("a test")
 
 

@@ -23,13 +23,23 @@ from tests.training.watching import bits, kept_steps, lines, record, same_end, w
 from tests.training.worlds import HEADS, LAYERS, MLP, POSITIONS, WIDTH, sentences, words_of
 
 EPOCH = 6  # 96 rows in batches of 16
+STEPS = {"steps": 10}  # of runs that need nothing else: they share a program
+RESUMED = {"steps": 10, "buckets": (16, 32), "checkpoint_every": 2}
 
 
 @pytest.fixture(scope="module")
 def trained(world, tmp_path_factory):
-    """A run of five epochs in three buckets, with dropout; nobody may change its folder."""
+    """A run of five epochs in two buckets, with dropout; nobody may change its folder."""
     folder = tmp_path_factory.mktemp("trained")
-    return watched(world.run(folder, epochs=5.0, optimizer=Optimizer(5e-2), buckets=(12, 14, 32)))
+    return watched(world.run(folder, epochs=5.0, optimizer=Optimizer(5e-2), buckets=(14, 32)))
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """The folder of a run of ten steps in two buckets that nothing happened to; nobody may change it."""
+    folder = tmp_path_factory.mktemp("whole")
+    watched(world.run(folder, **RESUMED))
+    return folder
 
 
 # What comes of a run
@@ -126,14 +136,13 @@ def test_the_checkpoint_names_run_backbone_and_labels(trained, world):
     assert json.loads(info["run"])["method"]["length"] == 4
 
 
-def test_a_finished_run_does_not_train_again(world, tmp_path):
-    run = world.run(tmp_path / "r", steps=3)
-    first = watched(run)
-    before = (first.result.adapter / "adapter.safetensors").read_bytes(), lines(first.result.folder)
-    again = watched(run)
+def test_a_finished_run_does_not_train_again(trained):
+    adapter, folder = trained.result.adapter / "adapter.safetensors", trained.result.folder
+    before = adapter.read_bytes(), lines(folder)
+    again = watched(trained.setup.run)
     assert again.calls == []
-    assert again.result == first.result
-    assert ((first.result.adapter / "adapter.safetensors").read_bytes(), lines(first.result.folder)) == before
+    assert again.result == trained.result
+    assert (adapter.read_bytes(), lines(folder)) == before
 
 
 # The best, and the end before the end
@@ -147,7 +156,7 @@ def scripted(monkeypatch, metrics):
 
 def test_the_adapter_is_the_best_checkpoint_not_the_last(world, tmp_path, monkeypatch):
     scripted(monkeypatch, [0.2, 0.9, 0.9, 0.1, 0.5])
-    seen = watched(world.run(tmp_path, steps=10, evaluate_every=2))
+    seen = watched(world.run(tmp_path, **STEPS, evaluate_every=2))
     assert kept_steps(tmp_path) == [4, 8, 10]  # the best, of equal ones the first, and the two newest
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         step, best, info = checkpoints.restore_best(seen.state)
@@ -160,7 +169,7 @@ def test_the_adapter_is_the_best_checkpoint_not_the_last(world, tmp_path, monkey
 
 def test_it_stops_after_evaluations_without_progress(world, tmp_path, monkeypatch):
     scripted(monkeypatch, [0.2, 0.5, 0.4, 0.5, 0.9])
-    run = world.run(tmp_path, steps=20, evaluate_every=2, patience=2)
+    run = world.run(tmp_path, **STEPS, evaluate_every=2, patience=2)
     seen = watched(run)
     assert seen.result.steps == len(seen.calls) == 8
     assert record(tmp_path)["info"]["history"] == {"best_step": 4, "best_metric": 0.5, "without_progress": 2}
@@ -179,17 +188,17 @@ def test_less_is_better_for_perplexity(world, tmp_path, monkeypatch):
 
 
 def test_evaluation_every_so_many_steps(world, tmp_path):
-    watched(world.run(tmp_path, steps=7, evaluate_every=3, log_every=5))
+    watched(world.run(tmp_path, **STEPS, evaluate_every=3, log_every=4))
     found = lines(tmp_path)
-    assert [line["step"] for line in found if "validation/accuracy" in line] == [3, 6, 7]
-    assert [line["step"] for line in found if "loss" in line] == [5, 7]
+    assert [line["step"] for line in found if "validation/accuracy" in line] == [3, 6, 9, 10]
+    assert [line["step"] for line in found if "loss" in line] == [4, 8, 10]
 
 
 def test_without_a_validation_split_the_last_checkpoint_counts(world, tmp_path):
     source = dataclasses.replace(world.source, validation=None)
     task = dataclasses.replace(world.run(tmp_path).task, source=source)
-    seen = watched(world.run(tmp_path, task=task, steps=4, checkpoint_every=3))
-    assert kept_steps(tmp_path) == [3, 4]
+    seen = watched(world.run(tmp_path, task=task, **STEPS, checkpoint_every=3))
+    assert kept_steps(tmp_path) == [9, 10]
     assert set(seen.result.metrics) == {"test"}
     assert bits(read_adapter(seen.result.adapter).trainable) == bits(seen.state.trainable)
 
@@ -213,7 +222,6 @@ KINDS = {
     "full fine-tuning": lambda world: {"method": FullFineTuning(), "optimizer": Optimizer(1e-3)},
     "prefix-tuning": lambda world: {"method": PrefixTuning(length=3, mlp_width=16)},
     "no-op start": lambda world: {"method": PTuningV2(length=3, no_op_start=True, position_offset=False)},
-    "tagging": lambda world: {"task": world.tagging()},
     "masked language": lambda world: {
         "task": world.unlabelled(),
         "backbone": new_encoder(world),
@@ -228,16 +236,12 @@ KINDS = {
 STILL = {"no-op start": {"method/keys", "method/values"}}
 
 
-# every method, task and backbone once; combinations of them are slow
+# every method, task (tagging has a test of its own) and backbone once; combinations of them are slow
 RARE = ("roberta with its random pooler", "trained pooler", "no-op start", "bfloat16, scanned, rematerialised")
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in RARE else kind for kind in KINDS]
-)
-def test_every_kind_of_run_trains_and_its_adapter_answers_the_same(world, tmp_path, kind):
-    run = world.run(tmp_path, steps=3, **KINDS[kind](world))
-    seen = watched(run)
+def trains_and_answers_the_same(seen, kind):
+    run = seen.setup.run
     start, end = flatten(seen.setup.trainable), flatten(seen.state.trainable)
     unmoved = {path for path in end if np.array_equal(start[path], end[path])}
     assert unmoved <= STILL.get(kind, set())
@@ -250,8 +254,16 @@ def test_every_kind_of_run_trains_and_its_adapter_answers_the_same(world, tmp_pa
         assert np.asarray(leaf).tobytes() == seen.frozen_before[path].tobytes()
 
 
-def test_a_tagger_answers_for_each_word(world, tmp_path):
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in RARE else kind for kind in KINDS]
+)
+def test_every_kind_of_run_trains_and_its_adapter_answers_the_same(world, tmp_path, kind):
+    trains_and_answers_the_same(watched(world.run(tmp_path, steps=3, **KINDS[kind](world))), kind)
+
+
+def test_a_tagger_trains_and_answers_for_each_word(world, tmp_path):
     seen = watched(world.run(tmp_path, task=world.tagging(max_length=8), epochs=8.0, optimizer=Optimizer(5e-2)))
+    trains_and_answers_the_same(seen, "tagging")
     assert next(iter(seen.result.metrics["test"])) == "seqeval_f1"
     assert seen.result.metrics["test"]["seqeval_f1"] > 0.5
     words = ["the", "dog", "saw", "alice", "in", "paris", "and", "it", "was", "far", "away"]
@@ -272,18 +284,17 @@ def test_random_leaves_that_the_folder_lacks_travel_with_the_adapter(world, tmp_
 # Interruptions
 
 
-def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(world, tmp_path, caplog):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    watched(world.run(whole, checkpoint_every=2))
-    run = world.run(parts, checkpoint_every=2)
+def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(world, whole, tmp_path, caplog):
+    parts = tmp_path / "parts"
+    run = world.run(parts, **RESUMED)
     watched(run, stop_before=4)  # between two checkpoints
     assert kept_steps(parts) == [2]
     watched(dataclasses.replace(run, log_every=3), stop_before=10)  # just after one, with the metrics ahead of it
     caplog.clear()
     with caplog.at_level("INFO", "jaxprefix"):
         end = watched(run)
-    assert "going on from step 8 of 12" in caplog.text
-    assert len(end.calls) == 4
+    assert "going on from step 8 of 10" in caplog.text
+    assert len(end.calls) == 2
     same_end(whole, parts)
     steps = [line["step"] for line in lines(parts) if "loss" in line]
     assert steps == sorted(set(steps))
@@ -291,20 +302,19 @@ def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(world, tmp_path, ca
     assert evaluations[0] == evaluations[1]
 
 
-def test_metrics_of_steps_that_are_done_again_are_not_doubled(world, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    watched(world.run(whole, steps=6))
-    watched(world.run(parts, steps=6, checkpoint_every=2), stop_before=6)
+def test_metrics_of_steps_that_are_done_again_are_not_doubled(world, whole, tmp_path):
+    parts = tmp_path / "parts"
+    run = world.run(parts, **RESUMED)
+    watched(run, stop_before=6)
     with (parts / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss": 9')  # as a kill leaves it
-    watched(world.run(parts, steps=6, checkpoint_every=2))
+    watched(run)
     assert lines(parts) == lines(whole)
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(world, tmp_path, caplog):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    watched(world.run(whole))
-    run = world.run(parts, checkpoint_every=2)
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(world, whole, tmp_path, caplog):
+    parts = tmp_path / "parts"
+    run = world.run(parts, **RESUMED)
     watched(run, stop_before=6)
     newest = parts / "checkpoints" / "4"
     for path in (newest / "arrays").rglob("*"):
@@ -314,7 +324,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(world, tmp_path,
     with caplog.at_level("INFO", "jaxprefix"):
         watched(run)
     assert f"{newest} is damaged" in caplog.text
-    assert "going on from step 2 of 12" in caplog.text
+    assert "going on from step 2 of 10" in caplog.text
     assert (parts / "checkpoints" / "4.damaged").is_dir()
     same_end(whole, parts)
 

@@ -78,7 +78,7 @@ def test_members_are_the_runs_that_they_stand_for(world, tmp_path, case):
 
 def test_a_shared_order_is_that_of_the_run(world, tmp_path):
     """A member with another seed sees the same rows; one with the run's own seed is the run itself."""
-    run = world.run(tmp_path / "all", steps=3, hidden_dropout=0.0, attention_dropout=0.0)
+    run = world.run(tmp_path / "all", steps=6, hidden_dropout=0.0, attention_dropout=0.0)
     found = train_population(run, ({}, {"seed": 5}))
     alone = loop.train(dataclasses.replace(run, folder=str(tmp_path / "alone")))
     np.testing.assert_allclose(losses(tmp_path / "all", "0/loss"), losses(tmp_path / "alone"), rtol=1e-5)
@@ -89,7 +89,7 @@ def test_a_shared_order_is_that_of_the_run(world, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("independent_order", [False, True])
 def test_members_side_by_side_are_members_one_after_another(world, tmp_path, independent_order):
-    run = world.run(tmp_path, steps=3, buckets=(32,), optimizer=Optimizer(1e-2, epsilon=1e-4))
+    run = world.run(tmp_path, steps=3, optimizer=Optimizer(1e-2, epsilon=1e-4))
     fields = tuple({"seed": seed, "hidden_dropout": 0.1 * seed} for seed in range(3))
     runs = [dataclasses.replace(run, folder=str(tmp_path / str(count))) for count in (1, 2, 3)]
     found = [
@@ -197,27 +197,34 @@ def interrupted(run, fields, before, **options):
             train_population(run, fields, **options)
 
 
+RESUMED = {"steps": 8, "evaluate_every": 4, "checkpoint_every": 3, "patience": 5, "buckets": (16, 32)}
+RESUMED_FIELDS = ({"seed": 1}, {"seed": 2, "optimizer.learning_rate": 1e39}, {"seed": 3, "hidden_dropout": 0.2})
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """A population that nothing happened to; nobody may change its folder."""
+    run = world.run(tmp_path_factory.mktemp("whole"), **RESUMED)
+    return train_population(run, RESUMED_FIELDS, independent_order=True)
+
+
 @pytest.mark.parametrize("before", [2, 6])
-def test_an_interrupted_population_ends_in_the_same_bits(world, tmp_path, before):
-    fields = ({"seed": 1}, {"seed": 2, "optimizer.learning_rate": 1e39}, {"seed": 3, "hidden_dropout": 0.2})
-    runs = [
-        world.run(tmp_path / name, steps=8, evaluate_every=4, checkpoint_every=3, patience=5) for name in ("one", "two")
-    ]
-    whole = train_population(runs[0], fields, independent_order=True)
-    interrupted(runs[1], fields, before, independent_order=True)
-    again = train_population(runs[1], fields, independent_order=True)
-    one, two = record(tmp_path / "one"), record(tmp_path / "two")
+def test_an_interrupted_population_ends_in_the_same_bits(world, whole, tmp_path, before):
+    run = world.run(tmp_path, **RESUMED)
+    interrupted(run, RESUMED_FIELDS, before, independent_order=True)
+    again = train_population(run, RESUMED_FIELDS, independent_order=True)
+    one, two = record(whole.folder), record(tmp_path)
     assert (one["step"], one["digests"]) == (two["step"], two["digests"])
     assert any(name.startswith("train/opt_state") for name in one["digests"])
     assert [member.history for member in whole.members] == [member.history for member in again.members]
     for index in range(3):
         name = f"{index}/adapter/adapter.safetensors"
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert [line["step"] for line in lines(tmp_path / "two")] == [line["step"] for line in lines(tmp_path / "one")]
+        assert (whole.folder / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert [line["step"] for line in lines(tmp_path)] == [line["step"] for line in lines(whole.folder)]
 
 
 def test_another_population_in_the_folder_is_refused(world, tmp_path):
-    run = world.run(tmp_path / "all", steps=1)
+    run = world.run(tmp_path / "all", steps=6)
     fields = ({"seed": 1}, {"seed": 2})
     train_population(run, fields)
     for other, options in (((*fields, {}), {}), (fields, {"independent_order": True})):

@@ -13,7 +13,6 @@ import signal
 import subprocess
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -30,7 +29,7 @@ GONE = f"is {CAUSE}"
 
 @pytest.fixture(scope="module")
 def several(world, tmp_path_factory):
-    started = Several(tmp_path_factory.mktemp("cache"), jax.config.jax_compilation_cache_dir)
+    started = Several(tmp_path_factory.mktemp("cache"))
     yield started
     started.close()
 

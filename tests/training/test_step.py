@@ -34,6 +34,12 @@ def make_batch(per_token=False):
     return batch
 
 
+@functools.cache
+def step_of(model, optimizer, mesh, **options):
+    """A step is traced once for all tests that ask for the same."""
+    return make_train_step(model, optimizer, mesh, steps=10, epoch_steps=5, **options)
+
+
 @dataclasses.dataclass
 class Case:
     """A model with its trees, an optimizer and a mesh of one device."""
@@ -46,7 +52,7 @@ class Case:
     batch: dict
 
     def step(self, **options):
-        return make_train_step(self.model, self.optimizer, self.mesh, steps=10, epoch_steps=5, **options)
+        return step_of(self.model, self.optimizer, self.mesh, **options)
 
     def state(self):
         return init_state(self.model, self.trainable, self.optimizer, jax.random.key(3), self.mesh)
@@ -159,7 +165,8 @@ def test_the_state_is_donated_and_nothing_else():
 
 
 def test_other_rates_need_no_other_program():
-    case, step = plain(), plain().step()
+    case = plain()
+    step = make_train_step(case.model, case.optimizer, case.mesh, steps=10, epoch_steps=5)  # nobody else's
     state = case.state()
     ends = []
     for rate in (0.1, 0.2, 0.0):

@@ -134,7 +134,7 @@ class World:
             "optimizer": Optimizer(learning_rate=2e-2),
             "epochs": 2.0,
             "batch_size": 16,
-            "buckets": (16, 32),
+            "buckets": (32,),
             "log_every": 1,
             "folder": str(folder),
         }
@@ -155,7 +155,7 @@ class World:
             "optimizer": "jp.Optimizer(learning_rate=2e-2)",
             "epochs": "2.0",
             "batch_size": "16",
-            "buckets": "(16, 32)",
+            "buckets": "(32,)",
             "log_every": "1",
             "folder": repr(str(folder)),
             **fields,

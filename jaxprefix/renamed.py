@@ -83,5 +83,11 @@ def upgraded_path(path: str, form: int) -> str:
     """The path of a leaf (`trainable/method/new_words/rows`) that an adapter of format `form` holds, as it is today."""
     for renames in (ADAPTER_FORMATS[older] for older in sorted(ADAPTER_FORMATS) if older >= form):
         first, *rest = path.split("/")
-        path = "/".join([renames.subtrees.get(first, first), *(renames.parts.get(part, part) for part in rest)])
+        path = "/".join([renames.subtrees.get(first, first), *(_renamed_part(part, renames.parts) for part in rest)])
     return path
+
+
+def _renamed_part(part: str, parts: Mapping[str, str]) -> str:
+    """A part of a path; that of a method that a sum has twice ends in its number (`new_words_2`)."""
+    name, _, number = part.rpartition("_")
+    return f"{parts[name]}_{number}" if number.isdigit() and name in parts else parts.get(part, part)

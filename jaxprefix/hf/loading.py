@@ -57,7 +57,9 @@ class Report:
     @property
     def identity(self) -> str:
         """One hex digest over config and fingerprints: equal for equal backbones, wherever their folder lies."""
-        content = {"config": dataclasses.asdict(self.config), "tensors": self.fingerprint}
+        config = dataclasses.asdict(self.config)
+        config["kind"] = config.pop("model_type")  # its name when the first adapters were tied to these digests
+        content = {"config": config, "tensors": self.fingerprint}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def lines(self) -> list[str]:

@@ -68,9 +68,9 @@ def attention_block(
       The sublayer's output before its residual dropout, and what the edits show.
     """
     h = x if h is None else h
-    token_type_ids = None
+    segment_ids = None
     if ctx.queries.segment_ids is not None and ctx.keys.segment_ids is not None:
-        token_type_ids = ctx.queries.segment_ids, ctx.keys.segment_ids
+        segment_ids = ctx.queries.segment_ids, ctx.keys.segment_ids
 
     def split(name: str, x: Array, heads: int) -> Array:
         y = constrain(linear(name, x).reshape(*x.shape[:-1], heads, dims.head_width), *BY_HEADS)
@@ -92,7 +92,7 @@ def attention_block(
             window=ctx.window,
             query_offset=ctx.queries.offset,
             key_offset=ctx.keys.offset,
-            token_type_ids=token_type_ids,
+            segment_ids=segment_ids,
             bias=bias,
             scale=ctx.scale,
             softcap=ctx.softcap,

@@ -13,6 +13,7 @@ from jaxprefix.checkpoints import adapter, records
 from jaxprefix.errors import UserError
 from jaxprefix.hf.sources import read_tokenizer
 from jaxprefix.methods import METHODS
+from jaxprefix.renamed import upgraded_path
 from jaxprefix.starts import STARTS
 from jaxprefix.tasks import prepare
 from jaxprefix.tasks.formats import FORMATS
@@ -115,3 +116,9 @@ def test_an_entry_of_the_token_cache_is_made_anew(past, tmp_path):
 def test_an_older_version_is_told_to_upgrade(tmp_path):
     """What 0.1.0 compares with its own number is the first thing that it reads of a folder."""
     assert records.FORMAT > 1 and adapter.FORMAT > 1
+
+
+def test_numbered_parts_of_sums_are_renamed_like_the_first():
+    assert upgraded_path("trainable/method/new_words_2/words", 1) == "trainable/method/new_tokens_2/words"
+    assert upgraded_path("born/pooler/kernel", 1) == "initialized/pooler/kernel"
+    assert upgraded_path("trainable/method/new_words_x/born", 2) == "trainable/method/new_words_x/born"

@@ -9,12 +9,12 @@ from jaxprefix.analysis.collectives import Owners, collectives
 from jaxprefix.analysis.hlo import Array, Module
 from jaxprefix.analysis.memory import needed_bytes
 from jaxprefix.analysis.topologies import find_topology
+from jaxprefix.cli.plan import check_mesh_words
 from jaxprefix.data import Files
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.methods import AdaptivePrefix, LoRA, PTuningV2
 from jaxprefix.models.heads import SequenceClassifier
-from jaxprefix.planning.plan import check_mesh_words
 from jaxprefix.planning.search import candidates, difference, larger, meshes
 from jaxprefix.planning.shapes import run_shapes
 from jaxprefix.tasks import CausalLanguage, Classification, Tagging

@@ -164,7 +164,9 @@ def _texts(node: ast.AST) -> set[str]:
 
 
 def _is_config(node: ast.AST) -> bool:
-    """Whether an expression is the config of a backbone: `backbone.config`, `model.backbone`."""
+    """Whether an expression is the config of a backbone, or a backbone: `config`, `module.config`, `model.backbone`."""
+    if isinstance(node, ast.Name):
+        return node.id == "config"
     return isinstance(node, ast.Attribute) and node.attr in ("config", "backbone") and "run" not in _named(node)
 
 

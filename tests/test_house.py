@@ -37,6 +37,7 @@ def test_a_question_for_a_family_would_be_seen():
         "type(model.backbone.config) is Mine",
         "HEADS[type(backbone.config)]",
         "getattr(model.backbone.config, 'pattern', ())",
+        "config.kind != theirs",
     ):
         (statement,) = ast.parse(text).body
         assert house._asks_family(statement.value, names, types), text

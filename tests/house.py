@@ -108,3 +108,70 @@ def circles(graph: dict[str, set[str]] | dict[str, frozenset[str]]) -> list[list
         if node not in index:
             visit(node)
     return found
+
+
+def family_words() -> tuple[set[str], set[str]]:
+    """The names of classes and lists by which a backbone's family is told, and the `model_type`s themselves."""
+    from jaxprefix.models.backbones import FAMILIES
+
+    names, types = {"DECODER_KINDS", "KINDS", "FAMILIES", "Encoder", "Decoder"}, set()
+    for config, module in FAMILIES:
+        names |= {config.__name__, module.__name__}
+        types |= set(config.model_types)
+    return names, types
+
+
+def family_branches() -> list[str]:
+    """Where modules outside `models` and `hf` ask which family a backbone is of: isinstance and class patterns,
+    comparisons with the classes or a `model_type`, tables by the class or `model_type` of a config, and fields of a
+    config looked for by name."""
+    names, types = family_words()
+    found = []
+    for module, tree in modules().items():
+        if room(module) in ("models", "hf"):
+            continue
+        for node in ast.walk(tree):
+            if _asks_family(node, names, types):
+                found.append(f"{module}:{node.lineno}")
+    return sorted(found)
+
+
+def _asks_family(node: ast.AST, names: set[str], types: set[str]) -> bool:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id in ("isinstance", "issubclass"):
+            return bool(_named(node.args[1]) & names)
+        if node.func.id in ("getattr", "hasattr"):
+            return _is_config(node.args[0])
+    if isinstance(node, ast.Compare):
+        parts = [node.left, *node.comparators]
+        return any(_named(part) & names or _texts(part) & types or _is_type_of_config(part) for part in parts)
+    if isinstance(node, ast.MatchClass):
+        return bool(_named(node.cls) & names)
+    if isinstance(node, ast.MatchValue):
+        return bool(_texts(node.value) & types)
+    if isinstance(node, ast.Subscript):
+        return _is_type_of_config(node.slice)
+    return False
+
+
+def _named(node: ast.AST) -> set[str]:
+    inner = list(ast.walk(node))
+    return {n.id for n in inner if isinstance(n, ast.Name)} | {n.attr for n in inner if isinstance(n, ast.Attribute)}
+
+
+def _texts(node: ast.AST) -> set[str]:
+    return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+def _is_config(node: ast.AST) -> bool:
+    """Whether an expression is the config of a backbone, or a backbone: `config`, `module.config`, `model.backbone`."""
+    if isinstance(node, ast.Name):
+        return node.id == "config"
+    return isinstance(node, ast.Attribute) and node.attr in ("config", "backbone") and "run" not in _named(node)
+
+
+def _is_type_of_config(node: ast.AST) -> bool:
+    """Whether an expression is `type(....config)`, `....config.model_type` or `....config.model_type`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
+        return _is_config(node.args[0])
+    return isinstance(node, ast.Attribute) and node.attr in ("kind", "model_type") and _is_config(node.value)

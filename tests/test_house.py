@@ -1,5 +1,7 @@
 """The order of the house: imports run downwards, without circles among modules or rooms."""
 
+import ast
+
 from docs import draw_floors
 from tests import house
 
@@ -23,3 +25,27 @@ def test_no_circles_of_rooms():
 
 def test_the_picture_of_the_floors_is_current():
     assert (house.ROOT / "docs" / "floors.svg").read_text() == draw_floors.draw()
+
+
+def test_nobody_outside_models_and_hf_asks_for_a_backbones_family():
+    assert house.family_branches() == []
+
+
+def test_a_question_for_a_family_would_be_seen():
+    names, types = house.family_words()
+    for text in (
+        "isinstance(backbone, Decoder)",
+        "isinstance(config, EncoderConfig | DecoderConfig)",
+        "kind in DECODER_KINDS",
+        "model.backbone.config.model_type == 'other'",
+        "kind == 'gpt2'",
+        "type(model.backbone.config) is Mine",
+        "HEADS[type(backbone.config)]",
+        "getattr(model.backbone.config, 'pattern', ())",
+        "config.model_type != theirs",
+    ):
+        (statement,) = ast.parse(text).body
+        assert house._asks_family(statement.value, names, types), text
+    for text in ("isinstance(task, Tagging)", "model.backbone.config.causal", "kind == 'tagging'"):
+        (statement,) = ast.parse(text).body
+        assert not house._asks_family(statement.value, names, types), text

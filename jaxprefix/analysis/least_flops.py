@@ -42,10 +42,12 @@ class Least:
 
     @property
     def backward(self) -> int:
+        """Of activations and trained leaves."""
         return self.activations + self.trained
 
     @property
     def total(self) -> int:
+        """Forward and backward."""
         return self.forward + self.backward
 
 
@@ -55,7 +57,8 @@ def least_flops(model: TunedModel, trainable: Any, rows: int, tokens: int) -> Le
     Args:
       model: any; its head may be any or none.
       trainable: its tree, of arrays or shapes.
-      rows, tokens: B and T of the global batch.
+      rows: B of the global batch.
+      tokens: T.
     """
     config, edits = model.backbone.config, jax.eval_shape(model.edits, trainable)
     dims, moved = config.dims, flatten(trainable.get("backbone", {}))

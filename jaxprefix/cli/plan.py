@@ -66,7 +66,7 @@ def run(args: Sequence[str]) -> int:
     from rich.console import Console
 
     from jaxprefix.cli.configs import parse_run
-    from jaxprefix.planning.plan import as_json, check_mesh_words, plan_run
+    from jaxprefix.planning.plan import as_json, plan_run
     from jaxprefix.planning.table import print_plan
 
     config = parse_run([options.config, *fields], "jaxprefix plan")
@@ -86,6 +86,17 @@ def run(args: Sequence[str]) -> int:
     if options.picture:
         _picture([("", plan)], options, found)
     return 1 if plan.fits is False or plan.problems else 0
+
+
+def check_mesh_words(text: str) -> dict[str, int]:
+    """`data=1,fsdp=16,tp=1` as sizes."""
+    sizes = {}
+    for part in text.split(","):
+        name, _, size = part.partition("=")
+        if name.strip() not in ("data", "fsdp", "tp") or not size.strip().lstrip("-").isdigit():
+            raise UserError(f"--mesh is {text!r}; write it as data=1,fsdp=16,tp=1, one of the sizes may be -1.")
+        sizes[name.strip()] = int(size)
+    return sizes
 
 
 def _suggestions(plan: Any, budget: float, console: Any) -> list[dict[str, Any]]:

@@ -172,7 +172,9 @@ def backbone_shapes(
       config: of the backbone.
       folder: where its files lie; None, or one without tensors, gives every leaf that a whole folder of this family
         has, the head tied where it may be.
-      dtype, sharding, quantize: as for `read_backbone`, which gives a tree equal to this one, leaf by leaf.
+      dtype: as for `read_backbone`, which gives a tree equal to this one, leaf by leaf.
+      sharding: as for `read_backbone`.
+      quantize: as for `read_backbone`.
     """
     leaves = [leaf for leaf in config.leaves() if leaf.tied_to is None]
     if folder is not None and has_tensors(folder.path):

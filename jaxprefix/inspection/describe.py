@@ -108,9 +108,8 @@ def _facts(setup: Setup) -> dict[str, str]:
 
 
 def _positions(setup: Setup) -> str:
-    offset = setup.model.edits(setup.trainable).positions
     longest = int(setup.examples["train"].lengths.max())
-    return f"{longest} tokens + {offset} of the prefix, of {setup.model.backbone.dims.positions}"
+    return f"{longest} tokens + {setup.positions} of the prefix, of {setup.model.backbone.dims.positions}"
 
 
 def _fields(value: Any) -> str:

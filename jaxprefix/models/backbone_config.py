@@ -52,7 +52,6 @@ class BackboneConfig(abc.ABC):
       accelerated_remat: what the backward pass keeps of a layer on accelerators, where a run does not say.
       new_starts: how leaves of a new backbone may be drawn (`models/fresh_init.py`).
       constants: how the names of tensors end which older versions of transformers saved with the weights.
-      classifiers: transformers' own on this family; None where there are none to write.
     """
 
     model_type: str
@@ -123,6 +122,7 @@ class BackboneConfig(abc.ABC):
 
     @property
     def classifiers(self) -> Classifiers | None:
+        """transformers' own classifiers on this family; None where there are none to write."""
         return None
 
     @classmethod
@@ -163,7 +163,9 @@ class Module(Protocol):
     apply: Any
 
     @property
-    def dims(self) -> Dims: ...
+    def dims(self) -> Dims:
+        """The config's."""
+        ...
 
     def keys_and_values(self, params: Any, ids: Array) -> tuple[Array, Array]:
         """Keys and values `[L, P, K, E]`, as they enter the attention, of P tokens of one row."""

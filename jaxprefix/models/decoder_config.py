@@ -100,6 +100,7 @@ class DecoderConfig(BackboneConfig):
 
     @property
     def dims(self) -> Dims:
+        """The sizes that methods and heads may ask for."""
         return Dims(
             layers=self.layers,
             heads=self.heads,
@@ -120,30 +121,37 @@ class DecoderConfig(BackboneConfig):
 
     @property
     def prefix(self) -> str:
+        """What precedes the names of its tensors in files that are written."""
         return "transformer." if self.model_type == "gpt2" else "model."
 
     @property
     def anchor(self) -> str:
+        """The end of the one tensor name by which it is found in files."""
         return decoder_anchor(self)
 
     def leaves(self, prefix: str = "") -> list[Leaf]:
+        """The table of its leaves, tensor names behind a prefix."""
         return decoder_leaves(self, prefix)
 
     @property
     def layer_ropes(self) -> tuple[Rope | None, ...]:
+        """The rotation of each of the L layers; None where positions are rows of a table."""
         by_kind = {"full": self.rope, "sliding": self.sliding_rope}
         return tuple(by_kind[self.pattern[layer % len(self.pattern)]] for layer in range(self.layers))
 
     @property
     def slides(self) -> bool:
+        """Whether any layer sees a window of `window` tokens alone."""
         return "sliding" in self.pattern
 
     @property
     def classifiers(self) -> Classifiers:
+        """transformers' own classifiers on this kind."""
         tokens = {"gpt2": "classifier", "gemma3_text": None}.get(self.model_type, "score")
         return Classifiers("score", tokens, pooling="last", bias=False)
 
     def seen_tokens(self, layer: int, tokens: int) -> float:
+        """How many of T tokens a query of a layer sees on average: those before it, where it slides in a window."""
         sliding = self.pattern[layer % len(self.pattern)] == "sliding"
         window = min(self.window or tokens, tokens) if sliding else tokens
         return (window * (window + 1) / 2 + (tokens - window) * window) / tokens

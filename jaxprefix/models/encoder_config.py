@@ -82,6 +82,7 @@ class EncoderConfig(BackboneConfig):
 
     @property
     def dims(self) -> Dims:
+        """The sizes that methods and heads may ask for."""
         return Dims(
             layers=self.layers,
             heads=self.heads,
@@ -100,17 +101,21 @@ class EncoderConfig(BackboneConfig):
 
     @property
     def prefix(self) -> str:
+        """What precedes the names of its tensors in files that are written."""
         return f"{self.model_type}."
 
     @property
     def anchor(self) -> str:
+        """The end of the one tensor name by which it is found in files."""
         return ANCHOR
 
     def leaves(self, prefix: str = "") -> list[Leaf]:
+        """The table of its leaves, tensor names behind a prefix."""
         return encoder_leaves(self, prefix)
 
     @property
     def classifiers(self) -> Classifiers:
+        """transformers' own classifiers on this kind."""
         if self.model_type == "bert":
             return Classifiers(pooler="bert.pooler.dense")
         return Classifiers("classifier.out_proj", pooler="classifier.dense", pooler_is_trained=True)

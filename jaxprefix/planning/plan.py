@@ -17,7 +17,6 @@ from jaxprefix.analysis.memory import Memory, inputs_of, memory_of, needed_bytes
 from jaxprefix.analysis.products import product_flops
 from jaxprefix.analysis.topologies import Topology, topology_devices
 from jaxprefix.distributed.mesh import make_mesh
-from jaxprefix.errors import UserError
 from jaxprefix.planning.shapes import Shapes, run_shapes
 from jaxprefix.training.config import Run
 from jaxprefix.training.step import make_eval_step, make_train_step
@@ -297,14 +296,3 @@ def as_json(plan: Plan) -> dict[str, Any]:
         },
         "compile_seconds": [round(step.compile_seconds, 1) for step in plan.steps],
     }
-
-
-def check_mesh_words(text: str) -> dict[str, int]:
-    """`data=1,fsdp=16,tp=1` as sizes."""
-    sizes = {}
-    for part in text.split(","):
-        name, _, size = part.partition("=")
-        if name.strip() not in ("data", "fsdp", "tp") or not size.strip().lstrip("-").isdigit():
-            raise UserError(f"--mesh is {text!r}; write it as data=1,fsdp=16,tp=1, one of the sizes may be -1.")
-        sizes[name.strip()] = int(size)
-    return sizes

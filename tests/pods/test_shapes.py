@@ -9,16 +9,17 @@ from jaxprefix.analysis.collectives import Owners, collectives
 from jaxprefix.analysis.hlo import Array, Module
 from jaxprefix.analysis.memory import needed_bytes
 from jaxprefix.analysis.topologies import find_topology
+from jaxprefix.cli.plan import check_mesh_words
 from jaxprefix.data import Files
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
-from jaxprefix.methods import AdaptivePrefix, LoRA, PTuningV2
+from jaxprefix.methods import AdaptivePrefix, LoRA, PromptTuning, PTuningV2
 from jaxprefix.models.heads import SequenceClassifier
-from jaxprefix.planning.plan import check_mesh_words
 from jaxprefix.planning.search import candidates, difference, larger, meshes
 from jaxprefix.planning.shapes import run_shapes
-from jaxprefix.tasks import CausalLanguage, Classification, Tagging
+from jaxprefix.tasks import CausalLanguage, Classification, MaskedLanguage, Tagging
 from jaxprefix.training.config import Run
+from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.training.setup import backbone_config, labels_of, set_up
 from jaxprefix.trees import count, flatten
 from tests.training.conftest import world  # noqa: F401
@@ -68,6 +69,9 @@ def test_int8_kernels_have_scales_beside_them():
     [
         (Run(CausalLanguage(FILES), "roberta-large"), "needs a decoder and roberta-large is an encoder"),
         (Run(Classification(FILES, max_length=600), "roberta-large"), "need"),
+        (Run(MaskedLanguage(FILES), "gpt2"), "needs an encoder and gpt2 is a decoder"),
+        (Run(Classification(FILES), "roberta-large", optimizer=Optimizer(gate_learning_rate=1e-3)), "has no gate"),
+        (Run(CausalLanguage(FILES, packed=True), "gpt2", PromptTuning(3)), "set packed=False"),
         (Run(Classification(FILES), "./nowhere/at-all/here"), "neither known here nor to be had"),
     ],
 )

@@ -82,7 +82,7 @@ def home(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("precision", "quantize"), PRECISIONS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["roberta", "gemma2", "prenorm"])  # all of them on eight devices
 def test_on_one_device(home, kind, precision, quantize):
     run = run_of(write(home, kind), home, precision, quantize, mesh=jp.MeshShape(1))
     setup = set_up(run)

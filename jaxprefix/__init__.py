@@ -20,7 +20,7 @@ _HOMES = {
     "jaxprefix.comparison": ("Comparison", "Entry", "compare"),
     "jaxprefix.data.sources": ("Files", "Tfds"),
     "jaxprefix.distributed.mesh": ("MeshShape",),
-    "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "edit", "static"),
+    "jaxprefix.edits": (*("Context", "Dims", "Edits", "LayerEdit", "Leaf", "declare", "edit", "leaf", "static"),),
     "jaxprefix.errors": ("RunFailed", "UserError"),
     "jaxprefix.exchange.adapters_library": ("import_adapters",),
     "jaxprefix.exchange.p_tuning_v2": ("import_p_tuning_v2",),

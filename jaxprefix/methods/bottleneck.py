@@ -21,7 +21,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import dropout
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, he_uniform, in_layers
@@ -164,7 +164,12 @@ class BottleneckModule(nn.Module):
         shapes |= {"up_bias": (zeros, (d,))}
         if method.norm:
             shapes |= {"norm_scale": (ones, (d,)), "norm_bias": (zeros, (d,))}
-        leaves = {name: self.param(name, init, (layers, *shape)) for name, (init, shape) in shapes.items()}
+        leaves = {  # the two matrices, and vectors
+            name: leaf(
+                self, name, init, (layers, *shape), decay=len(shape) == 2, matrix=(1, 2) if len(shape) == 2 else None
+            )
+            for name, (init, shape) in shapes.items()
+        }
         bottleneck = BottleneckEdit(
             **in_layers(leaves, method, dims),
             place="parallel" if isinstance(method, ParallelAdapter) else method.place,

@@ -18,7 +18,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import dropout
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, folded_normal, in_layers
@@ -154,5 +154,9 @@ class HeadMapLeaves(nn.Module):
             "o_A": (h, s, e), "o_B": (d, h, s), "o_b": (d,),
         }  # fmt: skip
         layers = len(chosen_layers(method, dims))
-        leaves = {name: self.param(name, folded_normal, (layers, *shape)) for name, shape in shapes.items()}
+        matrices = {name: (1, 3) if name == "o_B" else (2, 3) for name in shapes if name[2:] in ("A", "B")}
+        leaves = {
+            name: leaf(self, name, folded_normal, (layers, *shape), decay=name in matrices, matrix=matrices.get(name))
+            for name, shape in shapes.items()
+        }
         return HeadMaps(**in_layers(leaves, method, dims), rate=self.rate)

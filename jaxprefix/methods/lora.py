@@ -19,7 +19,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import dropout
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, folded_normal, he_uniform, in_layers
@@ -161,11 +161,11 @@ class LowRankLeaves(nn.Module):
         start = folded_normal if folded else he_uniform(_HE_SMALL if self.start == "he_small" else 1.0)
         zero = folded_normal if folded else nn.initializers.zeros
         leaves = {
-            "A": self.param("A", start, (layers, self.rank, self.inputs)),
-            "B": self.param("B", zero, (layers, self.outputs, self.rank)),
+            "A": leaf(self, "A", start, (layers, self.rank, self.inputs), matrix=(1, 2)),
+            "B": leaf(self, "B", zero, (layers, self.outputs, self.rank), matrix=(1, 2)),
         }
         if self.bias:
-            leaves["b"] = self.param("b", zero, (layers, self.outputs))
+            leaves["b"] = leaf(self, "b", zero, (layers, self.outputs), decay=False)
         return LowRank(**in_layers(leaves, self.method, self.dims))
 
 
@@ -187,12 +187,12 @@ def merge_update(method: LoRA, params: Tree, backbone: Tree, dims: Dims) -> Tree
         change = {"kernel": jnp.einsum("lri,lor->lio", update.A, update.B, precision="highest")}
         if update.b is not None:
             change["bias"] = update.b
-        for leaf, by in change.items():
-            if f"layers/{name}/{leaf}" not in flat:
+        for kind, by in change.items():
+            if f"layers/{name}/{kind}" not in flat:
                 raise UserError(
                     f"the LoRA trains a bias, and the map {name} of this backbone has none to merge it into; keep the "
                     "adapter as it is, or tune with bias=False."
                 )
-            old = flat[f"layers/{name}/{leaf}"]
-            flat[f"layers/{name}/{leaf}"] = (old + method.scale * by).astype(old.dtype)
+            old = flat[f"layers/{name}/{kind}"]
+            flat[f"layers/{name}/{kind}"] = (old + method.scale * by).astype(old.dtype)
     return unflatten(flat)

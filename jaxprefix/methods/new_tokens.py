@@ -9,7 +9,7 @@ import dataclasses
 
 import flax.linen as nn
 
-from jaxprefix.edits import Dims, Edits
+from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 
@@ -51,4 +51,4 @@ class NewWordsModule(nn.Module):
     def __call__(self) -> Edits:
         std = self.dims.initializer_range if self.method.init_std is None else self.method.init_std
         shape = (self.method.count, self.dims.width)
-        return Edits(words=self.param("words", nn.initializers.normal(std), shape))
+        return Edits(words=leaf(self, "words", nn.initializers.normal(std), shape))

@@ -10,7 +10,7 @@ import dataclasses
 
 import flax.linen as nn
 
-from jaxprefix.edits import Dims, Edits
+from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 
@@ -45,4 +45,4 @@ class PromptModule(nn.Module):
     def __call__(self) -> Edits:
         std = self.dims.initializer_range if self.method.init_std is None else self.method.init_std
         shape = (self.method.length, self.dims.width)
-        return Edits(prompt=self.param("prompt", nn.initializers.normal(std), shape))
+        return Edits(prompt=leaf(self, "prompt", nn.initializers.normal(std), shape))

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxprefix.methods.base import Combined, Method, snake_case
+from jaxprefix.methods.base import Combined, Method
 from jaxprefix.models.leaf_table import leaf_table
 from jaxprefix.published import of_method
 from jaxprefix.training.config import Run
@@ -72,7 +72,7 @@ def _parts(setup: Setup) -> dict[str, int]:
     found = {}
     if "method" in trainable:
         own = trainable["method"]
-        trees = own if isinstance(method, Combined) else {snake_case(type(method).__name__): own}
+        trees = own if isinstance(method, Combined) else {method.method_name: own}
         found = {name: count(tree) for name, tree in trees.items()}
         if len(found) > 1:
             found["method"] = sum(found.values())

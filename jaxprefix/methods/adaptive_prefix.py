@@ -16,6 +16,7 @@ are inferred from its code base, and `gate_std`, `gate_scale` change them.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 from jax import Array
@@ -46,6 +47,11 @@ class AdaptivePrefix(PTuningV2):
 
     `gate_std=0, gate_scale=2` is the parity start: exactly P-Tuning v2 at step 0.
     """
+
+    method_name: ClassVar[str] = "adaptive_prefix"
+    summary: ClassVar[str] = "P-Tuning v2 with gates of tokens and layers (Zhang et al. 2023)"
+    usual_rate: ClassVar[float | None] = 2e-2
+    size_fields: ClassVar[tuple[str, ...]] = ("length",)
 
     token_gate: bool = True
     layer_scale: bool = True

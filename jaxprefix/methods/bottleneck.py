@@ -12,7 +12,7 @@ baseline, sequential behind the attention's output projection.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, he_uniform, in_layers
 
@@ -103,8 +103,7 @@ class _Bottleneck(Method):
         name = type(self).__name__
         if self.width < 1:
             raise UserError(f"{name} has width = {self.width}; it must be at least 1.")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"{name} has dropout = {self.dropout}; it must be at least 0 and below 1.")
+        check_rate(f"{name} has dropout =", self.dropout)
 
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)
@@ -128,6 +127,11 @@ class ParallelAdapter(_Bottleneck):
       after_dropout: add it after the residual dropout of the MLP (the inducer paper's RoBERTa), not before.
     """
 
+    method_name: ClassVar[str] = "parallel_adapter"
+    summary: ClassVar[str] = "a bottleneck adapter beside the MLP (He et al. 2022)"
+    usual_rate: ClassVar[float | None] = 5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("width",)
+
     after_dropout: bool = False
 
 
@@ -139,6 +143,11 @@ class SequentialAdapter(_Bottleneck):
       width, norm, scale, dropout, init, layers: as `ParallelAdapter` has them.
       place: behind the `attention`'s output projection, the `mlp`, or the whole `block`.
     """
+
+    method_name: ClassVar[str] = "sequential_adapter"
+    summary: ClassVar[str] = "a bottleneck adapter behind a sublayer (Houlsby et al. 2019)"
+    usual_rate: ClassVar[float | None] = 5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("width",)
 
     place: Literal["attention", "mlp", "block"] = "mlp"
 

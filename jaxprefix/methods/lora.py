@@ -10,7 +10,7 @@ at 0, so nothing changes at the start. `jp.merge_lora` puts a trained update int
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, folded_normal, he_uniform, in_layers
 from jaxprefix.trees import Tree, flatten, unflatten
@@ -93,6 +93,11 @@ class LoRA(Method):
       layers: indices of the layers that get one; None for all.
     """
 
+    method_name: ClassVar[str] = "lora"
+    summary: ClassVar[str] = "low-rank updates of linear maps (Hu et al. 2022)"
+    usual_rate: ClassVar[float | None] = 5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("rank",)
+
     maps: tuple[str, ...] = ("q", "v")
     rank: int = 8
     alpha: float | None = None
@@ -106,8 +111,7 @@ class LoRA(Method):
             raise UserError(f"LoRA has rank = {self.rank}; it must be at least 1.")
         if not self.maps or len(set(self.maps)) != len(self.maps):
             raise UserError(f"LoRA has maps = {self.maps}; name each linear map once, at least one.")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"LoRA has dropout = {self.dropout}; it must be at least 0 and below 1.")
+        check_rate("LoRA has dropout =", self.dropout)
 
     @property
     def scale(self) -> float:

@@ -6,6 +6,7 @@ frozen rows stay as they are.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 
@@ -27,6 +28,9 @@ class NewWords(Method):
       init_std: standard deviation of the initial rows; None takes the backbone's `initializer_range` (0.02), which is
         what the published code does.
     """
+
+    method_name: ClassVar[str] = "new_words"
+    summary: ClassVar[str] = "trained rows of the vocabulary that the model has not"
 
     count: int = 16
     init_std: float | None = None

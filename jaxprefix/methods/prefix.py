@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.edits import Dims, Edits, leaf
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.prefix_edits import DropoutUnit, Prefix
 
@@ -47,6 +47,18 @@ class PrefixMethod(Method):
     no_op_start: bool = False
     leaves_window: bool = False
 
+    @classmethod
+    def of_size(cls, size: int, like: Method | None = None) -> "PrefixMethod":
+        """With position offset, dropout, layers and initial scale of `like` where that is a prefix, so that all of a
+        comparison start alike; else without a position offset."""
+        shared = ("position_offset", "dropout", "dropout_unit", "layers")
+        given: dict[str, Any] = {"position_offset": False}
+        if isinstance(like, PrefixMethod):
+            given = {name: getattr(like, name) for name in shared}
+        if "init_std" in (field.name for field in dataclasses.fields(cls)):
+            given["init_std"] = getattr(like, "init_std", None)
+        return cls(**dict.fromkeys(cls.size_fields, size), **given)
+
     def layer_lengths(self, dims: Dims) -> tuple[int, ...]:
         """The number of virtual tokens of each of the L layers; refuses what does not fit the backbone."""
         name = type(self).__name__
@@ -57,8 +69,7 @@ class PrefixMethod(Method):
                 f"{name}(no_op_start=True) cannot start from the backbone with shifted positions; "
                 "set position_offset=False."
             )
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"{name} has dropout = {self.dropout}; it must be at least 0 and below 1.")
+        check_rate(f"{name} has dropout =", self.dropout)
         if self.lengths is not None:
             if self.layers is not None:
                 raise UserError(

@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxprefix.edits import Leaf
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.trees import Tree, flatten, unflatten
 from jaxprefix.typed_json import register
 
@@ -67,9 +67,7 @@ class Optimizer:
             if value is not None and not (value >= 0 and value < float("inf")):
                 raise UserError(f"optimizer.{name} is {value}; it must be a finite number of at least 0.")
         for name in ("warmup_share", "end"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise UserError(f"optimizer.{name} is {value}; it must be at least 0 and below 1.")
+            check_rate(f"optimizer.{name} is", getattr(self, name))
         if self.warmup and self.warmup_share:
             raise UserError("optimizer has both warmup and warmup_share; give one of them.")
         if self.clip is not None and not self.clip > 0:

@@ -32,6 +32,11 @@ class LayerEdit:
         """Virtual tokens of this layer's self-attention, from the layer's input `x`."""
         return None
 
+    def before_project(self, name: str, x: Float[Array, "*B I"], ctx: "Context") -> Float[Array, "*B I"]:
+        """Replaces the input `x` of the linear map `name`, before the product; names are those of `project`, which
+        sees what comes of it."""
+        return x
+
     def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: "Context") -> Array:
         """Replaces the output `y` of the linear map `name` (`q k v o up down`, where the MLP is gated `gate`) at input
         `x`."""

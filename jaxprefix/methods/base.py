@@ -72,6 +72,11 @@ class Method:
         """Whether the backbone's leaf at `path` (`layers/q/bias`) moves from `frozen` to `trainable`."""
         return False
 
+    def reads_output(self, name: str) -> bool:
+        """Whether what the method does to the output of the linear map `name` depends on that output. A low-rank
+        update that comes after it cannot be merged into the map's kernel then."""
+        return False
+
     def conflict(self, other: "Method") -> str | None:
         """Why this method cannot stand beside `other` in a sum, or None."""
         return None

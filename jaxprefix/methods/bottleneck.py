@@ -151,6 +151,9 @@ class SequentialAdapter(_Bottleneck):
 
     place: Literal["attention", "mlp", "block"] = "mlp"
 
+    def reads_output(self, name: str) -> bool:
+        return self.place == "attention" and name == "o"
+
 
 class BottleneckModule(nn.Module):
     """The leaves of an adapter."""

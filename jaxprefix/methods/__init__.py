@@ -16,6 +16,7 @@ LISTED = {
     "Inducer": "inducer",
     "MultiHeadAdapter": "multi_head_adapter",
     "LoRA": "lora",
+    "IA3": "ia3",
     "ParallelAdapter": "bottleneck",
     "SequentialAdapter": "bottleneck",
     "KernelMix": "kernel_mix",

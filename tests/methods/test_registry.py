@@ -62,6 +62,7 @@ def test_names_are_those_that_leaves_and_comparisons_always_had():
         "Inducer": "inducer",
         "MultiHeadAdapter": "multi_head_adapter",
         "LoRA": "lora",
+        "IA3": "ia3",
         "ParallelAdapter": "parallel_adapter",
         "SequentialAdapter": "sequential_adapter",
         "KernelMix": "kernel_mix",
@@ -78,6 +79,7 @@ def test_names_are_those_that_leaves_and_comparisons_always_had():
         **dict.fromkeys(("parallel_adapter", "sequential_adapter", "mam", "kernel_mix", "bitfit"), 5e-3),
         **dict.fromkeys(("prefix_lora", "head_only"), 1e-2),
         "full": 3e-4,
+        "ia3": 3e-3,
     }
     assert all(ENTRIES.values())
 

@@ -61,6 +61,13 @@ def backbone_leaves(config: BackboneConfig) -> list[Leaf]:
     return decoder_leaves(config, "") if isinstance(config, DecoderConfig) else encoder_leaves(config, "")
 
 
+def model_prefix(config: BackboneConfig) -> str:
+    """What transformers' models with a head have before the names of this backbone's modules."""
+    if isinstance(config, DecoderConfig):
+        return "transformer." if config.kind == "gpt2" else "model."
+    return f"{config.kind}."
+
+
 def leaves_in(config: BackboneConfig, names: Iterable[str]) -> list[Leaf]:
     """Where the leaves lie in files with these tensor names.
 

@@ -17,6 +17,7 @@ from jaxprefix.checkpoints.files import as_path, put_folder, writing
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
 from jaxprefix.exchange.files import read_json, read_tensors
+from jaxprefix.exchange.ia3 import IA3_TYPE
 from jaxprefix.exchange.layout import Tensors, listed, refuse_unknown
 from jaxprefix.exchange.peft_heads import AUTO, from_head, to_head
 from jaxprefix.exchange.peft_prefix import PREFIX_TUNING
@@ -29,7 +30,7 @@ from jaxprefix.trees import Tree
 log = logging.getLogger("jaxprefix")
 
 TENSORS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
-TYPES = (PREFIX_TUNING,)
+TYPES = (PREFIX_TUNING, IA3_TYPE)
 """The kinds of adapters that are read and written, a file each."""
 
 COMMON = {

@@ -18,12 +18,12 @@ def leaf_table(model: TunedModel) -> dict[str, Leaf]:
     Of the backbone there are all leaves that method or head would move, also those that a folder may lack.
     """
     dims, table = model.backbone.dims, {}
-    # functions of their own: JAX remembers what it traced by the function, and what is remembered declares nothing
+    # functions of their own, and no jit in them: what JAX has traced before is not run again, and declares nothing
     makers = {"method": lambda key: model.method.build(dims).init(key).get("params", {})}
     if model.head is not None:
         makers["head"] = lambda key: model.head.init(key, dims)
     for part, make in makers.items():
-        with collect() as declared:
+        with collect() as declared, jax.disable_jit():
             shapes = flatten(jax.eval_shape(make, jax.random.key(0)))
         for path, leaf in shapes.items():
             table[f"{part}/{path}"] = declared.get(path) or undeclared(f"{part}/{path}", leaf.shape, dims)

@@ -10,6 +10,8 @@ import difflib
 import importlib
 from typing import Any
 
+from jaxprefix.methods import PUBLIC
+
 __version__ = "0.1.0"
 
 # Public names and the modules they live in, imported at first use so that `import jaxprefix` stays quick.
@@ -20,7 +22,7 @@ _HOMES = {
     "jaxprefix.comparison": ("Comparison", "Entry", "compare"),
     "jaxprefix.data.sources": ("Files", "Tfds"),
     "jaxprefix.distributed.mesh": ("MeshShape",),
-    "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "edit", "static"),
+    "jaxprefix.edits": (*("Context", "Dims", "Edits", "LayerEdit", "Leaf", "declare", "edit", "leaf", "static"),),
     "jaxprefix.errors": ("RunFailed", "UserError"),
     "jaxprefix.exchange.adapters_library": ("import_adapters",),
     "jaxprefix.exchange.p_tuning_v2": ("import_p_tuning_v2",),
@@ -29,11 +31,7 @@ _HOMES = {
     "jaxprefix.hf.loading": ("load_pretrained",),
     "jaxprefix.hf.saving": ("save_pretrained",),
     "jaxprefix.inspection": ("describe", "p_tuning_v2_plus", "read_gates"),
-    "jaxprefix.methods": (
-        *("AdaptivePrefix", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
-        *("Method", "MultiHeadAdapter", "NewTokens", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning"),
-        *("SequentialAdapter", "collapse", "parts_of"),
-    ),
+    "jaxprefix.methods": tuple(PUBLIC),
     "jaxprefix.models.decoder": ("Decoder",),
     "jaxprefix.models.decoder_config": ("DecoderConfig",),
     "jaxprefix.models.encoder": ("Encoder",),

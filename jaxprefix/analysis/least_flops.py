@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from jaxprefix.edits import Dims, Edits
+from jaxprefix.edits import Dims
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import flatten
@@ -49,7 +49,7 @@ def least_flops(model: TunedModel, trainable: Any, rows: int, tokens: int) -> Le
     dims, edits = model.backbone.dims, jax.eval_shape(model.edits, trainable)
     prompt = 0 if edits.prompt is None else edits.prompt.shape[0]
     columns = tokens + prompt
-    count, virtual = rows * columns, virtual_tokens(edits)
+    count, virtual = rows * columns, sum(edit.virtual_count() for edit in edits.layers)
     maps = {name: 2 * count * inputs * outputs for name, (inputs, outputs) in dims.maps.items()}
     linear, pair = sum(maps.values()), 4 * count * dims.heads * dims.head_width
     seen = sum(seen_tokens(model.backbone.config, dims, layer, columns) for layer in range(dims.layers))
@@ -63,12 +63,6 @@ def least_flops(model: TunedModel, trainable: Any, rows: int, tokens: int) -> Le
     if edits.prompt is None and edits.words is None:
         backward -= maps["q"] + maps["k"] + maps["v"] + 2 * pair * lowest + pair * virtual / 2
     return Least(forward, round(backward), _words(model, virtual, lowest < columns))
-
-
-def virtual_tokens(edits: Edits) -> int:
-    """Virtual tokens that every layer's attention meets."""
-    keys = [getattr(edit, "keys", None) for edit in edits.layers]
-    return sum(leaf.shape[1] for leaf in keys if getattr(leaf, "ndim", 0) == 4)
 
 
 def seen_tokens(config: Any, dims: Dims, layer: int, tokens: int) -> float:

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import reference
 from jaxprefix.attention import xla as joint
-from jaxprefix.attention.dropout import check_rate, statically_off
+from jaxprefix.attention.dropout import statically_off
 from jaxprefix.attention.virtual_tokens import VirtualTokens
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, check_rate
 
 Implementation = Literal["xla", "reference"]
 DEFAULT: Implementation = "xla"  # on every backend
@@ -78,7 +78,7 @@ def kernel_attention(
     """
     _check_shapes(q, k, v, virtual, mask, segment_ids, bias)
     if dropout is not None:
-        check_rate(dropout[0])
+        check_rate("the rate of a dropout is", dropout[0])
         if statically_off(dropout[0]):
             dropout = None
     if virtual is not None and virtual.length == 0:

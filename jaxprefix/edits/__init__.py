@@ -14,6 +14,7 @@ from jaxprefix.edits.composition import NO_EDITS, Edits, check_stacked
 from jaxprefix.edits.context import Context, segment_starts
 from jaxprefix.edits.dims import BUILT_RATES, Dims, Rates
 from jaxprefix.edits.layer_edit import LayerEdit
+from jaxprefix.edits.leaves import Leaf, declare, leaf
 from jaxprefix.edits.pytree import edit, static
 
 __all__ = [
@@ -23,9 +24,12 @@ __all__ = [
     "Dims",
     "Edits",
     "LayerEdit",
+    "Leaf",
     "Rates",
     "check_stacked",
+    "declare",
     "segment_starts",
     "edit",
+    "leaf",
     "static",
 ]

@@ -18,7 +18,7 @@ from jaxprefix.models.heads import CausalLM, Head, SequenceClassifier, TokenClas
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, merge
 
-HEAD, POOLER, SCORE = "base_model.classifier", "base_model.bert.pooler.dense", "base_model.score"
+HEAD, POOLER, SCORE = "classifier", "bert.pooler.dense", "score"
 TASKS = {SequenceClassifier: "SEQ_CLS", TokenClassifier: "TOKEN_CLS", CausalLM: "CAUSAL_LM"}
 AUTO = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -43,8 +43,8 @@ class Found(NamedTuple):
     known: set[str]
 
 
-def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
-    """The head's tensors.
+def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Written:
+    """The head's tensors; `root` is what their names have before those of the base model (`PeftType.root`).
 
     Raises:
       UserError: transformers has no such head for this backbone.
@@ -53,16 +53,16 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
     task = TASKS.get(type(head), "")
     if not task or (task == "CAUSAL_LM" and kind not in DECODER_KINDS):
         raise UserError(
-            f"PEFT's prefix-tuning has no counterpart of {type(head).__name__} on {kind}; export an adapter with "
+            f"PEFT has no counterpart of {type(head).__name__} on {kind}; export an adapter with "
             "SequenceClassifier, TokenClassifier or, on a decoder, CausalLM."
         )
     if task == "CAUSAL_LM":
         return Written(task, {}, None)
     linear, saved = trainable["head"]["classifier"], ["classifier", "score"]
     if kind in DECODER_KINDS:
-        return Written(task, _decoder_tensors(head, kind, linear), saved)
+        return Written(task, _decoder_tensors(head, kind, linear, root), saved)
     if task == "TOKEN_CLS":
-        return Written(task, to_linear(_biased(linear), HEAD), saved)
+        return Written(task, to_linear(_biased(linear), root + HEAD), saved)
     if head.pooling not in ("pooler", "trained_pooler"):
         raise UserError(
             f'transformers has no head with pooling="{head.pooling}", so PEFT would classify another vector; '
@@ -70,19 +70,24 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
         )
     pooler = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))["pooler"]
     if kind == "roberta":
-        tensors = {**to_linear(pooler, f"{HEAD}.dense"), **to_linear(_biased(linear), f"{HEAD}.out_proj")}
+        maps = {"dense": pooler, "out_proj": _biased(linear)}
+        tensors = {}
+        for name, leaves in maps.items():
+            tensors |= to_linear(leaves, f"{root}{HEAD}.{name}")
         return Written(task, tensors, saved)
-    tensors = to_linear(_biased(linear), HEAD)
+    tensors = to_linear(_biased(linear), root + HEAD)
     if head.pooling == "trained_pooler" or "pooler" in frozen["initialized"]:
-        return Written(task, {**tensors, **to_linear(pooler, POOLER)}, ["pooler", *saved])
+        return Written(task, {**tensors, **to_linear(pooler, root + POOLER)}, ["pooler", *saved])
     return Written(task, tensors, saved)
 
 
-def _decoder_tensors(head: SequenceClassifier | TokenClassifier, kind: str, linear: Tree) -> dict[str, np.ndarray]:
+def _decoder_tensors(
+    head: SequenceClassifier | TokenClassifier, kind: str, linear: Tree, root: str
+) -> dict[str, np.ndarray]:
     if isinstance(head, TokenClassifier):
         if kind == "gemma3_text":
             raise UserError("transformers has no token classifier of gemma3_text; export another adapter.")
-        return to_linear(_biased(linear), HEAD if kind == "gpt2" else SCORE)
+        return to_linear(_biased(linear), root + (HEAD if kind == "gpt2" else SCORE))
     if head.pooling != "last":
         raise UserError(
             f'transformers classifies rows on a decoder by the last token, and this head has pooling="{head.pooling}"; '
@@ -93,7 +98,8 @@ def _decoder_tensors(head: SequenceClassifier | TokenClassifier, kind: str, line
             "transformers' sequence classifiers on decoders have no bias, so PEFT would silently drop it; train with "
             'SequenceClassifier(pooling="last", bias=False).'
         )
-    return {f"{SCORE}.weight": to_linear(_biased(linear), SCORE)[f"{SCORE}.weight"]}
+    weight = f"{root}{SCORE}.weight"
+    return {weight: to_linear(_biased(linear), root + SCORE)[weight]}
 
 
 def _biased(linear: Tree) -> Tree:
@@ -101,8 +107,8 @@ def _biased(linear: Tree) -> Tree:
     return {"bias": np.zeros(linear["kernel"].shape[1], np.float32), **linear}
 
 
-def from_head(tensors: Tensors, task: str, kind: str, dims: Dims) -> Found:
-    """The head of a task in our terms.
+def from_head(tensors: Tensors, task: str, kind: str, dims: Dims, root: str) -> Found:
+    """The head of a task in our terms; `root` as in `to_head`.
 
     Raises:
       UserError: missing or ill-shaped tensors, a task that the backbone does not answer.
@@ -110,17 +116,17 @@ def from_head(tensors: Tensors, task: str, kind: str, dims: Dims) -> Found:
     known: set[str] = set()
 
     def read(name: str, outputs: int | None = None) -> Linear:
-        known.update((f"{name}.weight", f"{name}.bias"))
-        return from_linear(tensors, name, dims.width, outputs)
+        known.update((f"{root}{name}.weight", f"{root}{name}.bias"))
+        return from_linear(tensors, root + name, dims.width, outputs)
 
     if task == "CAUSAL_LM":
         if kind not in DECODER_KINDS:
             raise UserError(f"task_type = CAUSAL_LM needs a decoder, and {kind} is an encoder; name the base model.")
         return Found(CausalLM(), {}, known)
     if kind in DECODER_KINDS and task == "SEQ_CLS":
-        weight = take(tensors, f"{SCORE}.weight", (None, dims.width))
+        weight = take(tensors, f"{root}{SCORE}.weight", (None, dims.width))
         leaves = {"head": {"classifier": {"kernel": np.ascontiguousarray(weight.T)}}}
-        return Found(SequenceClassifier(pooling="last", bias=False), leaves, {f"{SCORE}.weight"})
+        return Found(SequenceClassifier(pooling="last", bias=False), leaves, {f"{root}{SCORE}.weight"})
     if task == "TOKEN_CLS":
         linear = read(SCORE if kind in DECODER_KINDS and kind != "gpt2" else HEAD)
         return Found(TokenClassifier(), {"head": {"classifier": linear}}, known)
@@ -128,7 +134,7 @@ def from_head(tensors: Tensors, task: str, kind: str, dims: Dims) -> Found:
         moved, linear = read(f"{HEAD}.dense", dims.width), read(f"{HEAD}.out_proj")
     else:
         linear = read(HEAD)
-        moved = read(POOLER, dims.width) if f"{POOLER}.weight" in tensors else None
+        moved = read(POOLER, dims.width) if f"{root}{POOLER}.weight" in tensors else None
     head = SequenceClassifier(pooling="pooler" if moved is None else "trained_pooler")
     leaves = {"head": {"classifier": linear}, **({} if moved is None else {"backbone": {"pooler": moved}})}
     return Found(head, leaves, known)

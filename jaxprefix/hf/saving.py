@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxprefix.errors import UserError
 from jaxprefix.hf.decoder_config import decoder_to_hf
-from jaxprefix.models.backbones import BackboneConfig
+from jaxprefix.models.backbones import BackboneConfig, model_prefix
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.decoder_leaves import decoder_leaves
 from jaxprefix.models.encoder_config import EncoderConfig
@@ -40,10 +40,10 @@ def save_pretrained(folder: str | Path, config: BackboneConfig, tree: Tree, toke
     flat, tensors = flatten(tree), {}
     if isinstance(config, DecoderConfig):
         settings = decoder_to_hf(config)
-        leaves = decoder_leaves(config, "transformer." if config.kind == "gpt2" else "model.")
+        leaves = decoder_leaves(config, model_prefix(config))
     else:
         settings = _hf_config(config, "mlm" in tree)
-        leaves = encoder_leaves(config, f"{config.kind}.")
+        leaves = encoder_leaves(config, model_prefix(config))
     for leaf in leaves:
         if leaf.path not in flat and leaf.top in ("pooler", "mlm"):
             continue

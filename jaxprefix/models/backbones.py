@@ -56,6 +56,18 @@ def drawn_backbone(config: BackboneConfig, key: Any) -> Tree:
     return tree
 
 
+def backbone_leaves(config: BackboneConfig) -> list[Leaf]:
+    """All leaves that a whole folder of this model holds."""
+    return decoder_leaves(config, "") if isinstance(config, DecoderConfig) else encoder_leaves(config, "")
+
+
+def model_prefix(config: BackboneConfig) -> str:
+    """What transformers' models with a head have before the names of this backbone's modules."""
+    if isinstance(config, DecoderConfig):
+        return "transformer." if config.kind == "gpt2" else "model."
+    return f"{config.kind}."
+
+
 def leaves_in(config: BackboneConfig, names: Iterable[str]) -> list[Leaf]:
     """Where the leaves lie in files with these tensor names.
 

@@ -88,9 +88,9 @@ class TunedModel:
         if self.head is not None:
             trainable["head"] = self.head.init(head_key, self.backbone.dims)
             born = self.head.init_missing(born_key, self.backbone.dims, frozen)
-        moved, kept = split(frozen, self._trains)
+        moved, kept = split(frozen, self.trains)
         refuse_quantized(moved, f"{type(self.method).__name__} trains")
-        born_moved, born = split(born, self._trains)
+        born_moved, born = split(born, self.trains)
         # a copy: training donates `trainable`, and the caller's tree must outlive that
         trainable["backbone"] = jax.tree.map(lambda w: jnp.array(w, jnp.float32), merge(moved, born_moved))
         trainable = {name: tree for name, tree in trainable.items() if flatten(tree)}
@@ -100,7 +100,8 @@ class TunedModel:
             )
         return trainable, {"backbone": kept, "initialized": born}
 
-    def _trains(self, path: str) -> bool:
+    def trains(self, path: str) -> bool:
+        """Whether the backbone's leaf at `path` moves to `trainable`, for the method or for the head."""
         return self.method.trains(path) or (self.head is not None and self.head.trains(path))
 
     def edits(self, trainable: Tree) -> Edits:

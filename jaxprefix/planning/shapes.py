@@ -99,7 +99,7 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
     frozen = jax.tree.map(_placed, frozen, tree_shardings(module, frozen, mesh))
     optimizer = run.optimizer
     state = jax.eval_shape(functools.partial(first_state, optimizer), trainable, jax.random.key(0))
-    state = jax.tree.map(_placed, state, state_shardings(module, state, mesh))
+    state = jax.tree.map(_placed, state, state_shardings(model, state, mesh))
     rates = jax.tree.map(lambda leaf: _placed(leaf, replicated(mesh)), jax.eval_shape(optimizer.rates))
     batch, eval_batch = (_batch(run, model, rows, tokens, mesh) for rows in (run.batch_size, eval_rows))
     return Shapes(run, mesh, source, model, state, frozen, rates, batch, eval_batch, tokens, edits.positions)

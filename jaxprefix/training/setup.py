@@ -23,14 +23,14 @@ from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.fresh_init import adapt_start
+from jaxprefix.models.leaf_table import leaf_table
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts import start
 from jaxprefix.tasks import CausalLanguage, ConditionalGeneration, MaskedLanguage, prepare
 from jaxprefix.tasks.formats.tokens import added_tokens, with_added_tokens
 from jaxprefix.training.config import NewBackbone, Run
-from jaxprefix.training.optimizer import group
 from jaxprefix.training.sharding import frozen_shardings, tree_shardings
-from jaxprefix.trees import Tree, flatten
+from jaxprefix.trees import Tree
 from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
@@ -157,7 +157,9 @@ def set_up(run: Run, splits: Sequence[str] | None = None, labels: Sequence[str] 
             f"{type(run.method).__name__} puts a prompt before each row, and a packed row holds several examples; set "
             "packed=False."
         )
-    if run.optimizer.gate_learning_rate is not None and not any(group(path) == "gate" for path in flatten(trainable)):
+    if run.optimizer.gate_learning_rate is not None and not any(
+        leaf.group == "gate" for leaf in leaf_table(model).values()
+    ):
         raise UserError(
             f"optimizer.gate_learning_rate is set, but {type(run.method).__name__} has no gate; leave it away, or take "
             "AdaptivePrefix."

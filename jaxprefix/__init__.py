@@ -10,6 +10,7 @@ import difflib
 import importlib
 from typing import Any
 
+from jaxprefix.methods import PUBLIC
 from jaxprefix.renamed import NAMES
 
 __version__ = "0.2.0"
@@ -22,7 +23,7 @@ _HOMES = {
     "jaxprefix.comparison": ("Comparison", "Entry", "compare"),
     "jaxprefix.data.sources": ("Files", "Tfds"),
     "jaxprefix.distributed.mesh": ("MeshShape",),
-    "jaxprefix.edits": ("Context", "Dims", "Edits", "LayerEdit", "edit", "static"),
+    "jaxprefix.edits": (*("Context", "Dims", "Edits", "LayerEdit", "Leaf", "declare", "edit", "leaf", "static"),),
     "jaxprefix.errors": ("RunFailed", "UserError"),
     "jaxprefix.exchange.adapters_library": ("import_adapters",),
     "jaxprefix.exchange.p_tuning_v2": ("import_p_tuning_v2",),
@@ -31,11 +32,7 @@ _HOMES = {
     "jaxprefix.hf.loading": ("load_pretrained",),
     "jaxprefix.hf.saving": ("save_pretrained",),
     "jaxprefix.inspection": ("describe", "p_tuning_v2_plus", "read_gates"),
-    "jaxprefix.methods": (
-        *("AdaptivePrefix", "At", "BitFit", "Combined", "FullFineTuning", "HeadOnly", "Inducer", "KernelMix", "LoRA"),
-        *("Method", "MultiHeadAdapter", "NewTokens", "PTuningV2", "ParallelAdapter", "PrefixTuning", "PromptTuning"),
-        *("SequentialAdapter", "collapse", "parts_of"),
-    ),
+    "jaxprefix.methods": tuple(PUBLIC),
     "jaxprefix.models.backbone_config": ("BackboneConfig",),
     "jaxprefix.models.backbones": ("register_backbone",),
     "jaxprefix.models.decoder": ("Decoder",),

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 
-from jaxprefix.edits import Edits
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, flatten
 
@@ -63,7 +62,7 @@ def least_flops(model: TunedModel, trainable: Any, rows: int, tokens: int) -> Le
     config, edits = model.backbone.config, jax.eval_shape(model.edits, trainable)
     dims, moved = config.dims, flatten(trainable.get("backbone", {}))
     prompt = 0 if edits.prompt is None else edits.prompt.shape[0]
-    columns, virtual = tokens + prompt, virtual_tokens(edits)
+    columns, virtual = tokens + prompt, sum(edit.virtual_count() for edit in edits.layers)
     count = rows * columns
     # forward: a layer's linear maps, scores and weighted values of one seen token, the head
     maps = {name: 2 * count * inputs * outputs for name, (inputs, outputs) in dims.maps.items()}
@@ -93,12 +92,6 @@ def least_flops(model: TunedModel, trainable: Any, rows: int, tokens: int) -> Le
         if not any(f"layers/{name}/{leaf}" in moved for name in "qk" for leaf in ("kernel", "bias")):
             activations -= 2 * pair * lowest + pair * virtual / 2
     return Least(round(forward), round(activations), round(trained), words)
-
-
-def virtual_tokens(edits: Edits) -> int:
-    """Virtual tokens that every layer's attention meets."""
-    keys = [getattr(edit, "keys", None) for edit in edits.layers]
-    return sum(leaf.shape[1] for leaf in keys if getattr(leaf, "ndim", 0) == 4)
 
 
 def _head_kernels(model: TunedModel, trainable: Tree, rows: int, tokens: int) -> dict[str, int]:

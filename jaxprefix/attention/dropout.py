@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, UInt32
 
-from jaxprefix.errors import UserError
+from jaxprefix.errors import check_rate
 
 Rate = Any  # a Python float, or a traced scalar
 
@@ -32,12 +32,6 @@ def statically_off(rate: Rate) -> bool:
     return isinstance(rate, (int, float)) and rate == 0
 
 
-def check_rate(rate: Rate) -> None:
-    """Raises `UserError` for a Python number outside [0, 1)."""
-    if isinstance(rate, (int, float)) and not 0 <= rate < 1:
-        raise UserError(f"a dropout rate of {rate} is impossible; choose it at least 0 and below 1.")
-
-
 def dropout(x: Float[Array, "*B"], rate: Rate, key: Any) -> Float[Array, "*B"]:
     """Sets elements of `x` to zero with probability `rate` and divides the others by `1 - rate`.
 
@@ -46,7 +40,7 @@ def dropout(x: Float[Array, "*B"], rate: Rate, key: Any) -> Float[Array, "*B"]:
       rate: in [0, 1); a Python 0 is statically off, a traced scalar may be mapped over.
       key: a jax random key; it may be mapped over. Not read (and may be None) if the rate is statically off.
     """
-    check_rate(rate)
+    check_rate("the rate of a dropout is", rate)
     if statically_off(rate):
         return x
     keep = keep_mask(key, rate, x.shape)

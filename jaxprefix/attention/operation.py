@@ -7,11 +7,11 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention.biases import Bias, DistanceBias, ScoreBias
-from jaxprefix.attention.dropout import check_rate, statically_off
+from jaxprefix.attention.dropout import statically_off
 from jaxprefix.attention.implementations import DEFAULT, IMPLEMENTATIONS, Shapes, choose
 from jaxprefix.attention.masks import MaskStructure
 from jaxprefix.attention.virtual_tokens import VirtualTokens
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, check_rate
 
 
 def kernel_attention(
@@ -82,7 +82,7 @@ def kernel_attention(
     """
     _check_shapes(q, k, v, virtual, mask, segment_ids, bias)
     if dropout is not None:
-        check_rate(dropout[0])
+        check_rate("the rate of a dropout is", dropout[0])
         if statically_off(dropout[0]):
             dropout = None
     if virtual is not None and virtual.length == 0:

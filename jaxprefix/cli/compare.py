@@ -1,6 +1,7 @@
 """`jaxprefix compare CONFIG --methods ...`: methods times seeds in one table."""
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +18,14 @@ def run(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="jaxprefix compare",
         usage="jaxprefix compare CONFIG.py --methods NAME ... [--seeds N] [--budget SHARE] [--field value ...]",
-        description="Methods times seeds on the task of a config: a learning rate for each method, chosen on the "
-        "validation rows by equal effort, then the seeds, then a table, its CSV and a plot in the run's folder. "
-        "Started again with the same arguments, it goes on. Other arguments override fields of the config, as in "
-        "`train`.",
-        epilog=f"Methods: {', '.join(ENTRIES)}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=textwrap.fill(
+            "Methods times seeds on the task of a config: a learning rate for each method, chosen on the validation "
+            "rows by equal effort, then the seeds, then a table, its CSV and a plot in the run's folder. Started again "
+            "with the same arguments, it goes on. Other arguments override fields of the config, as in `train`.",
+            width=100,
+        ),
+        epilog="Methods:\n" + "\n".join(f"  {name:<20}{summary}" for name, summary in ENTRIES.items()),
         allow_abbrev=False,
     )
     parser.add_argument("config", help="a Python file that defines config()")

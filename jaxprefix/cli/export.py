@@ -10,7 +10,7 @@ SUMMARY = "an adapter as a folder of Hugging Face PEFT"
 def run(args: Sequence[str]) -> int:
     """`jaxprefix export ADAPTER FOLDER`: prints the folder."""
     parser = argparse.ArgumentParser(
-        prog="jaxprefix export", description="An adapter as a prefix-tuning folder of Hugging Face PEFT."
+        prog="jaxprefix export", description="A prefix or (IA)3 as an adapter folder of Hugging Face PEFT."
     )
     parser.add_argument("adapter", help="the adapter folder of a finished run")
     parser.add_argument("folder", help="where to write adapter_config.json and adapter_model.safetensors")

@@ -17,7 +17,7 @@ FORMATS = ("peft", "p-tuning-v2", "adapters")
 def run(args: Sequence[str]) -> int:
     """`jaxprefix import FOLDER --out ADAPTER`: prints the adapter's folder."""
     parser = argparse.ArgumentParser(
-        prog="jaxprefix import", description="A prefix that another library trained as an adapter folder of ours."
+        prog="jaxprefix import", description="An adapter that another library trained as an adapter folder of ours."
     )
     parser.add_argument("folder", help="the folder that the other library wrote")
     parser.add_argument("--out", required=True, help="where to write the adapter folder")

@@ -2,29 +2,15 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
-from jaxprefix.methods import (
-    AdaptivePrefix,
-    BitFit,
-    FullFineTuning,
-    HeadOnly,
-    Inducer,
-    KernelMix,
-    LoRA,
-    ParallelAdapter,
-    PrefixTuning,
-    PromptTuning,
-    PTuningV2,
-    SequentialAdapter,
-)
+from jaxprefix.methods import METHODS, Inducer, LoRA, ParallelAdapter, PTuningV2
 from jaxprefix.methods.base import Method
-from jaxprefix.methods.prefix import PrefixMethod
 from jaxprefix.trees import count
 
 LARGEST = 4096
@@ -39,11 +25,13 @@ class Entry:
       name: of its row.
       method: the method, or a function that makes it of a size (a length, a rank) that a budget decides.
       rate: the usual learning rate, around which the rates to be tried lie.
+      summary: what it is, in one line.
     """
 
     name: str
     method: Method | Callable[[int], Method]
     rate: float
+    summary: str = ""
 
     def sized(self, budget: int, dims: Dims, largest: int = LARGEST) -> Method:
         """The method whose leaves are nearest to `budget` parameters; of two equally near ones the smaller.
@@ -69,48 +57,50 @@ def parameters(method: Method, dims: Dims) -> int:
 
 
 def entries_for(run_method: Method) -> dict[str, Entry]:
-    """The entries by name. Prefixes take what is no size of theirs (initial scale, dropout, position offset) from the
-    config's method where that is a prefix, so that all of them start alike."""
-    common = {"position_offset": False}
-    if isinstance(run_method, PrefixMethod):
-        common = {name: getattr(run_method, name) for name in ("position_offset", "dropout", "dropout_unit", "layers")}
-    direct: dict[str, Any] = {**common, "init_std": getattr(run_method, "init_std", None)}
+    """The entries by name: every method that says its usual rate, and sums of them. Prefixes take what is no size of
+    theirs from the config's method where that is a prefix (`PrefixMethod.of_size`), so that all of them start alike."""
+    known = [
+        Entry(
+            cls.method_name,
+            functools.partial(cls.of_size, like=run_method) if cls.size_fields else cls(),
+            cls.usual_rate,
+            cls.summary,
+        )
+        for cls in METHODS
+        if cls.usual_rate is not None
+    ]
+    return {entry.name: entry for entry in [*known, *_sums(run_method)]}
 
-    def prefix(length: int) -> PTuningV2:
-        return PTuningV2(length=length, **direct)
 
-    known = (
-        Entry("p_tuning_v2", prefix, 2e-2),
-        Entry("prefix_tuning", lambda size: PrefixTuning(length=16, mlp_width=size, **common), 5e-3),
-        Entry("adaptive_prefix", lambda size: AdaptivePrefix(length=size, **direct), 2e-2),
-        Entry("prompt_tuning", lambda size: PromptTuning(length=size, init_std=direct["init_std"]), 2e-2),
-        Entry("inducer", lambda size: Inducer(value_rank=size, key_rank=size), 5e-3),
-        Entry("inducer_lora", lambda size: Inducer(value_rank=size, key_rank=size) + LoRA(rank=size), 5e-3),
+def _sums(run_method: Method) -> tuple[Entry, ...]:
+    def prefix(length: int) -> Method:
+        return PTuningV2.of_size(length, run_method)
+
+    return (
+        Entry(
+            "inducer_lora",
+            lambda size: Inducer.of_size(size) + LoRA.of_size(size),
+            5e-3,
+            "inducers and LoRA at once (Chen et al. 2022)",
+        ),
         Entry(
             "inducer_adapter",
-            lambda size: Inducer(value_rank=size, key_rank=size) + ParallelAdapter(width=4 * size),
+            lambda size: Inducer.of_size(size) + ParallelAdapter.of_size(4 * size),
             5e-3,
+            "inducers and a parallel adapter at once",
         ),
-        Entry("lora", lambda size: LoRA(rank=size), 5e-3),
-        Entry("prefix_lora", lambda size: prefix(size) + LoRA(rank=size), 1e-2),
-        Entry("parallel_adapter", lambda size: ParallelAdapter(width=size), 5e-3),
-        Entry("sequential_adapter", lambda size: SequentialAdapter(width=size), 5e-3),
-        # He et al. 2022: a short prefix and a scaled adapter beside the MLP
-        Entry("mam", lambda size: prefix(size) + ParallelAdapter(width=size, scale=4.0), 5e-3),
+        Entry("prefix_lora", lambda size: prefix(size) + LoRA.of_size(size), 1e-2, "P-Tuning v2 and LoRA at once"),
         Entry(
-            "kernel_mix",
-            lambda size: KernelMix(query_rank=size, rank=size, shared_query_rank=size, shared_rank=size),
+            "mam",
+            lambda size: prefix(size) + ParallelAdapter(width=size, scale=4.0),
             5e-3,
+            "a short prefix and a scaled adapter beside the MLP (He et al. 2022)",
         ),
-        Entry("bitfit", BitFit(), 5e-3),
-        Entry("head_only", HeadOnly(), 1e-2),
-        Entry("full", FullFineTuning(), 3e-4),
     )
-    return {entry.name: entry for entry in known}
 
 
-ENTRIES = tuple(entries_for(HeadOnly()))
-"""The names that `compare` knows."""
+ENTRIES = {name: entry.summary for name, entry in entries_for(PTuningV2()).items()}
+"""The names that `compare` knows, with their summaries."""
 
 
 def find_entry(name: str, known: dict[str, Entry]) -> Entry:

@@ -14,6 +14,7 @@ from jaxprefix.edits.composition import NO_EDITS, Edits, StackEdits, check_stack
 from jaxprefix.edits.context import Context, Tokens, segment_starts
 from jaxprefix.edits.dims import BUILT_RATES, Dims, Rates
 from jaxprefix.edits.layer_edit import LayerEdit
+from jaxprefix.edits.leaves import Leaf, declare, leaf
 from jaxprefix.edits.pytree import edit, static
 
 __all__ = [
@@ -23,11 +24,14 @@ __all__ = [
     "Dims",
     "Edits",
     "LayerEdit",
+    "Leaf",
     "Rates",
     "StackEdits",
     "Tokens",
     "check_stacked",
+    "declare",
     "edit",
+    "leaf",
     "segment_starts",
     "static",
 ]

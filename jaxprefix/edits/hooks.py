@@ -35,6 +35,11 @@ class LayerHooks:
         found = [tokens for tokens in found if tokens is not None]
         return VirtualTokens.concatenate(found) if found else None
 
+    def before_project(self, name: str, x: Float[Array, "*B I"]) -> Float[Array, "*B I"]:
+        for edit, ctx in self._edits:
+            x = edit.before_project(name, x, ctx).astype(x.dtype)
+        return x
+
     def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
         for edit, ctx in self._edits:
             y = edit.project(name, x, y, ctx).astype(y.dtype)

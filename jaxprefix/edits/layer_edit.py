@@ -1,5 +1,7 @@
 """The hooks of an edit in one layer."""
 
+from typing import ClassVar
+
 from jax import Array
 from jaxtyping import Float
 
@@ -12,12 +14,28 @@ class LayerEdit:
     """Hooks of one edit in one layer; every default leaves the backbone as it is.
 
     Results are cast to the dtype of the tensor they replace by the caller. `z` is the input of a sublayer, `f` its
-    output. Leaves are `[L, ...]` outside the stack, `[...]` inside the hooks.
+    output. Leaves are `[L, ...]` outside the stack, `[...]` inside the hooks. A dropout rate that one program is to
+    serve many values of is a static field named `rate`, read through the context (`Context.method_rate`).
+
+    Attributes:
+      follows_attention: whether `rate` is one of attention weights, which follows the backbone's
+        (`Context.attention_rate`).
     """
+
+    follows_attention: ClassVar[bool] = False
+
+    def virtual_count(self) -> int:
+        """P, how many virtual tokens `virtual_tokens` adds in every layer; 0 where there are none."""
+        return 0
 
     def virtual_tokens(self, x: Float[Array, "B T D"], ctx: "Context") -> VirtualTokens | None:
         """Virtual tokens of this layer's self-attention, from the layer's input `x`."""
         return None
+
+    def before_project(self, name: str, x: Float[Array, "*B I"], ctx: "Context") -> Float[Array, "*B I"]:
+        """Replaces the input `x` of the linear map `name`, before the product; names are those of `project`, which
+        sees what comes of it."""
+        return x
 
     def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: "Context") -> Array:
         """Replaces the output `y` of the linear map `name` (`q k v o up down`, where the MLP is gated `gate`) at input

@@ -11,7 +11,7 @@ from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.data import Files
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
-from jaxprefix.methods.prefix import PrefixMethod
+from jaxprefix.methods import Method
 from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import CausalLanguage, Classification, Tagging, Task
@@ -27,14 +27,14 @@ class Converted:
     """Foreign tensors in our terms.
 
     Attributes:
-      method: the prefix, with the position rule of the library that it comes from.
+      method: with the position rule of the library that it comes from.
       head: the head without its number of labels.
       trainable: numpy leaves under `method`, `head` and, for a trained pooler, `backbone`.
       initialized: numpy leaves that were frozen and differ from the backbone's folder (a pooler).
       labels: names of the labels, where the files have them.
     """
 
-    method: PrefixMethod
+    method: Method
     head: SequenceClassifier | TokenClassifier | CausalLM
     trainable: Tree
     initialized: Tree = dataclasses.field(default_factory=dict)
@@ -70,7 +70,7 @@ def as_adapter(
       UserError: labels, task or pooler do not fit the head.
     """
     labels = _labels(found, labels, task)
-    offset = max(found.method.layer_lengths(backbone.module.dims)) if found.method.position_offset else 0
+    offset = jax.eval_shape(TunedModel(backbone.module, found.method).edits, found.trainable).positions
     if task is None:
         kinds = {SequenceClassifier: Classification, TokenClassifier: Tagging, CausalLM: CausalLanguage}
         task = kinds[type(found.head)](NO_ROWS, max_length=max(1, min(128, backbone.module.dims.positions - offset)))

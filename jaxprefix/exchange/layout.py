@@ -85,7 +85,7 @@ def take(tensors: Tensors, name: str, shape: tuple[int | None, ...]) -> np.ndarr
     return np.ascontiguousarray(found, np.float32)
 
 
-def refuse_unknown(tensors: Tensors, known: set[str], library: str) -> None:
+def refuse_unknown(tensors: Tensors, known: set[str], library: str, what: str = "a prefix") -> None:
     """Refuses tensors that no conversion reads: what is left out would silently be another function.
 
     Raises:
@@ -93,6 +93,6 @@ def refuse_unknown(tensors: Tensors, known: set[str], library: str) -> None:
     """
     if unknown := sorted(set(tensors) - known):
         raise UserError(
-            f"the tensors {listed(sorted(unknown))} have no place in a prefix with its head, as {library} writes them; "
+            f"the tensors {listed(sorted(unknown))} have no place in {what} with its head, as {library} writes them; "
             "import an adapter of that form alone (no gates, no other modules)."
         )

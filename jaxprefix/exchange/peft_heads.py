@@ -18,7 +18,6 @@ from jaxprefix.models.heads import CausalLM, Head, SequenceClassifier, TokenClas
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, merge
 
-BASE = "base_model."
 TASKS = {SequenceClassifier: "SEQ_CLS", TokenClassifier: "TOKEN_CLS", CausalLM: "CAUSAL_LM"}
 AUTO = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -43,8 +42,8 @@ class Found(NamedTuple):
     known: set[str]
 
 
-def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
-    """The head's tensors.
+def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Written:
+    """The head's tensors; `root` is what their names have before those of the base model (`PeftType.root`).
 
     Raises:
       UserError: transformers has no such head for this backbone.
@@ -53,7 +52,7 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
     task, theirs = TASKS.get(type(head), ""), config.classifiers
     if not task or theirs is None or (task == "CAUSAL_LM" and not config.causal):
         raise UserError(
-            f"PEFT's prefix-tuning has no counterpart of {type(head).__name__} on {config.model_type}; export an "
+            f"PEFT has no counterpart of {type(head).__name__} on {config.model_type}; export an "
             "adapter with SequenceClassifier, TokenClassifier or, on a decoder, CausalLM."
         )
     if task == "CAUSAL_LM":
@@ -62,17 +61,17 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
     if task == "TOKEN_CLS":
         if theirs.tokens is None:
             raise UserError(f"transformers has no token classifier of {config.model_type}; export another adapter.")
-        return Written(task, to_linear(_biased(linear), BASE + theirs.tokens), saved)
+        return Written(task, to_linear(_biased(linear), root + theirs.tokens), saved)
     if theirs.pooling == "last":
-        return Written(task, _last_token(head, theirs, linear), saved)
+        return Written(task, _last_token(head, theirs, linear, root), saved)
     if head.pooling not in ("pooler", "trained_pooler"):
         raise UserError(
             f'transformers has no head with pooling="{head.pooling}", so PEFT would classify another vector; '
             'train with SequenceClassifier(pooling="trained_pooler") or "pooler".'
         )
     pooler = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))["pooler"]
-    named = to_linear(pooler, BASE + theirs.pooler)
-    tensors = to_linear(_biased(linear), BASE + theirs.rows)
+    named = to_linear(pooler, root + theirs.pooler)
+    tensors = to_linear(_biased(linear), root + theirs.rows)
     if theirs.pooler_is_trained:
         return Written(task, {**named, **tensors}, saved)
     if head.pooling == "trained_pooler" or "pooler" in frozen["initialized"]:
@@ -80,7 +79,7 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree) -> Written:
     return Written(task, tensors, saved)
 
 
-def _last_token(head: SequenceClassifier, theirs: Classifiers, linear: Tree) -> dict[str, np.ndarray]:
+def _last_token(head: SequenceClassifier, theirs: Classifiers, linear: Tree, root: str) -> dict[str, np.ndarray]:
     if head.pooling != "last":
         raise UserError(
             f'transformers classifies rows on a decoder by the last token, and this head has pooling="{head.pooling}"; '
@@ -91,8 +90,8 @@ def _last_token(head: SequenceClassifier, theirs: Classifiers, linear: Tree) -> 
             "transformers' sequence classifiers on decoders have no bias, so PEFT would silently drop it; train with "
             'SequenceClassifier(pooling="last", bias=False).'
         )
-    weight = f"{BASE}{theirs.rows}.weight"
-    return {weight: to_linear(_biased(linear), BASE + theirs.rows)[weight]}
+    weight = f"{root}{theirs.rows}.weight"
+    return {weight: to_linear(_biased(linear), root + theirs.rows)[weight]}
 
 
 def _biased(linear: Tree) -> Tree:
@@ -100,8 +99,8 @@ def _biased(linear: Tree) -> Tree:
     return {"bias": np.zeros(linear["kernel"].shape[1], np.float32), **linear}
 
 
-def from_head(tensors: Tensors, task: str, config: BackboneConfig) -> Found:
-    """The head of a task on a backbone in our terms.
+def from_head(tensors: Tensors, task: str, config: BackboneConfig, root: str) -> Found:
+    """The head of a task on a backbone in our terms; `root` as in `to_head`.
 
     Raises:
       UserError: missing or ill-shaped tensors, a task that the backbone does not answer.
@@ -113,8 +112,8 @@ def from_head(tensors: Tensors, task: str, config: BackboneConfig) -> Found:
         )
 
     def read(name: str, outputs: int | None = None) -> Linear:
-        known.update((f"{BASE}{name}.weight", f"{BASE}{name}.bias"))
-        return from_linear(tensors, BASE + name, width, outputs)
+        known.update((f"{root}{name}.weight", f"{root}{name}.bias"))
+        return from_linear(tensors, root + name, width, outputs)
 
     if task == "CAUSAL_LM":
         if not config.causal:
@@ -125,11 +124,11 @@ def from_head(tensors: Tensors, task: str, config: BackboneConfig) -> Found:
     if task == "TOKEN_CLS":
         return Found(TokenClassifier(), {"head": {"classifier": read(theirs.tokens or "score")}}, known)
     if theirs.pooling == "last":
-        name = f"{BASE}{theirs.rows}.weight"
+        name = f"{root}{theirs.rows}.weight"
         weight = take(tensors, name, (None, width))
         leaves = {"head": {"classifier": {"kernel": np.ascontiguousarray(weight.T)}}}
         return Found(SequenceClassifier(pooling="last", bias=theirs.bias), leaves, {name})
-    has_pooler = theirs.pooler_is_trained or f"{BASE}{theirs.pooler}.weight" in tensors
+    has_pooler = theirs.pooler_is_trained or f"{root}{theirs.pooler}.weight" in tensors
     moved = read(theirs.pooler, width) if theirs.pooler and has_pooler else None
     linear = read(theirs.rows)
     head = SequenceClassifier(pooling="pooler" if moved is None else "trained_pooler")

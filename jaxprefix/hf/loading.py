@@ -21,7 +21,7 @@ from jaxprefix.hf.headers import has_tensors
 from jaxprefix.hf.safetensors_files import TensorFiles
 from jaxprefix.hf.shards import load_leaf
 from jaxprefix.hf.sources import name_inputs, read_tokenizer
-from jaxprefix.models.backbone_config import BackboneConfig, Module, leaf_table, leaves_in
+from jaxprefix.models.backbone_config import BackboneConfig, Module, leaves_by_path, leaves_in
 from jaxprefix.models.backbones import make_backbone
 from jaxprefix.models.leaves import Leaf
 from jaxprefix.models.quantizing import Quantize, quantized, quantized_shapes
@@ -66,7 +66,7 @@ class Report:
         """What a person should know, a line each; none when everything fitted."""
         lines = []
         if self.missing:
-            table = leaf_table(self.config)
+            table = leaves_by_path(self.config)
             parts = {table[path].top: str(table[path].optional) for path in self.missing}
             lines.append(f"{self.source} has no {' and no '.join(parts[top] for top in sorted(parts))}.")
         if self.unused:

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from jaxprefix.methods.base import Combined, Method, snake_case
+from jaxprefix.methods.base import Combined, Method
+from jaxprefix.models.leaf_table import leaf_table
 from jaxprefix.published import of_method
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Setup, set_up
@@ -13,8 +14,8 @@ from jaxprefix.trees import Tree, count, flatten
 
 
 def describe(run: Run, console: Any = None) -> Setup:
-    """Prints backbone, method, head, parameters by part (beside what a paper prints for the same method), shapes of the
-    trainable leaves, and the attention's implementation.
+    """Prints backbone, method, head, parameters by part (beside what a paper prints for the same method), shapes and
+    declarations of the trainable leaves, and the attention's implementation.
 
     Args:
       run: the config; its backbone and training rows are read, nothing is compiled.
@@ -47,10 +48,14 @@ def describe(run: Run, console: Any = None) -> Setup:
     for line in _printed(run.method):
         console.print(line)
 
-    shapes = Table("trainable leaf", "shape", "dtype", "parameters", title_justify="left", box=None, pad_edge=False)
+    columns = ("trainable leaf", "shape", "dtype", "group", "decay", "tp axis", "parameters")
+    shapes = Table(*columns, title_justify="left", box=None, pad_edge=False)
     shapes.columns[-1].justify = "right"
+    table = leaf_table(setup.model)
     for path, leaf in flatten(setup.trainable).items():
-        shapes.add_row(path, "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype), f"{leaf.size:,}")
+        said, shape = table[path], "x".join(map(str, leaf.shape)) or "scalar"
+        decay, axis = "yes" if said.decay else "no", "" if said.tp is None else str(said.tp)
+        shapes.add_row(path, shape, str(leaf.dtype), said.group, decay, axis, f"{leaf.size:,}")
     console.print()
     console.print(shapes)
     return setup
@@ -67,7 +72,7 @@ def _parts(setup: Setup) -> dict[str, int]:
     found = {}
     if "method" in trainable:
         own = trainable["method"]
-        trees = own if isinstance(method, Combined) else {snake_case(type(method).__name__): own}
+        trees = own if isinstance(method, Combined) else {method.method_name: own}
         found = {name: count(tree) for name, tree in trees.items()}
         if len(found) > 1:
             found["method"] = sum(found.values())

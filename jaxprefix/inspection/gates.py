@@ -20,6 +20,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods import PTuningV2, parts_of
 from jaxprefix.methods.base import Combined, Method
 from jaxprefix.methods.prefix import PrefixMethod
+from jaxprefix.methods.prefix_edits import GatedPrefix
 from jaxprefix.tasks import prepare
 
 _SHARED = tuple(field.name for field in dataclasses.fields(PTuningV2))
@@ -159,7 +160,7 @@ def read_gates(adapter: Adapter | str | Path, split: str = "validation", *, batc
     adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
     model, run = adapter.model, adapter.run
     edits = model.edits(adapter.trainable)
-    gated = [index for index, edit in enumerate(edits.layers) if hasattr(edit, "gate_scale")]
+    gated = [index for index, edit in enumerate(edits.layers) if isinstance(edit, GatedPrefix)]
     prefixes = [part for part in parts_of(model.method) if isinstance(part, PrefixMethod)]
     if len(gated) != 1 or len(prefixes) != 1:
         raise UserError(

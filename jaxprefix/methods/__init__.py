@@ -1,23 +1,48 @@
-"""What is trained: one paper per file."""
+"""What is trained: one paper per file.
 
-from jaxprefix.methods.adaptive_prefix import AdaptivePrefix
-from jaxprefix.methods.base import Combined, Method, parts_of
-from jaxprefix.methods.baselines import BitFit, FullFineTuning, HeadOnly
-from jaxprefix.methods.bottleneck import ParallelAdapter, SequentialAdapter
-from jaxprefix.methods.inducer import Inducer
-from jaxprefix.methods.kernel_mix import KernelMix
-from jaxprefix.methods.lora import LoRA
-from jaxprefix.methods.multi_head_adapter import MultiHeadAdapter
-from jaxprefix.methods.new_tokens import NewTokens
-from jaxprefix.methods.p_tuning_v2 import PTuningV2
-from jaxprefix.methods.placed import At
-from jaxprefix.methods.prefix_tuning import PrefixTuning, collapse
-from jaxprefix.methods.prompt_tuning import PromptTuning
+`LISTED` is the one list of methods: the public names `jp.<class>`, configs and checkpoints (`METHODS` is registered for
+`typed_json`) and the comparison's entries are made from it, and a class says of itself what they need to know
+(`Method`). A method is added by its own file and a line here. Classes are imported at first use.
+"""
 
-METHODS = (
-    *(AdaptivePrefix, At, BitFit, Combined, FullFineTuning, HeadOnly, Inducer, KernelMix, LoRA, MultiHeadAdapter),
-    *(NewTokens, PTuningV2, ParallelAdapter, PrefixTuning, PromptTuning, SequentialAdapter),
-)
-"""Every method that comes with the package."""
+import importlib
+from typing import Any
 
-__all__ = ["METHODS", "Method", "collapse", "parts_of", *sorted(cls.__name__ for cls in METHODS)]
+LISTED = {
+    "PTuningV2": "p_tuning_v2",
+    "PrefixTuning": "prefix_tuning",
+    "AdaptivePrefix": "adaptive_prefix",
+    "PromptTuning": "prompt_tuning",
+    "Inducer": "inducer",
+    "MultiHeadAdapter": "multi_head_adapter",
+    "LoRA": "lora",
+    "IA3": "ia3",
+    "ParallelAdapter": "bottleneck",
+    "SequentialAdapter": "bottleneck",
+    "KernelMix": "kernel_mix",
+    "NewTokens": "new_tokens",
+    "BitFit": "baselines",
+    "HeadOnly": "baselines",
+    "FullFineTuning": "baselines",
+    "At": "placed",
+    "Combined": "base",
+}
+"""Every method that comes with the package, with the module that it lives in; comparisons show them in this order."""
+
+PUBLIC = {**LISTED, "Method": "base", "collapse": "prefix_tuning", "parts_of": "base"}
+"""What this room hands on, as `jp.<name>` too."""
+
+METHODS: tuple[type, ...]
+"""The classes of `LISTED`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "METHODS":
+        return tuple(__getattr__(listed) for listed in LISTED)
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC, "METHODS"})

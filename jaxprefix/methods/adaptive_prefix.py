@@ -16,12 +16,13 @@ are inferred from its code base, and `gate_std`, `gate_scale` change them.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from jaxprefix.edits import Dims, Edits
+from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
 from jaxprefix.methods.prefix import spread
@@ -46,6 +47,11 @@ class AdaptivePrefix(PTuningV2):
 
     `gate_std=0, gate_scale=2` is the parity start: exactly P-Tuning v2 at step 0.
     """
+
+    method_name: ClassVar[str] = "adaptive_prefix"
+    summary: ClassVar[str] = "P-Tuning v2 with gates of tokens and layers (Zhang et al. 2023)"
+    usual_rate: ClassVar[float | None] = 2e-2
+    size_fields: ClassVar[tuple[str, ...]] = ("length",)
 
     token_gate: bool = True
     layer_scale: bool = True
@@ -128,10 +134,11 @@ class GateLeaves(nn.Module):
     def __call__(self) -> tuple[Array | None, Array | None, Array | None]:
         method, normal, kernel, bias, scale = self.method, nn.initializers.normal(self.std), None, None, None
         if method.token_gate and method.gate_source != "none":
-            kernel = self.param("kernel", normal, (self.tokens, self.width))
+            kernel = leaf(self, "kernel", normal, (self.tokens, self.width), group="gate")
         if method.token_gate and (method.gate_bias or method.gate_source == "none"):
             bias_init = normal if method.gate_source == "none" else nn.initializers.zeros
-            bias = self.param("bias", bias_init, (self.tokens,))
+            bias = leaf(self, "bias", bias_init, (self.tokens,), group="gate", decay=False)
         if method.layer_scale:
-            scale = self.param("scale", nn.initializers.constant(method.gate_scale), (self.layers,))
+            start = nn.initializers.constant(method.gate_scale)
+            scale = leaf(self, "scale", start, (self.layers,), group="gate", decay=False)
         return kernel, bias, scale

@@ -8,7 +8,7 @@ the projections). Virtual tokens of several prefixes stand side by side, and the
 import dataclasses
 import functools
 import operator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 
@@ -19,12 +19,50 @@ from jaxprefix.errors import UserError
 class Method:
     """A tuning method: a frozen dataclass of hyperparameters that builds edits and knows no backbone.
 
+    A class must have `build`, and may have the other members.
+
     Attributes:
+      method_name: of its leaves in a sum, and of its row in a comparison; the class's name in snake case where the
+        class says nothing.
+      summary: what it is, in one line.
+      usual_rate: the learning rate around which a comparison tries others; None for a method that none has a row for.
+      size_fields: the fields (a length, ranks) that a budget of parameters decides together; none where a method has
+        one size.
       moves: of a method that trains leaves of the backbone and nothing else, what they are; a backbone that has none
         of them is refused.
+
+    Raises:
+      UserError: where an instance is made of a class without `build`.
     """
 
+    method_name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    usual_rate: ClassVar[float | None] = None
+    size_fields: ClassVar[tuple[str, ...]] = ()
     moves: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "method_name" not in vars(cls):
+            cls.method_name = snake_case(cls.__name__)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Method":
+        if cls.build is Method.build:
+            raise UserError(
+                f"{cls.__name__} has no build; give it `def build(self, dims: jp.Dims) -> flax.linen.Module`, which "
+                "returns the module that makes its leaves and edits."
+            )
+        return super().__new__(cls)
+
+    @classmethod
+    def of_size(cls, size: int, like: "Method | None" = None) -> "Method":
+        """The method with a size in its `size_fields`.
+
+        Args:
+          size: at least 1.
+          like: a method whose other options this one takes, where that makes the two comparable.
+        """
+        return cls(**dict.fromkeys(cls.size_fields, size))
 
     def build(self, dims: Dims) -> nn.Module:
         """The Linen module whose `apply({"params": params})` returns `Edits`; refuses what cannot be, as UserError."""
@@ -32,6 +70,11 @@ class Method:
 
     def trains(self, path: str) -> bool:
         """Whether the backbone's leaf at `path` (`layers/q/bias`) moves from `frozen` to `trainable`."""
+        return False
+
+    def reads_output(self, name: str) -> bool:
+        """Whether what the method does to the output of the linear map `name` depends on that output. A low-rank
+        update that comes after it cannot be merged into the map's kernel then."""
         return False
 
     def conflict(self, other: "Method") -> str | None:
@@ -54,6 +97,9 @@ class Combined(Method):
       UserError: at construction, where a part cannot stand beside another.
     """
 
+    method_name: ClassVar[str] = "combined"
+    summary: ClassVar[str] = "several methods at once"
+
     parts: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:
@@ -72,10 +118,10 @@ class Combined(Method):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parts' names in the trainable tree: their class's, a repeated one with its number."""
+        """The parts' names in the trainable tree: their `method_name`, a repeated one with its number."""
         found: list[str] = []
         for part in self.parts:
-            name, count = getattr(part, "method_name", snake_case(type(part).__name__)), 1
+            name, count = part.method_name, 1
             while (numbered := name if count == 1 else f"{name}_{count}") in found:
                 count += 1
             found.append(numbered)
@@ -111,11 +157,11 @@ def parts_of(method: Method) -> tuple[Method, ...]:
 
 
 def snake_case(name: str) -> str:
-    """`AdaptivePrefix` to `adaptive_prefix`, `LoRA` to `lora`, `PTuningV2` to `p_tuning_v2`."""
+    """`AdaptivePrefix` to `adaptive_prefix`."""
     words = ""
     for index, letter in enumerate(name):
         starts = letter.isupper() and index > 0
         follows_lower = starts and name[index - 1].islower()
         before_lower = starts and index + 1 < len(name) and name[index + 1].islower()
         words += ("_" if follows_lower or before_lower else "") + letter.lower()
-    return {"lo_ra": "lora", "ptuning_v2": "p_tuning_v2"}.get(words, words)
+    return words

@@ -20,6 +20,10 @@ class NoEdits(nn.Module):
 class HeadOnly(Method):
     """A linear probe: the backbone is frozen and unchanged, only the head is trained."""
 
+    method_name: ClassVar[str] = "head_only"
+    summary: ClassVar[str] = "a linear probe: the head alone"
+    usual_rate: ClassVar[float | None] = 1e-2
+
     def build(self, dims: Dims) -> nn.Module:
         return NoEdits()
 
@@ -37,6 +41,10 @@ class BitFit(Method):
     of the Llama family) are refused.
     """
 
+    method_name: ClassVar[str] = "bitfit"
+    summary: ClassVar[str] = "every bias, nothing else (Ben Zaken et al. 2022)"
+    usual_rate: ClassVar[float | None] = 5e-3
+
     moves: ClassVar[str] = "biases"
 
     def build(self, dims: Dims) -> nn.Module:
@@ -49,6 +57,10 @@ class BitFit(Method):
 @dataclasses.dataclass(frozen=True)
 class FullFineTuning(Method):
     """Every leaf of the backbone is trained: all of them move to `trainable`, in float32."""
+
+    method_name: ClassVar[str] = "full"
+    summary: ClassVar[str] = "every leaf of the backbone"
+    usual_rate: ClassVar[float | None] = 3e-4
 
     def build(self, dims: Dims) -> nn.Module:
         return NoEdits()

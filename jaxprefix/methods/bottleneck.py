@@ -12,7 +12,7 @@ baseline, sequential behind the attention's output projection.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -21,8 +21,8 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import dropout
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
-from jaxprefix.errors import UserError
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, he_uniform, in_layers
 
@@ -106,8 +106,7 @@ class _Bottleneck(Method):
         name = type(self).__name__
         if self.width < 1:
             raise UserError(f"{name} has width = {self.width}; it must be at least 1.")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"{name} has dropout = {self.dropout}; it must be at least 0 and below 1.")
+        check_rate(f"{name} has dropout =", self.dropout)
 
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)
@@ -131,6 +130,11 @@ class ParallelAdapter(_Bottleneck):
       after_dropout: add it after the residual dropout of the MLP (the inducer paper's RoBERTa), not before.
     """
 
+    method_name: ClassVar[str] = "parallel_adapter"
+    summary: ClassVar[str] = "a bottleneck adapter beside the MLP (He et al. 2022)"
+    usual_rate: ClassVar[float | None] = 5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("width",)
+
     after_dropout: bool = False
 
 
@@ -143,7 +147,15 @@ class SequentialAdapter(_Bottleneck):
       place: behind the `attention`'s output projection, the `mlp`, or the whole `block`.
     """
 
+    method_name: ClassVar[str] = "sequential_adapter"
+    summary: ClassVar[str] = "a bottleneck adapter behind a sublayer (Houlsby et al. 2019)"
+    usual_rate: ClassVar[float | None] = 5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("width",)
+
     place: Literal["attention", "mlp", "block"] = "mlp"
+
+    def reads_output(self, name: str) -> bool:
+        return self.place == "attention" and name == "o"
 
 
 class BottleneckModule(nn.Module):
@@ -167,7 +179,12 @@ class BottleneckModule(nn.Module):
         shapes |= {"up_bias": (zeros, (d,))}
         if method.norm:
             shapes |= {"norm_scale": (ones, (d,)), "norm_bias": (zeros, (d,))}
-        leaves = {name: self.param(name, init, (layers, *shape)) for name, (init, shape) in shapes.items()}
+        leaves = {  # the two matrices, and vectors
+            name: leaf(
+                self, name, init, (layers, *shape), decay=len(shape) == 2, matrix=(1, 2) if len(shape) == 2 else None
+            )
+            for name, (init, shape) in shapes.items()
+        }
         bottleneck = BottleneckEdit(
             **in_layers(leaves, method, dims),
             place="parallel" if isinstance(method, ParallelAdapter) else method.place,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxprefix.edits import Dims, edit
+from jaxprefix.edits import Dims, edit, leaf
 from jaxprefix.methods.layers import chosen_layers, folded_normal, in_layers
 
 
@@ -68,11 +68,11 @@ class HeadMLPLeaves(nn.Module):
         if self.kind != "key" and method.value_extension:
             up, bias = ((rank, dims.width) if method.head_share else (heads, rank, dims.width)), (dims.width,)
         start = nn.initializers.zeros if method.zero_init_up and self.kind != "key" else folded_normal
-        shapes = {
-            "A": (folded_normal, (hidden_heads, dims.head_width, rank)),
-            "a": (folded_normal, (hidden_heads, rank)),
-            "B": (start, up),
-            "b": (start, bias),
+        leaves = {
+            "A": leaf(self, "A", folded_normal, (layers, hidden_heads, dims.head_width, rank), tp=1, matrix=(2, 3)),
+            "a": leaf(self, "a", folded_normal, (layers, hidden_heads, rank), decay=False, tp=1),
+            # what the heads share follows none of them
+            "B": leaf(self, "B", start, (layers, *up), tp=1 if len(up) == 3 else None, matrix=(len(up) - 1, len(up))),
+            "b": leaf(self, "b", start, (layers, *bias), decay=False, tp=1 if len(bias) == 2 else None),
         }
-        leaves = {name: self.param(name, init, (layers, *shape)) for name, (init, shape) in shapes.items()}
         return HeadMLP(**in_layers(leaves, method, dims))

@@ -20,7 +20,7 @@ own notation was not at hand. Where composed with a prefix, its virtual tokens a
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,7 @@ from jaxtyping import Float
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.head_mlp import HeadMLP, HeadMLPLeaves
 from jaxprefix.methods.layers import chosen_layers
 from jaxprefix.methods.multi_head_adapter import MultiHeadAdapter
@@ -48,6 +48,8 @@ class InducerEdit(LayerEdit):
       real: value gating: the MLP of the real tokens' keys that is added to their values.
       key_mode, extension, renormalise, legacy_mask, rate: see `Inducer`; `rate` is that of the weights' dropout.
     """
+
+    follows_attention: ClassVar[bool] = True
 
     value: HeadMLP
     key: HeadMLP | None = None
@@ -174,6 +176,11 @@ class Inducer(MultiHeadAdapter):
         backbone's rate for attention weights, as published.
     """
 
+    method_name: ClassVar[str] = "inducer"
+    summary: ClassVar[str] = "a private virtual token for every query and head (Chen et al. 2022)"
+    usual_rate: ClassVar[float | None] = 5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("value_rank", "key_rank")
+
     key_mode: KeyMode = "mlp"
     key_rank: int = 5
     gating_ablation: bool = False
@@ -195,8 +202,7 @@ class Inducer(MultiHeadAdapter):
             raise UserError(
                 "Inducer(gating_ablation=True) changes the attention of every layer; leave out layers, or the ablation."
             )
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"Inducer has dropout = {self.dropout}; it must be at least 0 and below 1.")
+        check_rate("Inducer has dropout =", self.dropout)
 
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)

@@ -10,6 +10,7 @@ With a head's low-rank map `m(z) = (dropout(z) A^T) B^T + b` and LoRA updates wi
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,8 +19,8 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import dropout
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
-from jaxprefix.errors import UserError
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, folded_normal, in_layers
 from jaxprefix.methods.lora import LoRAEdit, LowRankLeaves
@@ -100,6 +101,11 @@ class KernelMix(Method):
       layers: indices of the layers that get one; None for all.
     """
 
+    method_name: ClassVar[str] = "kernel_mix"
+    summary: ClassVar[str] = "low-rank updates of every head, and shared ones (Chen et al. 2022)"
+    usual_rate: ClassVar[float | None] = 5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("query_rank", "rank", "shared_query_rank", "shared_rank")
+
     query_rank: int = 3
     rank: int = 8
     shared_query_rank: int = 12
@@ -111,8 +117,7 @@ class KernelMix(Method):
         for name in ("query_rank", "rank", "shared_query_rank", "shared_rank"):
             if getattr(self, name) < 1:
                 raise UserError(f"KernelMix has {name} = {getattr(self, name)}; it must be at least 1.")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"KernelMix has dropout = {self.dropout}; it must be at least 0 and below 1.")
+        check_rate("KernelMix has dropout =", self.dropout)
 
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)
@@ -154,5 +159,9 @@ class HeadMapLeaves(nn.Module):
             "o_A": (h, s, e), "o_B": (d, h, s), "o_b": (d,),
         }  # fmt: skip
         layers = len(chosen_layers(method, dims))
-        leaves = {name: self.param(name, folded_normal, (layers, *shape)) for name, shape in shapes.items()}
+        matrices = {name: (1, 3) if name == "o_B" else (2, 3) for name in shapes if name[2:] in ("A", "B")}
+        leaves = {
+            name: leaf(self, name, folded_normal, (layers, *shape), decay=name in matrices, matrix=matrices.get(name))
+            for name, shape in shapes.items()
+        }
         return HeadMaps(**in_layers(leaves, method, dims), rate=self.rate)

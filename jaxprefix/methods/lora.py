@@ -10,7 +10,7 @@ at 0, so nothing changes at the start. `jp.merge_lora` puts a trained update int
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -19,8 +19,8 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.attention import dropout
-from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
-from jaxprefix.errors import UserError
+from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, folded_normal, he_uniform, in_layers
 from jaxprefix.trees import Tree, flatten, unflatten
@@ -93,6 +93,11 @@ class LoRA(Method):
       layers: indices of the layers that get one; None for all.
     """
 
+    method_name: ClassVar[str] = "lora"
+    summary: ClassVar[str] = "low-rank updates of linear maps (Hu et al. 2022)"
+    usual_rate: ClassVar[float | None] = 5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("rank",)
+
     maps: tuple[str, ...] = ("q", "v")
     rank: int = 8
     alpha: float | None = None
@@ -106,8 +111,7 @@ class LoRA(Method):
             raise UserError(f"LoRA has rank = {self.rank}; it must be at least 1.")
         if not self.maps or len(set(self.maps)) != len(self.maps):
             raise UserError(f"LoRA has maps = {self.maps}; name each linear map once, at least one.")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"LoRA has dropout = {self.dropout}; it must be at least 0 and below 1.")
+        check_rate("LoRA has dropout =", self.dropout)
 
     @property
     def scale(self) -> float:
@@ -161,11 +165,11 @@ class LowRankLeaves(nn.Module):
         start = folded_normal if folded else he_uniform(_HE_SMALL if self.start == "he_small" else 1.0)
         zero = folded_normal if folded else nn.initializers.zeros
         leaves = {
-            "A": self.param("A", start, (layers, self.rank, self.inputs)),
-            "B": self.param("B", zero, (layers, self.outputs, self.rank)),
+            "A": leaf(self, "A", start, (layers, self.rank, self.inputs), matrix=(1, 2)),
+            "B": leaf(self, "B", zero, (layers, self.outputs, self.rank), matrix=(1, 2)),
         }
         if self.bias:
-            leaves["b"] = self.param("b", zero, (layers, self.outputs))
+            leaves["b"] = leaf(self, "b", zero, (layers, self.outputs), decay=False)
         return LowRank(**in_layers(leaves, self.method, self.dims))
 
 
@@ -187,12 +191,12 @@ def merge_update(method: LoRA, params: Tree, backbone: Tree, dims: Dims) -> Tree
         change = {"kernel": jnp.einsum("lri,lor->lio", update.A, update.B, precision="highest")}
         if update.b is not None:
             change["bias"] = update.b
-        for leaf, by in change.items():
-            if f"layers/{name}/{leaf}" not in flat:
+        for kind, by in change.items():
+            if f"layers/{name}/{kind}" not in flat:
                 raise UserError(
                     f"the LoRA trains a bias, and the map {name} of this backbone has none to merge it into; keep the "
                     "adapter as it is, or tune with bias=False."
                 )
-            old = flat[f"layers/{name}/{leaf}"]
-            flat[f"layers/{name}/{leaf}"] = (old + method.scale * by).astype(old.dtype)
+            old = flat[f"layers/{name}/{kind}"]
+            flat[f"layers/{name}/{kind}"] = (old + method.scale * by).astype(old.dtype)
     return unflatten(flat)

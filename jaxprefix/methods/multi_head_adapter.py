@@ -7,6 +7,7 @@ It is inducer-tuning with p = 1.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 from jax import Array
@@ -63,6 +64,10 @@ class MultiHeadAdapter(Method):
         all four start as in the published code, 0.01 fmod(N(0, 1), 2).
       layers: indices of the layers that get one; None for all.
     """
+
+    method_name: ClassVar[str] = "multi_head_adapter"
+    summary: ClassVar[str] = "the inducer without its kernel weight, an ablation (Chen et al. 2022)"
+    size_fields: ClassVar[tuple[str, ...]] = ("value_rank",)
 
     value_rank: int = 12
     value_extension: bool = True

@@ -6,10 +6,11 @@ frozen rows stay as they are.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 
-from jaxprefix.edits import Dims, Edits
+from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 
@@ -27,6 +28,9 @@ class NewTokens(Method):
       init_std: standard deviation of the initial rows; None takes the backbone's `initializer_range` (0.02), which is
         what the published code does.
     """
+
+    method_name: ClassVar[str] = "new_tokens"
+    summary: ClassVar[str] = "trained rows of the vocabulary that the model has not"
 
     count: int = 16
     init_std: float | None = None
@@ -51,4 +55,4 @@ class NewTokensModule(nn.Module):
     def __call__(self) -> Edits:
         std = self.dims.initializer_range if self.method.init_std is None else self.method.init_std
         shape = (self.method.count, self.dims.width)
-        return Edits(words=self.param("words", nn.initializers.normal(std), shape))
+        return Edits(words=leaf(self, "words", nn.initializers.normal(std), shape))

@@ -7,6 +7,7 @@ MLP of width 512 before the table.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 
@@ -24,6 +25,11 @@ class PTuningV2(PrefixMethod):
         (0.02), 0 starts from zeros.
       mlp_width: width of the reparameterising MLP; None, the default there, learns keys and values directly.
     """
+
+    method_name: ClassVar[str] = "p_tuning_v2"
+    summary: ClassVar[str] = "virtual keys and values in every layer (Liu et al. 2022)"
+    usual_rate: ClassVar[float | None] = 2e-2
+    size_fields: ClassVar[tuple[str, ...]] = ("length",)
 
     init_std: float | None = None
     mlp_width: int | None = None

@@ -10,8 +10,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxprefix.edits import Dims, Edits
-from jaxprefix.errors import UserError
+from jaxprefix.edits import Dims, Edits, leaf
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.prefix_edits import DropoutUnit, Prefix
 
@@ -49,6 +49,18 @@ class PrefixMethod(Method):
     no_op_start: bool = False
     subject_to_window: bool = False
 
+    @classmethod
+    def of_size(cls, size: int, like: Method | None = None) -> "PrefixMethod":
+        """With position offset, dropout, layers and initial scale of `like` where that is a prefix, so that all of a
+        comparison start alike; else without a position offset."""
+        shared = ("position_offset", "dropout", "dropout_unit", "layers")
+        given: dict[str, Any] = {"position_offset": False}
+        if isinstance(like, PrefixMethod):
+            given = {name: getattr(like, name) for name in shared}
+        if "init_std" in (field.name for field in dataclasses.fields(cls)):
+            given["init_std"] = getattr(like, "init_std", None)
+        return cls(**dict.fromkeys(cls.size_fields, size), **given)
+
     def layer_lengths(self, dims: Dims) -> tuple[int, ...]:
         """The number of virtual tokens of each of the L layers; refuses what does not fit the backbone."""
         name = type(self).__name__
@@ -59,8 +71,7 @@ class PrefixMethod(Method):
                 f"{name}(no_op_start=True) cannot start from the backbone with shifted positions; "
                 "set position_offset=False."
             )
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"{name} has dropout = {self.dropout}; it must be at least 0 and below 1.")
+        check_rate(f"{name} has dropout =", self.dropout)
         if self.lengths is not None:
             if self.layers is not None:
                 raise UserError(
@@ -110,13 +121,13 @@ class PrefixMethod(Method):
         return max(self.layer_lengths(dims)) if self.position_offset is True else int(self.position_offset)
 
 
-def spread(leaf: Float[Array, "N *R"], lengths: tuple[int, ...]) -> Float[Array, "L P *R"]:
+def spread(rows: Float[Array, "N *R"], lengths: tuple[int, ...]) -> Float[Array, "L P *R"]:
     """Rows that are counted over the layers, `lengths` of them to each, as a stack with zeros where a layer has fewer
     than P."""
     length = max(lengths)
     if min(lengths) == length:
-        return leaf.reshape(len(lengths), length, *leaf.shape[1:])
-    return jnp.zeros((len(lengths), length, *leaf.shape[1:]), leaf.dtype).at[slots(lengths)].set(leaf)
+        return rows.reshape(len(lengths), length, *rows.shape[1:])
+    return jnp.zeros((len(lengths), length, *rows.shape[1:]), rows.dtype).at[slots(lengths)].set(rows)
 
 
 def slots(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -128,8 +139,8 @@ def slots(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 def trained_mass(module: nn.Module, count: int) -> Float[Array, "N"]:
     """Masses that start at 0. Adam may carry the leaf below 0, where no mass is; the mass is then 0 and the gradient
     stays that of the mass, so that the leaf can come back."""
-    leaf = module.param("mass", nn.initializers.zeros, (count,))
-    return leaf + jax.lax.stop_gradient(jnp.maximum(leaf, 0) - leaf)
+    mass = leaf(module, "mass", nn.initializers.zeros, (count,), decay=False)
+    return mass + jax.lax.stop_gradient(jnp.maximum(mass, 0) - mass)
 
 
 class DirectPrefix(nn.Module):
@@ -144,7 +155,8 @@ class DirectPrefix(nn.Module):
         method, dims = self.method, self.dims
         count = sum(method.layer_lengths(dims))
         shape = (count, dims.kv_heads, dims.head_width)
-        keys, values = (self.param(name, nn.initializers.normal(self.std), shape) for name in ("keys", "values"))
+        start = nn.initializers.normal(self.std)
+        keys, values = (leaf(self, name, start, shape, tp=1) for name in ("keys", "values"))
         mass = trained_mass(self, count) if method.no_op_start else None
         return method.make_edits(keys, values, mass, dims)
 
@@ -174,7 +186,7 @@ class ReparameterisedPrefix(nn.Module):
         kept, length = np.flatnonzero(lengths), int(lengths.max())
         features = 2 * len(kept) * dims.kv_heads * dims.head_width
         embedding = nn.initializers.normal(1.0 if self.torch_init else dims.initializer_range)
-        h = self.param("embedding", embedding, (length, dims.width))
+        h = leaf(self, "embedding", embedding, (length, dims.width))
         h = self._linear("down", features, jnp.tanh(self._linear("up", self.mlp_width, h)))
         made = h.reshape(length, len(kept), 2, dims.kv_heads, dims.head_width).transpose(2, 1, 0, 3, 4)
         layer, token = slots(tuple(int(n) for n in lengths[kept]))
@@ -191,5 +203,5 @@ class ReparameterisedPrefix(nn.Module):
             bias_init = init
         else:
             init, bias_init = nn.initializers.normal(self.dims.initializer_range), nn.initializers.zeros
-        kernel = self.param(f"{name}_kernel", init, (x.shape[-1], features))
-        return x @ kernel + self.param(f"{name}_bias", bias_init, (features,))
+        kernel = leaf(self, f"{name}_kernel", init, (x.shape[-1], features), matrix=(0, 1))
+        return x @ kernel + leaf(self, f"{name}_bias", bias_init, (features,), decay=False)

@@ -35,6 +35,9 @@ class Prefix(LayerEdit):
     unit: DropoutUnit = static(default="element")
     subject_to_window: bool = static(default=False)
 
+    def virtual_count(self) -> int:
+        return self.keys.shape[-3]
+
     def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens:
         keys, values, scale = self.keys.astype(x.dtype), self.values.astype(x.dtype), self.gate(x, ctx)
         rate, rows = ctx.method_rate(self.rate), x.shape[0]

@@ -7,6 +7,7 @@ the keys and values are kept: `collapse`.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -26,6 +27,11 @@ class PrefixTuning(PrefixMethod):
       dropout: rate of the dropout on the prefix, 0 in the published code.
       mlp_width: width of the reparameterising MLP (`mid_dim`).
     """
+
+    method_name: ClassVar[str] = "prefix_tuning"
+    summary: ClassVar[str] = "virtual keys and values made by an MLP (Li and Liang 2021)"
+    usual_rate: ClassVar[float | None] = 5e-3
+    size_fields: ClassVar[tuple[str, ...]] = ("mlp_width",)
 
     dropout: float | None = 0.0
     mlp_width: int = 512

@@ -7,10 +7,11 @@ differs in that it sends the text through the embedding layer twice.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 
-from jaxprefix.edits import Dims, Edits
+from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 
@@ -24,12 +25,22 @@ class PromptTuning(Method):
       init_std: standard deviation of the initial vectors; None takes the backbone's `initializer_range` (0.02).
     """
 
+    method_name: ClassVar[str] = "prompt_tuning"
+    summary: ClassVar[str] = "virtual tokens at the embeddings alone (Lester et al. 2021)"
+    usual_rate: ClassVar[float | None] = 2e-2
+    size_fields: ClassVar[tuple[str, ...]] = ("length",)
+
     length: int = 16
     init_std: float | None = None
 
     def __post_init__(self) -> None:
         if self.length < 1:
             raise UserError(f"PromptTuning has length = {self.length}; it must be at least 1.")
+
+    @classmethod
+    def of_size(cls, size: int, like: Method | None = None) -> "PromptTuning":
+        """With the initial scale of `like`, where that has one."""
+        return cls(length=size, init_std=getattr(like, "init_std", None))
 
     def build(self, dims: Dims) -> nn.Module:
         return PromptModule(self, dims)
@@ -45,4 +56,4 @@ class PromptModule(nn.Module):
     def __call__(self) -> Edits:
         std = self.dims.initializer_range if self.method.init_std is None else self.method.init_std
         shape = (self.method.length, self.dims.width)
-        return Edits(prompt=self.param("prompt", nn.initializers.normal(std), shape))
+        return Edits(prompt=leaf(self, "prompt", nn.initializers.normal(std), shape))

@@ -184,7 +184,7 @@ def frozen_spec(config: BackboneConfig, path: str, shape: tuple[int, ...], mesh:
     Raises:
       UserError: the table has no such leaf.
     """
-    table = leaf_table(config)
+    table = leaves_by_path(config)
     leaf = table.get(path)
     if leaf is None and path.endswith("/kernel_scale"):
         kernel = table.get(path.removesuffix("_scale"))
@@ -198,7 +198,7 @@ def frozen_spec(config: BackboneConfig, path: str, shape: tuple[int, ...], mesh:
 
 
 @functools.lru_cache(maxsize=64)
-def leaf_table(config: BackboneConfig) -> Mapping[str, Leaf]:
+def leaves_by_path(config: BackboneConfig) -> Mapping[str, Leaf]:
     """The leaves of a backbone by path."""
     return {leaf.path: leaf for leaf in config.leaves()}
 

@@ -73,7 +73,7 @@ class DecoderLayer(nn.Module):
             bias = biased.get(name, config.mlp_bias)
             features = self.dims.maps[name][1]
             made = Linear(features, self.dtype, config.initializer_range, bias, kernel_axes(name, self.dims), name=name)
-            return made(z, hooks.project)
+            return made(z, hooks)
 
         def drop(f: Array, place: int) -> Array:
             return dropout(f, hidden_rate, keys[place]) if ctx.training else f

@@ -95,7 +95,7 @@ class EncoderLayer(nn.Module):
         def linear(name: str, z: Array) -> Array:
             features = config.mlp_width if name == "up" else config.width
             axes = kernel_axes(name, self.dims)
-            return Linear(features, self.dtype, config.initializer_range, axes=axes, name=name)(z, hooks.project)
+            return Linear(features, self.dtype, config.initializer_range, axes=axes, name=name)(z, hooks)
 
         def drop(f: Array, place: int) -> Array:
             return dropout(f, hidden_rate, keys[place]) if ctx.training else f

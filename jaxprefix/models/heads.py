@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import dropout
-from jaxprefix.edits import Dims
+from jaxprefix.edits import Dims, declare
 from jaxprefix.errors import UserError
 from jaxprefix.models.encoder_config import ACTIVATIONS
 from jaxprefix.models.linear import LayerNorm
@@ -112,7 +112,10 @@ class _Classifier(Head):
                 f"class_weights has {len(self.class_weights)} entries for {self.num_labels} labels; give one for each."
             )
         kernel = _normal(key, (dims.width, self.num_labels), dims)
-        return {"classifier": {"kernel": kernel, **({"bias": jnp.zeros(self.num_labels)} if self.bias else {})}}
+        made = {"kernel": declare("classifier/kernel", kernel, group="head", matrix=(0, 1))}
+        if self.bias:
+            made["bias"] = declare("classifier/bias", jnp.zeros(self.num_labels), group="head", decay=False)
+        return {"classifier": made}
 
     def _classify(self, params: Tree, h: Float[Array, "*B D"], dims: Dims, key: Array | None) -> Float[Array, "*B C"]:
         rate = dims.hidden_dropout if self.dropout is None else self.dropout

@@ -1,7 +1,6 @@
 """The linear map and the layer norm of every backbone."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Num
 
 from jaxprefix.distributed.constraints import Axis, axis_size, constrain
+from jaxprefix.edits.hooks import LayerHooks
 
 Axes = tuple[Axis, Axis]
 WHOLE: Axes = (None, None)
@@ -57,7 +57,8 @@ kernel_product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 class Linear(nn.Module):
-    """`y = x W + b` in the compute dtype, offered to the edits' `project` hook under the map's own name.
+    """`y = x W + b` in the compute dtype, x offered to the edits' `before_project` and y to their `project` under the
+    map's own name.
 
     Parameters are `kernel` `[I, O]` and, with `use_bias`, `bias` `[O]`, cast to `dtype` at use, so that a tree in
     another dtype (bf16 on disk, f32 while it is trained) runs as it is. Beside a kernel in int8 there is a
@@ -72,12 +73,11 @@ class Linear(nn.Module):
     axes: Axes = WHOLE
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "*B I"], project: Callable[[str, Array, Array], Array] | None = None
-    ) -> Float[Array, "*B O"]:
+    def __call__(self, x: Float[Array, "*B I"], hooks: LayerHooks | None = None) -> Float[Array, "*B O"]:
         normal = nn.initializers.normal(self.initializer_range)
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
         x = x.astype(self.dtype)
+        x = x if hooks is None else hooks.before_project(self.name, x)
         stored_otherwise = kernel.dtype != x.dtype or axis_size("fsdp") > 1
         # named, since a policy of rematerialisation does not see the product inside
         y = checkpoint_name(kernel_product(x, kernel, self.axes), PRODUCT) if stored_otherwise else x @ kernel
@@ -85,7 +85,7 @@ class Linear(nn.Module):
             y = (y * self.get_variable("params", "kernel_scale")).astype(self.dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return y if project is None else project(self.name, x, y)
+        return y if hooks is None else hooks.project(self.name, x, y)
 
 
 class LayerNorm(nn.Module):

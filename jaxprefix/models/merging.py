@@ -1,9 +1,10 @@
 """Putting a trained LoRA into the weights it updates, so that it costs nothing any more."""
 
 import dataclasses
+import itertools
 
 from jaxprefix.errors import UserError
-from jaxprefix.methods import Combined, HeadOnly, LoRA, SequentialAdapter, parts_of
+from jaxprefix.methods import Combined, HeadOnly, LoRA, parts_of
 from jaxprefix.methods.lora import merge_update
 from jaxprefix.models.quantizing import refuse_quantized
 from jaxprefix.models.tuned import TunedModel
@@ -37,12 +38,13 @@ def merge_lora(model: TunedModel, trainable: Tree, frozen: Tree) -> tuple[TunedM
         if not isinstance(part, LoRA):
             kept[name] = (part, own)
             continue
-        before = [p for p in parts[:index] if isinstance(p, SequentialAdapter) and p.place == "attention"]
-        if before and "o" in part.maps:
-            raise UserError(
-                "the LoRA of the map o comes after a SequentialAdapter on that map's output, so merging it would "
-                "change what the adapter reads; write the LoRA first in the sum and tune again."
-            )
+        for before, map_name in itertools.product(parts[:index], part.maps):
+            if before.reads_output(map_name):
+                raise UserError(
+                    f"the LoRA of the map {map_name} comes after the {type(before).__name__} on that map's output, so "
+                    f"merging it would change what the {type(before).__name__} reads; write the LoRA first in the sum "
+                    "and tune again."
+                )
         backbone = merge_update(part, own, backbone, model.backbone.dims)
     moved = set(flatten(trainable.get("backbone", {})))
     moved_tree, kept_tree = split(backbone, lambda path: path in moved)

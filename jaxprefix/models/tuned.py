@@ -90,9 +90,9 @@ class TunedModel:
         if self.head is not None:
             trainable["head"] = self.head.init(head_key, self.backbone.dims)
             initialized = self.head.init_missing(init_key, self.backbone.dims, frozen)
-        moved, kept = split(frozen, self._trains)
+        moved, kept = split(frozen, self.trains)
         refuse_quantized(moved, f"{type(self.method).__name__} trains")
-        init_moved, initialized = split(initialized, self._trains)
+        init_moved, initialized = split(initialized, self.trains)
         # a copy: training donates `trainable`, and the caller's tree must outlive that
         trainable["backbone"] = jax.tree.map(lambda w: jnp.array(w, jnp.float32), merge(moved, init_moved))
         trainable = {name: tree for name, tree in trainable.items() if flatten(tree)}
@@ -102,7 +102,8 @@ class TunedModel:
             )
         return trainable, {"backbone": kept, "initialized": initialized}
 
-    def _trains(self, path: str) -> bool:
+    def trains(self, path: str) -> bool:
+        """Whether the backbone's leaf at `path` moves to `trainable`, for the method or for the head."""
         return self.method.trains(path) or (self.head is not None and self.head.trains(path))
 
     def edits(self, trainable: Tree) -> Edits:

@@ -69,7 +69,7 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
     )
     optimizer = run.optimizer
     state = jax.eval_shape(functools.partial(first_state, optimizer), setup.trainable, jax.random.key(0))
-    state = jax.tree.map(placed_shape, state, state_shardings(module, state, mesh))
+    state = jax.tree.map(placed_shape, state, state_shardings(setup.model, state, mesh))
     rates = jax.tree.map(lambda leaf: placed_shape(leaf, replicated(mesh)), jax.eval_shape(optimizer.rates))
     eval_rows = run.eval_batch_size or run.batch_size
     batch, eval_batch = (_batch(run, rows, setup.longest, mesh) for rows in (run.batch_size, eval_rows))

@@ -14,7 +14,6 @@ from jaxprefix.edits import Dims, Edits, Rates
 from jaxprefix.errors import UserError
 from jaxprefix.methods import FullFineTuning, parts_of
 from jaxprefix.methods.base import Method
-from jaxprefix.methods.inducer import InducerEdit
 from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.backbones import make_backbone
 from jaxprefix.models.heads import Head
@@ -175,8 +174,9 @@ def _edit_rates(model: TunedModel) -> tuple[tuple[float, ...], tuple[float, ...]
     """The rates of a method's edits: those that `Rates.method` replaces, and those that follow the attention's."""
     module = model.method.build(model.backbone.dims)
     edits: Edits = jax.eval_shape(lambda key: module.apply(module.init(key)), jax.random.key(0))
-    of_attention = [edit.rate for edit in edits.layers if isinstance(edit, InducerEdit)]
-    of_method = [edit.rate for edit in edits.layers if _has_rate(edit) and not isinstance(edit, InducerEdit)]
+    rated = [edit for edit in edits.layers if _has_rate(edit)]
+    of_attention = [edit.rate for edit in rated if edit.follows_attention]
+    of_method = [edit.rate for edit in rated if not edit.follows_attention]
     return tuple(of_method), tuple(of_attention)
 
 

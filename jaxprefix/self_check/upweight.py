@@ -1,6 +1,7 @@
 """Edits whose virtual tokens weigh twice as much in one layer, to see who notices."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 import jax
@@ -35,7 +36,9 @@ def _of_inner(hook: str) -> Any:
     return call
 
 
-for _hook in [name for name in vars(LayerEdit) if not name.startswith("_") and name != "virtual_tokens"]:
+for _hook, _default in vars(LayerEdit).items():
+    if _hook.startswith("_") or _hook == "virtual_tokens" or not inspect.isfunction(_default):
+        continue
     setattr(Upweighted, _hook, _of_inner(_hook))
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from jaxprefix.data import Files, Tfds
 from jaxprefix.distributed.mesh import MeshShape
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.methods import METHODS, PTuningV2
 from jaxprefix.methods.base import Method
@@ -147,9 +147,7 @@ class Run:
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1, or None.")
         for name in ("hidden_dropout", "attention_dropout", "label_smoothing"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 0 and below 1.")
+            check_rate(f"{name} is", getattr(self, name))
         if self.quantize is not None and isinstance(self.backbone, NewBackbone):
             raise UserError("quantize is for pretrained weights, and this backbone is new; set quantize=None.")
         if self.start is not None:

@@ -6,6 +6,7 @@ serves any of their values.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -14,7 +15,8 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxprefix.errors import UserError
+from jaxprefix.edits import Leaf
+from jaxprefix.errors import UserError, check_rate
 from jaxprefix.trees import Tree, flatten, unflatten
 from jaxprefix.typed_json import register
 
@@ -29,7 +31,7 @@ class Optimizer:
     Attributes:
       learning_rate: the highest rate, of everything that has none of its own below.
       head_learning_rate: of the head; None for `learning_rate`.
-      gate_learning_rate: of gates (the leaves under `gate` of a method); None for `learning_rate`.
+      gate_learning_rate: of gates (leaves that declare the group `gate`); None for `learning_rate`.
       schedule: after the warm-up, `linear` and `cosine` fall to `end` at the last step; `linear_late` falls by one of
         all steps' parts a step, as if there had been no warm-up, and so does not reach 0 (the inducer paper's code for
         GPT-2); `exponential` multiplies by `decay` once per epoch (P-Tuning v2 on named entities); `constant` stays.
@@ -37,7 +39,7 @@ class Optimizer:
       warmup: steps over which the rate rises linearly from 0.
       warmup_share: the same as a share of all steps; only one of the two.
       end: what `linear` and `cosine` fall to, as a part of the learning rate.
-      weight_decay: decoupled; applies to matrices and prefixes, never to biases, norms and masses.
+      weight_decay: decoupled; applies to leaves that declare it: matrices and prefixes, never biases, norms, masses.
       clip: largest global norm of the gradient of all trainable leaves; None for no clipping.
       beta1: decay of the mean of gradients.
       beta2: decay of the mean of squared gradients.
@@ -65,9 +67,7 @@ class Optimizer:
             if value is not None and not (value >= 0 and value < float("inf")):
                 raise UserError(f"optimizer.{name} is {value}; it must be a finite number of at least 0.")
         for name in ("warmup_share", "end"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise UserError(f"optimizer.{name} is {value}; it must be at least 0 and below 1.")
+            check_rate(f"optimizer.{name} is", getattr(self, name))
         if self.warmup and self.warmup_share:
             raise UserError("optimizer has both warmup and warmup_share; give one of them.")
         if self.clip is not None and not self.clip > 0:
@@ -98,14 +98,24 @@ class Optimizer:
         trainable: Tree,
         rates: dict[str, Float[Array, ""]],
         factor: Float[Array, ""],
+        table: Mapping[str, Leaf],
     ) -> tuple[Tree, Any]:
-        """One step: the new trainable tree and optimizer state. `factor` is the schedule's."""
+        """One step: the new trainable tree and optimizer state.
+
+        Args:
+          grads: of `trainable`.
+          opt_state: of the step before, at first `init`'s.
+          trainable: the leaves, float32.
+          rates: as `rates()` gives them.
+          factor: the schedule's.
+          table: what the leaves declare, by path (`leaf_table`).
+        """
         updates, opt_state = self._transformation().update(grads, opt_state)
         new = {}
         updates = flatten(updates)
         for path, leaf in flatten(trainable).items():
-            decay = rates["weight_decay"] if decays(path) else 0.0
-            new[path] = leaf - factor * rates[group(path)] * (updates[path] + decay * leaf)
+            decay = rates["weight_decay"] if table[path].decay else 0.0
+            new[path] = leaf - factor * rates[table[path].group] * (updates[path] + decay * leaf)
         return unflatten(new), opt_state
 
     def _transformation(self) -> optax.GradientTransformation:
@@ -125,19 +135,6 @@ class Optimizer:
             "constant": jnp.ones_like(step),
         }[self.schedule]
         return jnp.where(step < warmup, step / max(warmup, 1), after)
-
-
-def group(path: str) -> Literal["base", "head", "gate"]:
-    """Whose learning rate a trainable leaf has."""
-    if path.startswith("head/"):
-        return "head"
-    return "gate" if path.startswith("method/") and "gate" in path.split("/")[1:-1] else "base"
-
-
-def decays(path: str) -> bool:
-    """Whether weight decay applies to a trainable leaf."""
-    name = path.rsplit("/", 1)[-1]
-    return not (name.endswith(("bias", "scale", "_b")) or name in ("a", "b", "mass"))
 
 
 def global_norm(tree: Tree) -> Float[Array, ""]:

@@ -27,15 +27,15 @@ from jaxprefix.models.backbone_config import BackboneConfig, Module
 from jaxprefix.models.backbones import drawn_backbone, make_backbone
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.fresh_init import adapt_start
+from jaxprefix.models.leaf_table import leaf_table
 from jaxprefix.models.model_sizes import known_config
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts import start
 from jaxprefix.tasks import CausalLanguage, ConditionalGeneration, MaskedLanguage, prepare
 from jaxprefix.tasks.formats.tokens import added_tokens, with_added_tokens
 from jaxprefix.training.config import NewBackbone, Run
-from jaxprefix.training.optimizer import group
 from jaxprefix.training.sharding import frozen_shardings, tree_shardings
-from jaxprefix.trees import Tree, flatten
+from jaxprefix.trees import Tree
 from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
@@ -225,7 +225,7 @@ def set_up(
         frozen = jax.tree.map(placed_shape, frozen, tree_shardings(backbone.module, frozen, mesh))
     edits = jax.eval_shape(model.edits, trainable)
     check_positions(longest, edits.positions, dims)
-    _check_run(run, backbone, edits, trainable)
+    _check_run(run, backbone, model, edits)
     return Setup(run, mesh, backbone, examples, model, trainable, frozen, longest, edits.positions)
 
 
@@ -243,7 +243,7 @@ def labels_of(run: Run, labels: int | None) -> int:
     return len(named) if named else known or LABELS
 
 
-def _check_run(run: Run, backbone: Backbone, edits: Edits, trainable: Tree) -> None:
+def _check_run(run: Run, backbone: Backbone, model: TunedModel, edits: Edits) -> None:
     """Refuses what method, task and optimizer do not have for each other."""
     needed, there = len(added_tokens(run.task)), 0 if edits.words is None else edits.words.shape[0]
     if needed and needed != there:
@@ -256,7 +256,9 @@ def _check_run(run: Run, backbone: Backbone, edits: Edits, trainable: Tree) -> N
             f"{type(run.method).__name__} puts a prompt before each row, and a packed row holds several examples; set "
             "packed=False."
         )
-    if run.optimizer.gate_learning_rate is not None and not any(group(path) == "gate" for path in flatten(trainable)):
+    if run.optimizer.gate_learning_rate is not None and not any(
+        leaf.group == "gate" for leaf in leaf_table(model).values()
+    ):
         raise UserError(
             f"optimizer.gate_learning_rate is set, but {type(run.method).__name__} has no gate; leave it away, or take "
             "AdaptivePrefix."

@@ -1,6 +1,5 @@
 """The device mesh, and where a run's arrays live on it."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 from jaxprefix.distributed.constraints import divided
 from jaxprefix.distributed.mesh import replicated
 from jaxprefix.models.backbone_config import Module, frozen_spec
+from jaxprefix.models.leaf_table import leaf_table
+from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, flatten, unflatten
 
 
@@ -26,26 +27,25 @@ def tree_shardings(module: Module, tree: Tree, mesh: Mesh) -> Tree:
     return {part: _by_path(leaves, place) for part, leaves in tree.items()}
 
 
-def trainable_shardings(module: Module, trainable: Tree, mesh: Mesh) -> Tree:
-    """The places of trainable leaves: replicated, except prefix keys and values `[N, K, E]` and the maps of inducers
-    `[L, H, ...]`, whose heads follow tp where they divide, and leaves of the backbone, which its rules place."""
-    place, dims = frozen_shardings(module, mesh), module.dims
+def trainable_shardings(model: TunedModel, trainable: Tree, mesh: Mesh) -> Tree:
+    """The places of trainable leaves: replicated, except along an axis that a leaf declares to follow tp, where its
+    size divides, and leaves of the backbone, which its rules place."""
+    place, table = frozen_shardings(model.backbone, mesh), leaf_table(model)
 
     def where(path: str, shape: tuple[int, ...]) -> NamedSharding:
         if path.startswith("backbone/"):
             return place(path.removeprefix("backbone/"), shape)
-        of_prefix = re.fullmatch(r"method/(\w+/)*(keys|values)", path) and shape[1:2] == (dims.kv_heads,)
-        of_inducer = re.fullmatch(r"method/(\w+/)*(key|value)/[AaBb]", path) and shape[:2] == (dims.layers, dims.heads)
-        if (of_prefix and len(shape) == 3) or of_inducer:
-            return NamedSharding(mesh, P(None, divided(shape[1], "tp", mesh), *[None] * (len(shape) - 2)))
-        return replicated(mesh)
+        axis = table[path].tp
+        if axis is None:
+            return replicated(mesh)
+        return NamedSharding(mesh, P(*(divided(n, "tp", mesh) if i == axis else None for i, n in enumerate(shape))))
 
     return _by_path(trainable, where)
 
 
-def state_shardings(module: Module, state: Any, mesh: Mesh) -> Any:
+def state_shardings(model: TunedModel, state: Any, mesh: Mesh) -> Any:
     """The places of a `TrainState` of arrays or shapes: what the optimizer keeps of a leaf lies where the leaf lies."""
-    places = flatten(trainable_shardings(module, state.trainable, mesh))
+    places = flatten(trainable_shardings(model, state.trainable, mesh))
     shapes = {path: leaf.shape for path, leaf in flatten(state.trainable).items()}
 
     def where(keys: tuple, leaf: Any) -> NamedSharding:

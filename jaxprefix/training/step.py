@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from jaxprefix.distributed.mesh import by_rows, replicated
 from jaxprefix.edits import BUILT_RATES, Rates
+from jaxprefix.models.leaf_table import leaf_table
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.training.optimizer import Optimizer, global_norm
 from jaxprefix.training.sharding import state_shardings
@@ -51,7 +52,7 @@ def first_state(optimizer: Optimizer, trainable: Tree, key: Array) -> TrainState
 def init_state(model: TunedModel, trainable: Tree, optimizer: Optimizer, key: Array, mesh: Mesh) -> TrainState:
     """A state at step 0, in its places on the mesh (`state_shardings`)."""
     make = functools.partial(first_state, optimizer)
-    places = state_shardings(model.backbone, jax.eval_shape(make, trainable, key), mesh)
+    places = state_shardings(model, jax.eval_shape(make, trainable, key), mesh)
     return jax.jit(make, out_shardings=places)(trainable, key)
 
 
@@ -118,6 +119,8 @@ def pure_train_step(
       schedule's factor times the base learning rate), `finite` (1 where loss, norm and all updated leaves are).
     """
 
+    table = leaf_table(model)
+
     def loss_sum(trainable: Tree, frozen: Tree, batch: dict, key: Array, dropout: Rates) -> tuple[Array, Array]:
         out = model.forward(trainable, frozen, batch, key=key, training=True, rates=dropout)
         return model.head.loss(out.logits, batch, label_smoothing)
@@ -148,7 +151,7 @@ def pure_train_step(
         weight = jnp.maximum(weight, 1e-8)
         loss, grads = loss / weight, jax.tree.map(lambda g: g / weight, grads)
         norm, factor = global_norm(grads), optimizer.factor(state.step, steps, epoch_steps)
-        trainable, opt_state = optimizer.update(grads, state.opt_state, state.trainable, rates, factor)
+        trainable, opt_state = optimizer.update(grads, state.opt_state, state.trainable, rates, factor, table)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         for leaf in jax.tree.leaves(trainable):  # a step that is too long may leave them so while its loss was fine
             finite &= jnp.isfinite(leaf).all()
@@ -165,7 +168,7 @@ def make_train_step(model: TunedModel, optimizer: Optimizer, mesh: Mesh, **optio
     update, whole = pure_train_step(model, optimizer, **options), replicated(mesh)
 
     def build(state: TrainState, *_: Any) -> Any:
-        places = state_shardings(model.backbone, state, mesh)
+        places = state_shardings(model, state, mesh)
         return jax.jit(
             update,
             donate_argnums=0,

@@ -7,8 +7,10 @@ import optax
 import pytest
 
 from jaxprefix.errors import UserError
-from jaxprefix.training.optimizer import Optimizer, decays, global_norm, group
+from jaxprefix.models.leaf_table import undeclared
+from jaxprefix.training.optimizer import Optimizer, global_norm
 from jaxprefix.trees import flatten
+from tests import tiny
 
 STEPS, EPOCH = 40, 8
 
@@ -91,11 +93,15 @@ def trees(seed, count=1):
     return made if count > 1 else made[0]
 
 
+def table(trainable):
+    return {path: undeclared(path, leaf.shape, tiny.encoder_dims()) for path, leaf in flatten(trainable).items()}
+
+
 def run(optimizer, trainable, gradients, steps=STEPS, rates=None):
-    state = optimizer.init(trainable)
+    state, declared = optimizer.init(trainable), table(trainable)
     for step, grads in enumerate(gradients):
         factor = optimizer.factor(jnp.int32(step), steps, EPOCH)
-        trainable, state = optimizer.update(grads, state, trainable, rates or optimizer.rates(), factor)
+        trainable, state = optimizer.update(grads, state, trainable, rates or optimizer.rates(), factor, declared)
     return trainable
 
 
@@ -137,7 +143,8 @@ def test_clipping_scales_by_the_norm_of_all_trainable_leaves_together():
     np.testing.assert_allclose(global_norm(grads), norm, rtol=1e-6)
     for clip, scale in ((1.0, 1 / norm), (10 * norm, 1.0), (None, 1.0)):
         optimizer = Optimizer(clip=clip)
-        _, state = optimizer.update(grads, optimizer.init(trainable), trainable, optimizer.rates(), jnp.float32(1))
+        state, rates, one = optimizer.init(trainable), optimizer.rates(), jnp.float32(1)
+        _, state = optimizer.update(grads, state, trainable, rates, one, table(trainable))
         parts = jax.tree.leaves(state, is_leaf=lambda part: hasattr(part, "mu"))
         means = next(part.mu for part in parts if hasattr(part, "mu"))
         for path, leaf in flatten(means).items():
@@ -184,8 +191,9 @@ def test_rates_left_away_are_the_learning_rate():
         ("backbone/embeddings/word/embedding", True, "base"),
     ],
 )
-def test_which_leaves_decay_and_whose_rate_they_have(path, decayed, of):
-    assert (decays(path), group(path)) == (decayed, of)
+def test_what_is_taken_for_declared_goes_by_names(path, decayed, of):
+    found = undeclared(path, (3,), tiny.encoder_dims())
+    assert (found.decay, found.group) == (decayed, of)
 
 
 RATES = ("learning_rate", "head_learning_rate", "gate_learning_rate", "weight_decay")

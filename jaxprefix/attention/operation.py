@@ -40,9 +40,8 @@ def kernel_attention(
     segment and padding masks never touch virtual tokens. Query head `h` reads key/value head `h // (H // K)`.
 
     With a softcap `c`, every score `s` becomes `c tanh(s / c)` before the bias. A virtual token with a number
-    `visible_before`
-    is seen by the queries before that alone, counted from the row's first real key, so that padding on the left does
-    not count.
+    `visible_before` is seen by the queries before that alone, counted from the row's first real key, so that padding on
+    the left does not count.
 
     Softmax runs in float32 (float64 for float64 inputs), products in the inputs' dtype with that accumulation.
 

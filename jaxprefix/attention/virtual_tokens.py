@@ -33,8 +33,8 @@ class VirtualTokens:
       value_scale: likewise, multiplies the values; None is 1.
       mass: [P] or [B, P], not negative; None is 1. Mass 0 is exactly no token, yet its gradient is alive.
       visible_before: int [P] or [B, P], the first query that no longer sees the token, where it leaves a sliding
-        window: its
-        number among the row's columns, 0 at the row's first real token; None for tokens that every query sees.
+        window: its number among the row's columns, 0 at the row's first real token; None for tokens that every query
+        sees.
     """
 
     keys: Float[Array, "*B P K E"]

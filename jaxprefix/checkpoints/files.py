@@ -27,6 +27,7 @@ def as_path(path: str | os.PathLike) -> Any:
 
 
 def is_remote(path: Any) -> bool:
+    """Whether a path has a scheme, such as `gs://`."""
     return "://" in os.fspath(path)
 
 

@@ -9,6 +9,7 @@ SUMMARY = "whether the model does what it is meant to, before it is trained"
 
 
 def run(args: Sequence[str]) -> int:
+    """The command on its arguments; returns the exit status, 1 where a check failed."""
     from jaxprefix.cli.configs import parse_run
 
     config = parse_run(args, "jaxprefix check")

@@ -13,6 +13,7 @@ SUMMARY = "methods times seeds in one table; started again, it resumes"
 
 
 def run(args: Sequence[str]) -> int:
+    """The command on its arguments; returns the exit status."""
     from jaxprefix.comparison import ENTRIES, FACTORS, Entry, compare
 
     parser = argparse.ArgumentParser(

@@ -9,6 +9,7 @@ SUMMARY = "backbone, method, parameters, attention"
 
 
 def run(args: Sequence[str]) -> int:
+    """The command on its arguments; returns the exit status."""
     run = parse_run(args, "jaxprefix describe")
     from jaxprefix.inspection import describe
 

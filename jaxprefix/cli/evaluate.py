@@ -9,6 +9,7 @@ SUMMARY = "the metrics of a finished run's adapter"
 
 
 def run(args: Sequence[str]) -> int:
+    """The command on its arguments; returns the exit status."""
     parser = argparse.ArgumentParser(prog="jaxprefix evaluate", description="The metrics of an adapter on a split.")
     parser.add_argument("adapter", help="the adapter folder of a finished run")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")

@@ -9,6 +9,7 @@ SUMMARY = "the gates of a finished run, and the prefix that they leave"
 
 
 def run(args: Sequence[str]) -> int:
+    """The command on its arguments; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="jaxprefix gates",
         description="The gates of a finished run of AdaptivePrefix, averaged over a split, and the P-Tuning v2 that "

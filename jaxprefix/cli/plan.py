@@ -49,6 +49,7 @@ SUMMARY = "whether a run fits a pod, what it computes and moves, without a pod"
 
 
 def run(args: Sequence[str]) -> int:
+    """The command on its arguments; returns the exit status, 1 where the run does not fit."""
     options, fields = _parser().parse_known_args(args)
     from jaxprefix.analysis.topologies import find_topology, prepare_environment
 

@@ -14,6 +14,7 @@ SUMMARY = "labels and scores, one JSON object per line"
 
 
 def run(args: Sequence[str]) -> int:
+    """The command on its arguments; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="jaxprefix predict", description="Text in, labels and scores out, one JSON object per line."
     )

@@ -52,6 +52,7 @@ class State:
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
+        """By method and name of the stage, what the finished stages gave."""
         return self.content["stages"]
 
     def stage(self, method: str, name: str, make: Callable[[], Any]) -> Any:

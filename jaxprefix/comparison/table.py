@@ -56,7 +56,8 @@ def make_rows(
     Args:
       stages: by method, what its stages gave: `rates` (trials), `rate`, `seeds` (trials), `cost`.
       reference: the method that differences are taken from.
-      metric, split: what is compared.
+      metric: the one that is compared.
+      split: of the rows that it was measured on.
       backbone: its parameters.
       maximise: whether more of the metric is better.
     """

@@ -31,16 +31,19 @@ class LayerHooks:
         self._widths: list[tuple[int, int]] = []
 
     def virtual_tokens(self, x: Float[Array, "B T D"]) -> VirtualTokens | None:
+        """The virtual tokens of all edits side by side, or None where there are none."""
         found = [edit.virtual_tokens(x, ctx) for edit, ctx in self._edits]
         found = [tokens for tokens in found if tokens is not None]
         return VirtualTokens.concatenate(found) if found else None
 
     def before_project(self, name: str, x: Float[Array, "*B I"]) -> Float[Array, "*B I"]:
+        """The input of the linear map `name`, as the edits replace it."""
         for edit, ctx in self._edits:
             x = edit.before_project(name, x, ctx).astype(x.dtype)
         return x
 
     def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
+        """The output `y` of the linear map `name` at input `x`, as the edits replace it."""
         for edit, ctx in self._edits:
             y = edit.project(name, x, y, ctx).astype(y.dtype)
         return y
@@ -71,6 +74,7 @@ class LayerHooks:
         o: Float[Array, "B T H E2"],
         lse: Float[Array, "B H T"],
     ) -> tuple[Float[Array, "B T H E"], list[Float[Array, "B T D"]]]:
+        """The heads' outputs without the appended channels, and what is added after the output projection."""
         extras = []
         width = self._widths[0][0] if self._widths else o.shape[-1]
         averages, o, v = o, o[..., :width], v[..., :width]
@@ -84,16 +88,19 @@ class LayerHooks:
         return o, extras
 
     def after_mlp(self, z: Float[Array, "B T D"], f: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The MLP's output `f` at its input `z`, before the residual dropout, as the edits replace it."""
         for edit, ctx in self._edits:
             f = edit.after_mlp(z, f, ctx).astype(f.dtype)
         return f
 
     def after_mlp_dropout(self, z: Float[Array, "B T D"], f: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The MLP's output `f` at its input `z`, after the residual dropout, as the edits replace it."""
         for edit, ctx in self._edits:
             f = edit.after_mlp_dropout(z, f, ctx).astype(f.dtype)
         return f
 
     def after_block(self, h: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The layer's output, as the edits replace it."""
         for edit, ctx in self._edits:
             h = edit.after_block(h, ctx).astype(h.dtype)
         return h

@@ -58,7 +58,10 @@ def leaf(
       name: of the leaf in the module.
       init: from a key and the shape to its first value, as for `module.param`.
       shape: of the leaf.
-      group, decay, tp, matrix: see `Leaf`; axes count in `shape`, from 0.
+      group: whose learning rate it has; see `Leaf`.
+      decay: whether weight decay applies.
+      tp: the axis of `shape` that follows tensor parallelism, counted from 0, or None.
+      matrix: the two axes of `shape` that are a matrix, or None.
 
     Returns:
       The leaf, float32.
@@ -85,7 +88,10 @@ def declare(
     Args:
       path: where it lies in the tree that is made, its keys joined by "/".
       value: the leaf.
-      group, decay, tp, matrix: see `Leaf`.
+      group: whose learning rate it has; see `Leaf`.
+      decay: whether weight decay applies.
+      tp: the axis of its shape that follows tensor parallelism, counted from 0, or None.
+      matrix: the two axes of its shape that are a matrix, or None.
 
     Returns:
       The value.

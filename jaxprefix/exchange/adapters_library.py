@@ -44,7 +44,8 @@ def import_adapters(
       source: a folder that its `save_adapter(folder, name, with_head=True)` wrote (the `.bin` files need torch), or
         the tensors of both files as numpy arrays by name.
       backbone: folder or hub name of the model; None for the one that the configuration names.
-      config, head_config: what `adapter_config.json` and `head_config.json` hold; None reads them from the folder.
+      config: what `adapter_config.json` holds; None reads it from the folder.
+      head_config: what `head_config.json` holds; None reads it from the folder.
       labels: names in the order of the logits; None for those of the head, else LABEL_0, LABEL_1, ...
       task: columns, templates and cutting of texts, where rows are more than one text.
 

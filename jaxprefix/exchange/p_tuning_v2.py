@@ -81,7 +81,9 @@ def from_p_tuning_v2(tensors: Tensors, kind: Kind, config: BackboneConfig, dims:
     Args:
       tensors: `prefix_encoder.*`, `classifier.*`, and perhaps the encoder's.
       kind: what `classifier` reads.
-      config, dims, backbone: of the backbone, to compare with.
+      config: of the backbone.
+      dims: of the backbone.
+      backbone: its leaves, which an encoder among the tensors must equal.
 
     Raises:
       UserError: missing, unknown or ill-shaped tensors, or another encoder.

@@ -89,7 +89,8 @@ def to_peft(model: TunedModel, trainable: Tree, frozen: Tree) -> tuple[dict[str,
 
     Args:
       model: backbone, method and head.
-      trainable, frozen: its two trees.
+      trainable: its trained leaves.
+      frozen: its other leaves.
 
     Raises:
       UserError: PEFT would read it as another function.

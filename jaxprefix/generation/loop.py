@@ -54,8 +54,9 @@ def generate(
 
     Args:
       model: a decoder with a `CausalLM` head.
-      trainable, frozen: from `model.init`, or trained since.
-      batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]` with padding on the left, all real when absent;
+      trainable: from `model.init`, or trained since.
+      frozen: from `model.init`.
+      batch: `input_ids` int `[B, T]`; `attention_mask` bool `[B, T]` with padding on the left, all real when absent;
         `token_type_ids` int `[B, T]` may be there, and new tokens then have the type of their row's last one.
       decoding: how; None for 40 greedy tokens.
       key: a typed key, needed where tokens are drawn; row i draws from `fold_in(key, i)`.

@@ -21,6 +21,7 @@ from typing import ClassVar
 import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
+from typing_extensions import override
 
 from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
@@ -78,6 +79,7 @@ class AdaptivePrefix(PTuningV2):
         if self.gate_std is not None and self.gate_std < 0:
             raise UserError(f"AdaptivePrefix has gate_std = {self.gate_std}; it must be at least 0.")
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         if dims.causal and self.gate_source == "mean":
             raise UserError(
@@ -86,6 +88,7 @@ class AdaptivePrefix(PTuningV2):
             )
         return GatedModule(self, dims, super().build(dims))
 
+    @override
     def make_edits(
         self, keys: Float[Array, "N K E"], values: Float[Array, "N K E"], mass: Float[Array, "N"] | None, dims: Dims
     ) -> Edits:
@@ -100,6 +103,7 @@ class GatedModule(nn.Module):
     dims: Dims
     prefix: nn.Module
 
+    @override
     def setup(self) -> None:
         nn.share_scope(self, self.prefix)  # the prefix's leaves lie where P-Tuning v2 has them
         method, dims = self.method, self.dims
@@ -108,6 +112,7 @@ class GatedModule(nn.Module):
         self.gate = GateLeaves(method, sum(lengths), sum(n > 0 for n in lengths), dims.width, std)
 
     def __call__(self) -> Edits:
+        """The prefix's edits with the gates in them."""
         edits = self.prefix()
         lengths = self.method.layer_lengths(self.dims)
         kernel, bias, scale = self.gate()
@@ -132,6 +137,7 @@ class GateLeaves(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Array | None, Array | None, Array | None]:
+        """Kernel, bias and scale; None for those that the method has not."""
         method, normal, kernel, bias, scale = self.method, nn.initializers.normal(self.std), None, None, None
         if method.token_gate and method.gate_source != "none":
             kernel = leaf(self, "kernel", normal, (self.tokens, self.width), group="gate")

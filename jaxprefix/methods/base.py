@@ -11,6 +11,7 @@ import operator
 from typing import Any, ClassVar
 
 import flax.linen as nn
+from typing_extensions import override
 
 from jaxprefix.edits import NO_EDITS, Dims, Edits
 from jaxprefix.errors import UserError
@@ -47,6 +48,7 @@ class Method:
             cls.method_name = snake_case(cls.__name__)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Method":
+        """Refuses a class without `build`."""
         if cls.build is Method.build:
             raise UserError(
                 f"{cls.__name__} has no build; give it `def build(self, dims: jp.Dims) -> flax.linen.Module`, which "
@@ -127,9 +129,11 @@ class Combined(Method):
             found.append(numbered)
         return tuple(found)
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         return CombinedModule(tuple(part.build(dims) for part in self.parts), self.names)
 
+    @override
     def trains(self, path: str) -> bool:
         return any(part.trains(path) for part in self.parts)
 
@@ -142,6 +146,7 @@ class CombinedModule(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """The sum of the parts' edits."""
         made = [part.copy(parent=self, name=name)() for part, name in zip(self.parts, self.names, strict=True)]
         return functools.reduce(operator.add, made, NO_EDITS)
 

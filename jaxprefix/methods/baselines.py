@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
+from typing_extensions import override
 
 from jaxprefix.edits import NO_EDITS, Dims, Edits
 from jaxprefix.methods.base import Method
@@ -13,6 +14,7 @@ class NoEdits(nn.Module):
     """The backbone as it is."""
 
     def __call__(self) -> Edits:
+        """No edits, and no leaves."""
         return NO_EDITS
 
 
@@ -24,9 +26,11 @@ class HeadOnly(Method):
     summary: ClassVar[str] = "a linear probe: the head alone"
     usual_rate: ClassVar[float | None] = 1e-2
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         return NoEdits()
 
+    @override
     def conflict(self, other: Method) -> str | None:
         return "a linear probe trains nothing but the head"
 
@@ -47,9 +51,11 @@ class BitFit(Method):
 
     moves: ClassVar[str] = "biases"
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         return NoEdits()
 
+    @override
     def trains(self, path: str) -> bool:
         return path.startswith(("layers/", "embeddings/", "norm/")) and path.endswith("/bias")
 
@@ -62,11 +68,14 @@ class FullFineTuning(Method):
     summary: ClassVar[str] = "every leaf of the backbone"
     usual_rate: ClassVar[float | None] = 3e-4
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         return NoEdits()
 
+    @override
     def trains(self, path: str) -> bool:
         return True
 
+    @override
     def conflict(self, other: Method) -> str | None:
         return "both own the backbone's biases" if isinstance(other, BitFit) else None

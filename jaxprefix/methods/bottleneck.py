@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
+from typing_extensions import override
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
@@ -55,6 +56,7 @@ class BottleneckEdit(LayerEdit):
     rate: float = static(default=0.0)
 
     def adapter(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "B T D"]:
+        """`s (Up(dropout(relu(Down(LN(x))))))`."""
         with jax.named_scope("adapter"):
             dtype = x.dtype
             if self.norm_scale is not None:
@@ -66,22 +68,27 @@ class BottleneckEdit(LayerEdit):
             u = dropout(u, ctx.method_rate(self.rate), ctx.key)
             return self.scale * (u @ self.up.astype(dtype) + self.up_bias.astype(dtype))
 
+    @override
     def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: Context) -> Array:
         return y + self.adapter(y, ctx) if self.place == "attention" and name == "o" else y
 
+    @override
     def after_mlp(self, z: Float[Array, "B T D"], f: Float[Array, "B T D"], ctx: Context) -> Float[Array, "B T D"]:
         if self.place == "mlp":
             return f + self.adapter(f, ctx)
         return f + self.adapter(z, ctx) if self.place == "parallel" and not self.after_dropout else f
 
+    @override
     def after_mlp_dropout(
         self, z: Float[Array, "B T D"], f: Float[Array, "B T D"], ctx: Context
     ) -> Float[Array, "B T D"]:
         return f + self.adapter(z, ctx) if self.place == "parallel" and self.after_dropout else f
 
+    @override
     def after_block(self, h: Float[Array, "B T D"], ctx: Context) -> Float[Array, "B T D"]:
         return h + self.adapter(h, ctx) if self.place == "block" else h
 
+    @override
     def needs_layer(self) -> bool:
         return self.place != "attention"
 
@@ -154,6 +161,7 @@ class SequentialAdapter(_Bottleneck):
 
     place: Literal["attention", "mlp", "block"] = "mlp"
 
+    @override
     def reads_output(self, name: str) -> bool:
         return self.place == "attention" and name == "o"
 
@@ -166,6 +174,7 @@ class BottleneckModule(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         method, dims = self.method, self.dims
         layers, d, r = len(chosen_layers(method, dims)), dims.width, method.width
         normal, zeros, ones = nn.initializers.normal(0.02), nn.initializers.zeros, nn.initializers.ones

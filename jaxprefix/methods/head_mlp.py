@@ -27,6 +27,7 @@ class HeadMLP:
     b: Array
 
     def hidden(self, x: Float[Array, "B T H E"]) -> Float[Array, "B T H r"]:
+        """The hidden layer `tanh(x A + a)` of every head."""
         # not asked for wider: XLA has no such product with a batch of heads for bfloat16 on a CPU
         z = jnp.einsum("bthe,her->bthr", x, self.A.astype(x.dtype))
         return jnp.tanh(z + self.a).astype(x.dtype)
@@ -60,6 +61,7 @@ class HeadMLPLeaves(nn.Module):
 
     @nn.compact
     def __call__(self) -> HeadMLP:
+        """Makes the leaves; the MLPs of all layers."""
         method, dims, rank = self.method, self.dims, self.rank
         layers, heads = len(chosen_layers(method, dims)), dims.heads
         hidden_heads = dims.kv_heads if self.kind == "real" else heads

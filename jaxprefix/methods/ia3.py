@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 from jax import Array
 from jaxtyping import Float
+from typing_extensions import override
 
 from jaxprefix.edits import Dims, Edits, LayerEdit, edit, leaf
 from jaxprefix.edits.context import Context
@@ -34,9 +35,11 @@ class IA3Edit(LayerEdit):
     outputs: dict[str, Float[Array, "*L O"]]
     inputs: dict[str, Float[Array, "*L I"]]
 
+    @override
     def before_project(self, name: str, x: Float[Array, "*B I"], ctx: Context) -> Array:
         return x * (1 + self.inputs[name]) if name in self.inputs else x
 
+    @override
     def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: Context) -> Array:
         return y * (1 + self.outputs[name]) if name in self.outputs else y
 
@@ -75,15 +78,18 @@ class IA3(Method):
             if len(set(names)) != len(names):
                 raise UserError(f"IA3 has {field} = {names}; name each linear map once.")
 
+    @override
     def reads_output(self, name: str) -> bool:
         return name in self.outputs
 
+    @override
     def conflict(self, other: Method) -> str | None:
         if not isinstance(other, IA3):
             return None
         shared = sorted({*self.outputs} & {*other.outputs} | {*self.inputs} & {*other.inputs})
         return f"both scale {', '.join(shared)}" if shared else None
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)
         unknown = [name for name in (*self.outputs, *self.inputs) if name not in dims.maps]
@@ -100,6 +106,7 @@ class IA3Module(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         method, maps = self.method, self.dims.maps
         widths = {"outputs": {name: maps[name][1] for name in method.outputs}}
         widths["inputs"] = {name: maps[name][0] for name in method.inputs}
@@ -117,6 +124,7 @@ class Scales(nn.Module):
 
     @nn.compact
     def __call__(self) -> dict[str, Array]:
+        """The scales by the names of their maps."""
         layers = len(chosen_layers(self.method, self.dims))
         ones = nn.initializers.ones
         return {name: leaf(self, name, ones, (layers, width), decay=False) for name, width in self.widths.items()}

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
+from typing_extensions import override
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
@@ -94,6 +95,7 @@ class InducerEdit(LayerEdit):
         ones = () if self.extension else (jnp.ones((*hidden.shape[:-1], 1), v.dtype),)
         return jnp.concatenate([v, hidden, *ones], axis=-1)
 
+    @override
     def after_attention(
         self,
         q: Float[Array, "B T H E"],
@@ -204,6 +206,7 @@ class Inducer(MultiHeadAdapter):
             )
         check_rate("Inducer has dropout =", self.dropout)
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)
         if self.legacy_mask and dims.causal:
@@ -219,6 +222,7 @@ class InducerModule(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         method, dims = self.method, self.dims
 
         def mlp(name: str, rank: int) -> HeadMLP:

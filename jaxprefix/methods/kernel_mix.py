@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
+from typing_extensions import override
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
@@ -53,6 +54,7 @@ class HeadMaps(LayerEdit):
         key = None if ctx.key is None else jax.random.fold_in(ctx.key, site)
         return dropout(z, ctx.method_rate(self.rate), key)
 
+    @override
     def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: Context) -> Array:
         if name != "q":
             return y
@@ -61,6 +63,7 @@ class HeadMaps(LayerEdit):
         q = jnp.einsum("...hr,her->...he", u, self.q_B.astype(x.dtype)) + self.q_b.astype(x.dtype)
         return y + q.reshape(y.shape)
 
+    @override
     def replace_values(
         self, k: Float[Array, "B S K E"], v: Float[Array, "B S K E"], ctx: Context
     ) -> Float[Array, "B S K E2"]:
@@ -68,6 +71,7 @@ class HeadMaps(LayerEdit):
         u = jnp.einsum("bske,kre->bskr", k, self.v_A.astype(k.dtype))
         return v + jnp.einsum("bskr,ker->bske", u, self.v_B.astype(k.dtype)) + self.v_b.astype(k.dtype)
 
+    @override
     def after_attention(
         self,
         q: Float[Array, "B T H E"],
@@ -81,6 +85,7 @@ class HeadMaps(LayerEdit):
         u = jnp.einsum("bthe,hre->bthr", z, self.o_A.astype(z.dtype))
         return o, jnp.einsum("bthr,dhr->btd", u, self.o_B.astype(z.dtype)) + self.o_b.astype(z.dtype)
 
+    @override
     def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
         return (dataclasses.replace(self, rate=0.0),)
 
@@ -119,6 +124,7 @@ class KernelMix(Method):
                 raise UserError(f"KernelMix has {name} = {getattr(self, name)}; it must be at least 1.")
         check_rate("KernelMix has dropout =", self.dropout)
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)
         return KernelMixModule(self, dims)
@@ -132,6 +138,7 @@ class KernelMixModule(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         method, dims = self.method, self.dims
         rate = dims.hidden_dropout if method.dropout is None else method.dropout
         ranks = {"q": method.shared_query_rank, "v": method.shared_rank, "o": method.shared_rank}
@@ -151,6 +158,7 @@ class HeadMapLeaves(nn.Module):
 
     @nn.compact
     def __call__(self) -> HeadMaps:
+        """Makes the leaves; the maps of all layers."""
         method, dims = self.method, self.dims
         h, k, d, e, r, s = dims.heads, dims.kv_heads, dims.width, dims.head_width, method.query_rank, method.rank
         shapes = {

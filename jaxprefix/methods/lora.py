@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
+from typing_extensions import override
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
@@ -38,6 +39,7 @@ class LowRank:
     b: Float[Array, "*L O"] | None = None
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        """The update at `x`, without `s` and dropout."""
         y = (x @ self.A.T.astype(x.dtype)) @ self.B.T.astype(x.dtype)
         return y if self.b is None else y + self.b.astype(x.dtype)
 
@@ -56,6 +58,7 @@ class LoRAEdit(LayerEdit):
     scale: float = static(default=1.0)
     rate: float = static(default=0.0)
 
+    @override
     def project(self, name: str, x: Float[Array, "*B I"], y: Float[Array, "*B O"], ctx: Context) -> Array:
         if name not in self.maps:
             return y
@@ -118,10 +121,12 @@ class LoRA(Method):
         """`s`."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
+    @override
     def conflict(self, other: Method) -> str | None:
         shared = set(self.maps) & set(other.maps) if isinstance(other, LoRA) else set()
         return f"both own the low-rank update of {', '.join(sorted(shared))}" if shared else None
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)
         unknown = [name for name in self.maps if name not in dims.maps]
@@ -138,6 +143,7 @@ class LoRAModule(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         method, dims = self.method, self.dims
         maps = {
             name: LowRankLeaves(method, dims, *dims.maps[name], method.rank, method.init, method.bias, name=name)()
@@ -160,6 +166,7 @@ class LowRankLeaves(nn.Module):
 
     @nn.compact
     def __call__(self) -> LowRank:
+        """Makes the leaves; the update of one map in all layers."""
         layers = len(chosen_layers(self.method, self.dims))
         folded = self.start == "folded_normal"
         start = folded_normal if folded else he_uniform(_HE_SMALL if self.start == "he_small" else 1.0)

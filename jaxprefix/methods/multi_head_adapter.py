@@ -12,6 +12,7 @@ from typing import ClassVar
 import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
+from typing_extensions import override
 
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
 from jaxprefix.errors import UserError
@@ -32,6 +33,7 @@ class MultiHeadAdapterEdit(LayerEdit):
     value: HeadMLP
     extension: bool = static(default=True)
 
+    @override
     def after_attention(
         self,
         q: Float[Array, "B T H E"],
@@ -46,6 +48,7 @@ class MultiHeadAdapterEdit(LayerEdit):
             return o, self.value.over_heads(u) + self.value.b.astype(o.dtype)
         return o + self.value.per_head(u) + self.value.b.astype(o.dtype), None
 
+    @override
     def canonical(self, dims: Dims) -> tuple[LayerEdit, ...]:
         return (self,)
 
@@ -85,6 +88,7 @@ class MultiHeadAdapter(Method):
                 "set value_extension=True."
             )
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)
         return MultiHeadAdapterModule(self, dims)
@@ -98,6 +102,7 @@ class MultiHeadAdapterModule(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         method = self.method
         value = HeadMLPLeaves(method, self.dims, method.value_rank, "value", name="value")()
         return Edits((MultiHeadAdapterEdit(value, method.value_extension),))

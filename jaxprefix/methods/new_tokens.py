@@ -9,6 +9,7 @@ import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
+from typing_extensions import override
 
 from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
@@ -39,6 +40,7 @@ class NewTokens(Method):
         if self.count < 1:
             raise UserError(f"NewTokens has count = {self.count}; it must be at least 1.")
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         if not dims.causal:
             raise UserError("NewTokens are rows of a decoder's vocabulary, and this backbone is an encoder; drop them.")
@@ -53,6 +55,7 @@ class NewTokensModule(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         std = self.dims.initializer_range if self.method.init_std is None else self.method.init_std
         shape = (self.method.count, self.dims.width)
         return Edits(words=leaf(self, "words", nn.initializers.normal(std), shape))

@@ -10,6 +10,7 @@ import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
+from typing_extensions import override
 
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
@@ -34,6 +35,7 @@ class PTuningV2(PrefixMethod):
     init_std: float | None = None
     mlp_width: int | None = None
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         self.layer_lengths(dims)
         if self.mlp_width is None:

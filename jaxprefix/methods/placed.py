@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax.linen as nn
+from typing_extensions import override
 
 from jaxprefix.edits import Dims, Edits
 from jaxprefix.errors import UserError
@@ -40,6 +41,7 @@ class At(Method):
         """Of its leaves in a sum."""
         return f"{self.site}_{getattr(self.method, 'method_name', snake_case(type(self.method).__name__))}"
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         module = self.method.build(dims.at(self.site))
         return module if self.site == dims.site else AtModule(module, self.site)
@@ -55,8 +57,10 @@ class AtModule(nn.Module):
     inner: nn.Module
     site: str
 
+    @override
     def setup(self) -> None:
         nn.share_scope(self, self.inner)  # its leaves lie where this module's would
 
     def __call__(self) -> Edits:
+        """The method's edits, placed at the site."""
         return self.inner().placed(self.site)

@@ -35,9 +35,8 @@ class PrefixMethod(Method):
         itself, to the bit. A prefix of zeros would not: it takes a share of the attention. Needs
         `position_offset=False`, since shifted positions change the backbone as well.
       subject_to_window: in layers with a sliding window, whether the virtual tokens leave it as the real ones do,
-        counted
-        as if all P stood right before the row's first real token, so that padding does not count (Hugging Face PEFT
-        has it so for rows without padding on the left); else every query sees them.
+        counted as if all P stood right before the row's first real token, so that padding does not count (Hugging Face
+        PEFT has it so for rows without padding on the left); else every query sees them.
     """
 
     length: int = 16
@@ -152,6 +151,7 @@ class DirectPrefix(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         method, dims = self.method, self.dims
         count = sum(method.layer_lengths(dims))
         shape = (count, dims.kv_heads, dims.head_width)
@@ -181,6 +181,7 @@ class ReparameterisedPrefix(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         method, dims = self.method, self.dims
         lengths = np.array(method.layer_lengths(dims))
         kept, length = np.flatnonzero(lengths), int(lengths.max())

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
+from typing_extensions import override
 
 from jaxprefix.attention import VirtualTokens, dropout
 from jaxprefix.attention.dropout import statically_off
@@ -35,9 +36,11 @@ class Prefix(LayerEdit):
     unit: DropoutUnit = static(default="element")
     subject_to_window: bool = static(default=False)
 
+    @override
     def virtual_count(self) -> int:
         return self.keys.shape[-3]
 
+    @override
     def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens:
         keys, values, scale = self.keys.astype(x.dtype), self.values.astype(x.dtype), self.gate(x, ctx)
         rate, rows = ctx.method_rate(self.rate), x.shape[0]
@@ -130,6 +133,7 @@ class GatedPrefix(Prefix):
             z = jnp.einsum("...d,pd->...p", h, self.gate_kernel, preferred_element_type=wide)
             return jax.nn.sigmoid(z if self.gate_bias is None else z + self.gate_bias)
 
+    @override
     def gate(self, x: Float[Array, "B T D"], ctx: Context) -> Float[Array, "*B P"] | None:
         alpha = self.alpha(x, ctx)
         if self.gate_scale is None:

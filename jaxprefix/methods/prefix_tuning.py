@@ -12,6 +12,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from typing_extensions import override
 
 from jaxprefix.edits import Dims
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
@@ -36,6 +37,7 @@ class PrefixTuning(PrefixMethod):
     dropout: float | None = 0.0
     mlp_width: int = 512
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         self.layer_lengths(dims)
         return ReparameterisedPrefix(self, dims, self.mlp_width, torch_init=True)

@@ -10,6 +10,7 @@ import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
+from typing_extensions import override
 
 from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
@@ -42,6 +43,7 @@ class PromptTuning(Method):
         """With the initial scale of `like`, where that has one."""
         return cls(length=size, init_std=getattr(like, "init_std", None))
 
+    @override
     def build(self, dims: Dims) -> nn.Module:
         return PromptModule(self, dims)
 
@@ -54,6 +56,7 @@ class PromptModule(nn.Module):
 
     @nn.compact
     def __call__(self) -> Edits:
+        """Makes the leaves, and the edits from them."""
         std = self.dims.initializer_range if self.method.init_std is None else self.method.init_std
         shape = (self.method.length, self.dims.width)
         return Edits(prompt=leaf(self, "prompt", nn.initializers.normal(std), shape))

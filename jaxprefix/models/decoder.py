@@ -181,6 +181,7 @@ class Decoder(nn.Module):
 
     @property
     def dims(self) -> Dims:
+        """The sizes that methods are built from."""
         return self.config.dims
 
     def keys_and_values(self, params: Any, ids: Int[Array, "P"]) -> KeysValues:
@@ -203,9 +204,9 @@ class Decoder(nn.Module):
         """Hidden states of a batch, behind the last norm.
 
         Args:
-          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent, padding on
-            either side; `token_types` int `[B, T]`, vocabulary ids whose embeddings are added, none when absent;
-            `segment_ids` int `[B, T]` where several examples share a row: 0 for padding, else the number of the
+          batch: `input_ids` int `[B, T]`; `attention_mask` bool `[B, T]`, True for real tokens, all when absent,
+            padding on either side; `token_type_ids` int `[B, T]`, vocabulary ids whose embeddings are added, none when
+            absent; `segment_ids` int `[B, T]` where several examples share a row: 0 for padding, else the number of the
             example.
           edits: what the methods do.
           key: a typed key for dropout; needed when training.

@@ -133,6 +133,7 @@ class Encoder(nn.Module):
 
     @property
     def dims(self) -> Dims:
+        """The sizes that methods are built from."""
         return self.config.dims
 
     def keys_and_values(self, params: Any, ids: Int[Array, "P"]) -> KeysValues:
@@ -153,9 +154,8 @@ class Encoder(nn.Module):
         """Hidden states of a batch.
 
         Args:
-          batch: `input_ids` int `[B, T]`; `mask` bool `[B, T]`, True for real tokens, all when absent;
-            `token_type_ids` int
-            `[B, T]`, zeros when absent.
+          batch: `input_ids` int `[B, T]`; `attention_mask` bool `[B, T]`, True for real tokens, all when absent;
+            `token_type_ids` int `[B, T]`, zeros when absent.
           edits: what the methods do.
           key: a typed key for dropout; needed when training.
           training: whether dropout applies.

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
+from typing_extensions import override
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Dims, declare
@@ -138,6 +139,7 @@ class SequenceClassifier(_Classifier):
     pooling: Pooling = "mean"
     task: ClassVar[str] = "classification"
 
+    @override
     def init_missing(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
         if self.pooling in ("mean", "first", "last") or "pooler" in backbone:
             return {}
@@ -202,6 +204,7 @@ class MaskedLM(Head):
 
     task: ClassVar[str] = "masked_language"
 
+    @override
     def init_missing(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
         if "mlm" in backbone:
             return {}

@@ -74,6 +74,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B I"], hooks: LayerHooks | None = None) -> Float[Array, "*B O"]:
+        """The map of `x`, as the hooks replace its input and its output."""
         normal = nn.initializers.normal(self.initializer_range)
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
         x = x.astype(self.dtype)
@@ -95,6 +96,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """The normalised `x` in its own dtype."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -113,6 +115,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """The normalised `x` in its own dtype."""
         scale = self.param("scale", nn.initializers.constant(1.0 - self.offset), (x.shape[-1],))
         wide = jnp.promote_types(x.dtype, jnp.float32)
         h = x.astype(wide)

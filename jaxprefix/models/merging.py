@@ -18,7 +18,8 @@ def merge_lora(model: TunedModel, trainable: Tree, frozen: Tree) -> tuple[TunedM
 
     Args:
       model: its method is a LoRA, or a sum with one among its parts.
-      trainable, frozen: its two trees; they stay as they are.
+      trainable: its trained leaves; the tree stays as it is.
+      frozen: its other leaves; the tree stays as it is.
 
     Returns:
       Model, trainable tree and frozen tree; the method is what remains of the sum, `HeadOnly` where nothing does.

@@ -65,8 +65,7 @@ class TunedModel:
         Returns:
           `trainable`: float32 leaves under `method`, `head`, and `backbone` for backbone leaves that the method or the
           head trains. `frozen`: every other leaf under `backbone`, and under `initialized` those that the backbone's
-          folder
-          did not have (a pooler drawn at random), which are saved with the adapter.
+          folder did not have (a pooler drawn at random), which are saved with the adapter.
 
         Raises:
           UserError: nothing is trained, or `frozen` is not a backbone's tree, has not what a method trains of it, or
@@ -175,7 +174,7 @@ class TunedModel:
         Args:
           trainable: from `init`, or trained since.
           frozen: from `init`.
-          batch: `input_ids` int `[B, T]`, `mask` bool `[B, T]`, `token_type_ids` int `[B, T]` (the last two may be
+          batch: `input_ids` int `[B, T]`, `attention_mask` bool `[B, T]`, `token_type_ids` int `[B, T]` (the last two may be
             absent).
           key: a typed key for dropout, needed when training.
           training: whether dropout applies.

@@ -71,10 +71,12 @@ class Plan:
 
     @property
     def steps(self) -> tuple[Step, ...]:
+        """The steps that were compiled."""
         return (self.train,) if self.evaluate is None else (self.train, self.evaluate)
 
     @property
     def devices(self) -> int:
+        """How many devices the mesh has."""
         return self.shapes.mesh.size
 
     @property
@@ -98,6 +100,7 @@ class Plan:
 
     @property
     def tokens_per_second(self) -> float | None:
+        """Tokens of an update over its estimated time; None where there is no estimate."""
         return None if self.train.time is None else self.tokens_per_step / self.train.time.seconds
 
     @property
@@ -157,7 +160,8 @@ def plan_run(
     Args:
       run: its mesh is laid over the devices.
       topology: None for the devices that are there.
-      tokens, labels: see `run_shapes`.
+      tokens: columns of a batch; see `run_shapes`.
+      labels: of the task; see `run_shapes`.
       evaluate: whether the evaluation step is compiled too.
 
     Raises:

@@ -73,6 +73,10 @@ def search(
     that did not fit: the same mesh with a bigger batch, or with more kept for the backward pass.
 
     Args:
+      run: what the candidates change mesh, remat and batch of.
+      topology: the devices.
+      tokens: columns of a batch; see `run_shapes`.
+      labels: of the task; see `run_shapes`.
       most: candidates to compile.
       budget: seconds after which no other one is begun.
     """
@@ -146,6 +150,7 @@ def suggestions(plan: Plan, *, budget: float = 1800.0) -> list[dict[str, Any]]:
     that one row per device, int8 kernels, tp, more chips. Each is compiled, until two of them fit.
 
     Args:
+      plan: of the run that does not fit.
       budget: seconds after which no other one is begun.
 
     Returns:

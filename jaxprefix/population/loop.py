@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 import jaxprefix
 from jaxprefix.checkpoints.store import Checkpoints
@@ -98,6 +99,7 @@ class Population(HostLoop[PopulationState]):
         seeds = [run.seed for run in self.runs]
         return init_population(self._trainable, self.runs[0].optimizer, seeds, self.setup.mesh)
 
+    @override
     def finished(self, step: int) -> bool:
         return step >= self.steps or not self._active.any()
 
@@ -112,9 +114,11 @@ class Population(HostLoop[PopulationState]):
         )
         return self.loop(state, lambda: stop.came)
 
+    @override
     def step_of(self, state: PopulationState) -> int:
         return int(state.train.step)
 
+    @override
     def update(self, state: PopulationState, batch: Any) -> tuple[PopulationState, dict[str, Any]]:
         train, active, metrics = self._step(state.train, state.active, *self._rates, self.frozen, batch)
         return PopulationState(train, active, state.best), metrics
@@ -129,6 +133,7 @@ class Population(HostLoop[PopulationState]):
         stacked = {name: np.stack([batch[name] for batch in found]) for name in found[0]}
         return put_batch(stacked, self.setup.mesh, axis=1), int(stacked["attention_mask"].sum())
 
+    @override
     def report(self, step: int, tokens: int, metrics: dict[str, Any], progress: Progress, writers: Writers) -> None:
         values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
         active, finite = values.pop("active").astype(bool), values.pop("finite") > 0
@@ -185,6 +190,7 @@ class Population(HostLoop[PopulationState]):
             for index in range(len(self.runs))
         ]
 
+    @override
     def info(self) -> dict[str, Any]:
         return {
             "run": to_json(self.run),

@@ -45,11 +45,12 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
     see the virtual ones; does the fused attention agree with its reference; are gates and inducer weights saturated.
 
     Args:
-      model, trainable, frozen: as `model.apply` takes them.
-      batch: `input_ids` int `[B, T]`, `mask` bool, `token_type_ids` int; with `labels` and `weight` the gradient is
-        that of the head's loss, else that of a random sum of the outputs. A few short rows are enough, two at least,
-        some of
-        them padded.
+      model: backbone, method and head.
+      trainable: as `model.apply` takes it.
+      frozen: as `model.apply` takes it.
+      batch: `input_ids` int `[B, T]`, `attention_mask` bool, `token_type_ids` int; with `labels` and `weight` the
+        gradient is that of the head's loss, else that of a random sum of the outputs. A few short rows are enough, two
+        at least, some of them padded.
     """
     dims, batch = model.backbone.dims, {name: jnp.asarray(value) for name, value in batch.items()}
     shape = batch["input_ids"].shape

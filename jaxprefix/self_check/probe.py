@@ -29,6 +29,7 @@ def _compute(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree, edit
 
 
 def forward_probe(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree, edits: Edits) -> Probe:
+    """What the model shows of a batch with these edits, dropout off."""
     seen = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
     return Probe(*jax.device_get(_compute(model, trainable, frozen, seen, edits)))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
+from typing_extensions import override
 
 from jaxprefix.attention import VirtualTokens
 from jaxprefix.edits import Context, Edits, LayerEdit, edit
@@ -21,6 +22,7 @@ class Upweighted(LayerEdit):
     inner: Any
     factor: Float[Array, "*L"]
 
+    @override
     def virtual_tokens(self, x: Float[Array, "B T D"], ctx: Context) -> VirtualTokens | None:
         tokens = self.inner.virtual_tokens(x, ctx)
         if tokens is None:

@@ -45,6 +45,7 @@ class HeadSlots:
     labels: int
 
     def holds(self, head: Classifier) -> bool:
+        """Whether a head fits into these slots."""
         fits = head.pooling is None or head.pooling in self.poolings
         return fits and head.task == self.task and len(head.bias) <= self.labels
 

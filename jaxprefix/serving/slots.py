@@ -121,6 +121,7 @@ def supersequence(first: tuple, second: tuple) -> tuple:
 
 
 def kind_of(edit: LayerEdit) -> Kind:
+    """What edits of one slot have in common: their structure, and rank and dtype of every leaf."""
     leaves, structure = jax.tree.flatten(edit)
     return structure, tuple((leaf.ndim, str(leaf.dtype)) for leaf in leaves)
 

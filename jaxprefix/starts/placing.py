@@ -32,7 +32,8 @@ def place(
       method: P-Tuning v2, prefix-tuning, Adaptive Prefix Tuning, or a subclass with their leaves.
       params: its leaves as they were drawn.
       dims: of the backbone.
-      keys, values: P is the method's largest number of tokens in a layer.
+      keys: P is the method's largest number of tokens in a layer.
+      values: as many.
 
     Raises:
       UserError: a gate at a hidden state of 0 is 0.

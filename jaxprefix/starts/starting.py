@@ -37,7 +37,8 @@ def start(
 
     Args:
       model: backbone, method and head.
-      trainable, frozen: from `model.init`; they stay as they are.
+      trainable: from `model.init`; the tree stays as it is.
+      frozen: from `model.init`; the tree stays as it is.
       tokenizer: of the backbone.
       how: `TextStart`, `VocabularyStart`, `LabelStart`, `SinkStart`, `AdapterStart`.
       labels: their names, for `LabelStart`.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from jaxprefix.errors import UserError
 
@@ -34,8 +35,8 @@ class TextStart(TokenStart):
     On a decoder with `position_offset=True` an untrained prefix of as many tokens is the text in context: what follows
     has the hidden states that it would have behind the text itself. So it is with `position_offset=False` where
     positions are rotations. Layers with sliding windows need `subject_to_window=True` for that, and prompt tuning has
-    it
-    without further conditions. On an encoder the text has not seen what it stands before, so it is a start and no more.
+    it without further conditions. On an encoder the text has not seen what it stands before, so it is a start and no
+    more.
     """
 
     text: str
@@ -44,6 +45,7 @@ class TextStart(TokenStart):
     """Whether a text of another number of tokens than the method's length is cut there, or read again from its
     beginning up to there; if not, it is refused."""
 
+    @override
     def tokens(self, tokenizer: Any, length: int, labels: Sequence[str]) -> list[int]:
         ids = begun(tokenizer, self.text)
         if not ids:
@@ -70,6 +72,7 @@ class VocabularyStart(TokenStart):
     """Drawn among so many of the first ids, special ones excepted: the commonest tokens in most vocabularies, and as
     many as Lester et al. drew from."""
 
+    @override
     def tokens(self, tokenizer: Any, length: int, labels: Sequence[str]) -> list[int]:
         if self.words is not None:
             return cycled(plain(tokenizer, self.words, "words of VocabularyStart"), length)
@@ -88,6 +91,7 @@ class LabelStart(TokenStart):
     """The names of the labels, one after another, again from the first where the method is longer (Lester et al. 2021,
     section 3.2, "class label", who average the rows of a name's tokens and fill up with drawn words)."""
 
+    @override
     def tokens(self, tokenizer: Any, length: int, labels: Sequence[str]) -> list[int]:
         if not labels:
             raise UserError("LabelStart needs the names of labels, and this task has none; take VocabularyStart.")

@@ -27,6 +27,7 @@ def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[
 
 
 def described_backbone(backbone: Backbone) -> dict[str, Any]:
+    """What an adapter folder says of its backbone."""
     return {
         "name": backbone.identity["source"],
         "architecture": backbone.module.config.model_type,

@@ -26,6 +26,7 @@ class History:
     without_progress: int = 0
 
     def evaluated(self, step: int, metric: float, maximise: bool) -> None:
+        """Takes note of an evaluation; a metric that is not finite is no better than any."""
         better = self.best_metric is None or (metric > self.best_metric if maximise else metric < self.best_metric)
         if better and math.isfinite(metric):
             self.best_step, self.best_metric, self.without_progress = step, metric, 0
@@ -49,6 +50,7 @@ class MemberHistory(History):
 
 
 def refuse_other_run(run: Run, stored: dict[str, Any]) -> None:
+    """Refuses, as UserError, to go on from a checkpoint whose run differs in a field that must not change."""
     before = from_json(stored["run"], Run)
     same = {name: getattr(run, name) for name in Run.FREE}
     changed = differences(dataclasses.replace(before, **same), run)
@@ -60,6 +62,7 @@ def refuse_other_run(run: Run, stored: dict[str, Any]) -> None:
 
 
 def refuse_other_backbone(setup: Setup, stored: dict[str, Any]) -> None:
+    """Refuses, as UserError, to go on from a checkpoint whose backbone had other leaves or another config."""
     before, now = stored["backbone"], setup.backbone.identity
     if before["identity"] == now["identity"]:
         return

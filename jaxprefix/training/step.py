@@ -70,6 +70,7 @@ class OnMesh:
         self.jitted: Any = None
 
     def __call__(self, *args: Any) -> Any:
+        """The result of the compiled function."""
         with self._set(args):
             return self.jitted(*args)
 
@@ -108,7 +109,8 @@ def pure_train_step(
     Args:
       model: with a head.
       optimizer: its `rates()` are the second argument of the update.
-      steps, epoch_steps: for the schedule.
+      steps: updates in all, for the schedule.
+      epoch_steps: updates of an epoch, for the schedule.
       accumulate: how many equal parts of the batch are differentiated one after another; the gradient is that of the
         whole batch, since sums of losses and of weights are added up before they are divided.
       label_smoothing: see `cross_entropy`.

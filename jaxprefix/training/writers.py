@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+from typing_extensions import override
 
 from jaxprefix.checkpoints.files import is_remote, run_folder, writing
 from jaxprefix.errors import UserError
@@ -18,12 +19,14 @@ from jaxprefix.typed_json import to_json
 class MetricWriter(Protocol):
     """Takes the scalars of one step."""
 
-    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes the values of a step by their names."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Writes what is left; nothing is written after it."""
 
 
-class JsonLines:
+class JsonLines(MetricWriter):
     """`metrics.jsonl`: one object per line, with `step` and the scalars of that step.
 
     Args:
@@ -50,17 +53,19 @@ class JsonLines:
             os.replace(partial, path)
             self._file = path.open("a")
 
+    @override
     def scalars(self, step: int, values: dict[str, float]) -> None:
         with writing("metrics", self._path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
 
+    @override
     def close(self) -> None:
         with contextlib.suppress(OSError):  # every line was flushed; what is left is one that the disk refused
             self._file.close()
 
 
-class BucketLines:
+class BucketLines(MetricWriter):
     """The same in a bucket, whose files cannot be added to: written anew now and then, and at the end.
 
     Args:
@@ -76,18 +81,20 @@ class BucketLines:
             if path.exists():
                 self._lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= last_step]
 
+    @override
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._lines.append(json.dumps({"step": step, **values}))
         if time.monotonic() - self._written >= self._every:
             self.close()
 
+    @override
     def close(self) -> None:
         with writing("metrics", self._path):
             self._path.write_text("".join(line + "\n" for line in self._lines))
         self._written = time.monotonic()
 
 
-class TensorBoard:
+class TensorBoard(MetricWriter):
     """TensorBoard event files in `<folder>/tensorboard` (extra `tensorboard`)."""
 
     def __init__(self, folder: Any):
@@ -99,15 +106,17 @@ class TensorBoard:
             ) from error
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 
+    @override
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
+    @override
     def close(self) -> None:
         self._writer.close()
 
 
-class WandB:
+class WandB(MetricWriter):
     """A Weights & Biases run named after the folder (extra `wandb`)."""
 
     def __init__(self, folder: Any, config: dict[str, Any]):
@@ -118,9 +127,11 @@ class WandB:
         place = None if is_remote(folder) else str(folder)
         self._run = wandb.init(project="jaxprefix", name=folder.name, dir=place, config=config, resume="allow")
 
+    @override
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
 
+    @override
     def close(self) -> None:
         self._run.finish()
 
@@ -147,6 +158,7 @@ class Writers:
             writer.close()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Hands the values of a step to every writer."""
         for writer in self._writers:
             writer.scalars(step, values)
 

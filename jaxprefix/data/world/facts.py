@@ -34,6 +34,7 @@ class Fact:
 
     @property
     def triple(self) -> tuple[str, str, str]:
+        """The names of subject, relation and object."""
         return self.subject.name, self.relation, self.object.name
 
 
@@ -44,6 +45,7 @@ class Scene:
     facts: tuple[Fact, ...]
 
     def holds(self, fact: Fact) -> bool:
+        """Whether the fact is one of the scene."""
         return fact in self.facts
 
     @property

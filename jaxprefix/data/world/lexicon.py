@@ -103,6 +103,7 @@ class Relation:
 
     @property
     def pair(self) -> bool:
+        """Whether subject and object are of one kind."""
         return self.subject == self.object
 
 

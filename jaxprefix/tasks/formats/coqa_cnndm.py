@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.formats import markers
 from jaxprefix.tasks.formats.format import Format, Piece, Row, column
@@ -49,6 +51,7 @@ class CoQA(Format):
     stops: ClassVar[tuple[str, ...]] = markers.QA
     columns: ClassVar[tuple[str, ...]] = ("document", "history")
 
+    @override
     def prompt(self, row: Row, where: str) -> list[Piece]:
         history = column(row, ("history",), where)
         history = [history] if isinstance(history, str) else list(history)
@@ -65,6 +68,7 @@ class CoQA(Format):
             pieces.append(Piece(str(turn), marker, marker))
         return [*pieces, Piece("", markers.ANSWER, markers.ANSWER)]
 
+    @override
     def target(self, row: Row, where: str) -> Piece:
         return Piece(str(column(row, ("answer",), where)), kind=markers.ANSWER)
 
@@ -72,6 +76,7 @@ class CoQA(Format):
         """The answer, or all of `answers` where the row has several people's."""
         return list(row.get("answers") or ()) or [self.target(row, where).text]
 
+    @override
     def read(self, content: str, split: str, where: str) -> list[dict[str, Any]]:
         try:
             return [
@@ -103,6 +108,7 @@ class CnnDailyMail(Format):
     stops: ClassVar[tuple[str, ...]] = markers.SUMMARIES
     columns: ClassVar[tuple[str, ...]] = ("src",)
 
+    @override
     def prompt(self, row: Row, where: str) -> list[Piece]:
         source = str(column(row, ("src", "document", "article"), where))
         return [
@@ -111,10 +117,12 @@ class CnnDailyMail(Format):
             Piece("", markers.TARGET_SM, markers.TARGET_SM),
         ]
 
+    @override
     def target(self, row: Row, where: str) -> Piece:
         summary = str(column(row, ("tgt", "summary", "highlights"), where))
         return Piece(summary, kind=markers.TARGET_SM, limit=self.max_summary, least=2)
 
+    @override
     def read(self, content: str, split: str, where: str) -> list[dict[str, Any]]:
         try:
             return [{"src": item["src"], "tgt": item["tgt"]} for item in _split(content, split, where)]

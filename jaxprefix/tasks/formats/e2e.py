@@ -7,6 +7,8 @@ on each line), of TFDS `e2e_cleaned`, or of TFDS `gem/e2e_nlg`; or have the colu
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.formats.format import BOS, Format, Piece, Row, column
 
@@ -21,9 +23,11 @@ class E2E(Format):
     columns: ClassVar[tuple[str, ...]] = ("table",)
     suffix: ClassVar[str] = ".txt"
 
+    @override
     def prompt(self, row: Row, where: str) -> list[Piece]:
         return [Piece(f" {_table(row, where)} "), Piece("", BOS)]
 
+    @override
     def target(self, row: Row, where: str) -> Piece:
         return Piece(f" {column(row, _TARGETS, where)} ")
 
@@ -31,6 +35,7 @@ class E2E(Format):
         """All that `gem` lists, or else the row's own text."""
         return list(row.get("references") or ()) or [column(row, _TARGETS, where)]
 
+    @override
     def read(self, content: str, split: str, where: str) -> list[dict[str, Any]]:
         rows = []
         for number, line in enumerate(content.splitlines(), 1):

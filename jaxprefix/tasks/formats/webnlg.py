@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.formats import markers
 from jaxprefix.tasks.formats.format import BOS, Format, Piece, Row, column
@@ -71,6 +73,7 @@ class WebNLG(_Triples):
     padding: ClassVar[str | None] = markers.PAD
     stops: ClassVar[tuple[str, ...]] = markers.WEBNLG
 
+    @override
     def prompt(self, row: Row, where: str) -> list[Piece]:
         parts = (markers.SUBJECT, markers.PROPERTY, markers.OBJECT)
         pieces = [Piece("", markers.BOS_WEBNLG, markers.BOS_WEBNLG)]
@@ -78,6 +81,7 @@ class WebNLG(_Triples):
             pieces += [Piece(text, marker, marker) for text, marker in zip(triple, parts, strict=True)]
         return [*pieces, Piece("", markers.TARGET_WEBNLG, markers.TARGET_WEBNLG)]
 
+    @override
     def target(self, row: Row, where: str) -> Piece:
         return Piece(str(column(row, ("text", "target"), where)), kind=markers.TARGET_WEBNLG)
 
@@ -88,13 +92,15 @@ class WebNLGTable(_Triples):
     ` | ` before it, the first as well.
 
     No tokens are added; the code adds one to pad with, which no loss sees. The code compares what it writes with all
-    lexicalisations, not with the good ones alone. Not established: whether the code's
-    tokenizer took away the spaces around the separator, as some versions of transformers did; here they are kept.
+    lexicalisations, not with the good ones alone. Not established: whether the code's tokenizer took away the spaces
+    around the separator, as some versions of transformers did; here they are kept.
     """
 
+    @override
     def prompt(self, row: Row, where: str) -> list[Piece]:
         source = "".join(f" | {' : '.join(triple)}" for triple in triples_of(row, where))
         return [Piece(f" {source} "), Piece("", BOS)]
 
+    @override
     def target(self, row: Row, where: str) -> Piece:
         return Piece(f" {column(row, ('text', 'target'), where)} ")

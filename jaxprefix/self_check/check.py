@@ -46,7 +46,8 @@ def check(model: TunedModel, trainable: Tree, frozen: Tree, batch: dict[str, Any
 
     Args:
       model, trainable, frozen: as `model.apply` takes them.
-      batch: `input_ids` int `[B, T]`, `mask` bool, `token_type_ids` int; with `labels` and `weight` the gradient is
+      batch: `input_ids` int `[B, T]`, `attention_mask` bool, `token_type_ids` int; with `labels` and `weight` the
+        gradient is
         that of the head's loss, else that of a random sum of the outputs. A few short rows are enough, two at least,
         some of
         them padded.

@@ -45,12 +45,12 @@ def test_an_old_key_is_answered_by_the_new_one(kind, key):
         hidden(kind, {"input_ids": IDS, key: jnp.ones_like(IDS)})
 
 
-@pytest.mark.parametrize("kind", ["roberta", "llama"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
 def test_token_types_that_would_be_ignored_are_refused(kind):
     batch = {"input_ids": IDS, "attention_mask": jnp.asarray(MASK, bool)}
     zeros = {**batch, "token_type_ids": jnp.zeros_like(IDS)}
     np.testing.assert_array_equal(hidden(kind, zeros), hidden(kind, batch))
-    with pytest.raises(UserError, match="token_type_ids has values other than 0, and a .* has no embeddings of token"):
+    with pytest.raises(UserError, match=r"token_type_ids has values other than 0, and a .* has no embeddings of token"):
         hidden(kind, {**batch, "token_type_ids": jnp.ones_like(IDS)})
 
 

@@ -239,6 +239,9 @@ def test_a_method_that_cannot_be_hashed_is_refused_at_once():
     class Thawed(Method):
         length: int = 1
 
+        def build(self, dims):
+            return Returns(True)
+
     with pytest.raises(UserError, match=r"Thawed cannot be hashed .*`@dataclasses.dataclass\(frozen=True\)`"):
         TunedModel(Encoder(tiny.config()), Thawed())
 

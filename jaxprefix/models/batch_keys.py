@@ -1,6 +1,7 @@
 """What a backbone reads of a batch, by the tokenizer's own keys."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,14 @@ from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.renamed import BATCH_KEYS
 
 
-def check_batch_keys(batch: Mapping[str, Array]) -> None:
+def check_batch_keys(batch: Mapping[str, Any]) -> None:
     """Refuses a key by its old name, naming the new one."""
     for key in batch:
         if key in BATCH_KEYS:
             raise UserError(f"the batch has the key {key!r}; the key is {BATCH_KEYS[key]!r} now.")
 
 
-def read_attention_mask(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
+def read_attention_mask(batch: Mapping[str, Any]) -> Bool[Array, "B T"]:
     """Which tokens are real: `attention_mask` `[B, T]`, bool or integers 0 and 1; all of them where it is absent.
 
     Raises:
@@ -39,7 +40,7 @@ def read_attention_mask(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
     return mask.astype(bool)
 
 
-def check_token_types(batch: Mapping[str, Array], config: BackboneConfig) -> None:
+def check_token_types(batch: Mapping[str, Any], config: BackboneConfig) -> None:
     """Refuses token types other than 0 on a backbone that has no embeddings of them; traced ones are not looked at.
 
     Raises:

@@ -56,7 +56,7 @@ def test_tree_maps_may_fill_edits_with_anything():
     assert shapes.layers[0].keys == (3, 2, 4, 4) and shapes.layers[1].factor == (3,)
     assert shapes.position_offset == 2 and shapes.layers[0].unit == "element"
     assert jax.tree.map(lambda leaf: None, edits).layers[1].factor is None
-    assert jax.tree.map(jnp.shape, CONTEXT).mask == (1, 2)
+    assert jax.tree.map(jnp.shape, CONTEXT).queries.mask == (1, 2)
     leaves, structure = jax.tree.flatten(edits)
     assert structure == jax.tree.structure(jax.tree.unflatten(structure, leaves))
 
@@ -238,6 +238,9 @@ def test_a_method_that_cannot_be_hashed_is_refused_at_once():
     @dataclasses.dataclass
     class Thawed(Method):
         length: int = 1
+
+        def build(self, dims):
+            return Returns(True)
 
     with pytest.raises(UserError, match=r"Thawed cannot be hashed .*`@dataclasses.dataclass\(frozen=True\)`"):
         TunedModel(Encoder(tiny.config()), Thawed())

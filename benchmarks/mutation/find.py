@@ -85,15 +85,17 @@ def find(tree: Path, wanted: dict, moves: dict) -> tuple[str, Mutant] | None:
       tree: the checkout.
       wanted: the entry.
       moves: `files` (old path to new), `functions` ("old path::name" to "new path::name") and `mutants` (id to
-        the new `expression` and `replacement`).
+        what is new of it: `expression` and `replacement`, `occurrence` and `occurrences`, `place`, which is a path
+        and a name).
     """
     new = moves.get("mutants", {}).get(wanted["id"], {})
     texts = [(wanted["expression"], wanted["replacement"])]
-    if new:
+    if "expression" in new:
         texts.insert(0, (new["expression"], new["replacement"]))
     file, function = wanted["file"], wanted["function"]
     file = moves.get("files", {}).get(file, file)
-    moved = moves.get("functions", {}).get(f"{wanted['file']}::{function}")
+    moved = new.get("place") or moves.get("functions", {}).get(f"{wanted['file']}::{function}")
+    wanted = {**wanted, **{key: new[key] for key in ("occurrence", "occurrences") if key in new}}
     places = [tuple(moved.split("::"))] if moved else []
     places += [(file, function), (wanted["file"], function)]
     for place in places:

@@ -13,7 +13,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
-KINDS = ("sign", "bound", "attention_mask", "axis")
+KINDS = ("sign", "bound", "mask", "axis")
 
 STRICT = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add}
@@ -29,7 +29,7 @@ TEXTS = (ast.JoinedStr, ast.List, ast.Tuple, ast.ListComp)
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST, ast.AST]]:
     """The changes of a node: the kind, the part that changes (the node or a part of it), what it becomes."""
-    for kind, of_kind in (("axis", _axes), ("attention_mask", _masks), ("bound", _bounds), ("sign", _signs)):
+    for kind, of_kind in (("axis", _axes), ("mask", _masks), ("bound", _bounds), ("sign", _signs)):
         for part, new in of_kind(node):
             yield kind, part, new
 
@@ -120,7 +120,7 @@ def _masks(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
                 continue
             if keyword.arg == "where":
                 yield keyword.value, ast.Constant(True)
-            elif keyword.arg is not None and keyword.arg.endswith("attention_mask"):
+            elif keyword.arg is not None and keyword.arg.endswith("mask"):
                 yield keyword.value, ast.Constant(None)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
         yield node, node.left

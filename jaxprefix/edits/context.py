@@ -94,7 +94,7 @@ class Context:
         """The layer's input `x` at the first real token of each row; where several examples share a row, at that of
         each query's own example."""
         if self.first_token_hidden is not None:
-            return self.leading
+            return self.first_token_hidden
         if self.queries.segment_ids is None:
             return jnp.take_along_axis(x, self.queries.first[:, None, None], axis=1)[:, 0]
         return jnp.take_along_axis(x, segment_starts(self.queries.segment_ids)[:, :, None], axis=1)

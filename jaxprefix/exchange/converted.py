@@ -11,7 +11,7 @@ from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.data import Files
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
-from jaxprefix.methods import Method
+from jaxprefix.methods.base import Method
 from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import CausalLanguage, Classification, Tagging, Task

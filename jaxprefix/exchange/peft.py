@@ -158,9 +158,10 @@ def from_peft(tensors: Tensors, config: Mapping[str, Any], module: Module) -> Co
     """
     kind = next((kind for kind in TYPES if kind.name == config.get("peft_type")), None)
     if kind is None:
+        known = listed(sorted(kind.name for kind in TYPES))
         raise UserError(
-            f"{CONFIG} has peft_type = {config.get('peft_type')!r}, and only {listed(kind.name for kind in TYPES)} can "
-            "be imported; give the folder of such an adapter."
+            f"{CONFIG} has peft_type = {config.get('peft_type')!r}, and only {known} can be imported; give the folder "
+            "of such an adapter."
         )
     task = config.get("task_type")
     if task not in AUTO:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprefix.exchange.layout import Tensors
-from jaxprefix.methods import Method
+from jaxprefix.methods.base import Method
 from jaxprefix.models.backbones import Module
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree

@@ -32,7 +32,7 @@ LISTED = {
 PUBLIC = {**LISTED, "Method": "base", "collapse": "prefix_tuning", "parts_of": "base"}
 """What this room hands on, as `jp.<name>` too."""
 
-METHODS: tuple[type, ...]
+METHODS: tuple[Any, ...]
 """The classes of `LISTED`."""
 
 

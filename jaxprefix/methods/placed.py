@@ -1,13 +1,14 @@
 """A method at a named site of a model: `At("cross", PTuningV2(...))`."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 from typing_extensions import override
 
 from jaxprefix.edits import Dims, Edits
 from jaxprefix.errors import UserError
-from jaxprefix.methods.base import Combined, Method, snake_case
+from jaxprefix.methods.base import Combined, Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,8 @@ class At(Method):
         owns.
     """
 
+    summary: ClassVar[str] = "a method at a named site of a model of several stacks"
+
     site: str
     method: Method
 
@@ -39,7 +42,7 @@ class At(Method):
     @property
     def method_name(self) -> str:
         """Of its leaves in a sum."""
-        return f"{self.site}_{getattr(self.method, 'method_name', snake_case(type(self.method).__name__))}"
+        return f"{self.site}_{self.method.method_name}"
 
     @override
     def build(self, dims: Dims) -> nn.Module:
@@ -55,6 +58,8 @@ class AtModule(nn.Module):
     """The module of a method, whose edits act at a site."""
 
     inner: nn.Module
+    summary: ClassVar[str] = "a method at a named site of a model of several stacks"
+
     site: str
 
     @override

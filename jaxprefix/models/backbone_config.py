@@ -111,6 +111,11 @@ class BackboneConfig(abc.ABC):
         return False
 
     @property
+    def has_word_types(self) -> bool:
+        """Whether token types are words, whose embeddings are added to those of the tokens."""
+        return False
+
+    @property
     def layer_ropes(self) -> tuple[Rope | None, ...]:
         """The rotation of each of the L layers; None where positions are rows of a table."""
         return (None,) * self.layers

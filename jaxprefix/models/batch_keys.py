@@ -1,23 +1,27 @@
 """What a backbone reads of a batch, by the tokenizer's own keys."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool
 
 from jaxprefix.errors import UserError
+from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.renamed import BATCH_KEYS
 
 
-def check_batch_keys(batch: Mapping[str, Array]) -> None:
+def check_batch_keys(batch: Mapping[str, Any]) -> None:
     """Refuses a key by its old name, naming the new one."""
     for key in batch:
         if key in BATCH_KEYS:
             raise UserError(f"the batch has the key {key!r}; the key is {BATCH_KEYS[key]!r} now.")
 
 
-def read_attention_mask(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
+def read_attention_mask(batch: Mapping[str, Any]) -> Bool[Array, "B T"]:
     """Which tokens are real: `attention_mask` `[B, T]`, bool or integers 0 and 1; all of them where it is absent.
 
     Raises:
@@ -34,3 +38,19 @@ def read_attention_mask(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
             f"attention_mask is {mask.dtype}; give it as bool, or as integers: 1 for a real token and 0 for padding."
         )
     return mask.astype(bool)
+
+
+def check_token_types(batch: Mapping[str, Any], config: BackboneConfig) -> None:
+    """Refuses token types other than 0 on a backbone that has no embeddings of them; traced ones are not looked at.
+
+    Raises:
+      UserError: some are not 0, and the backbone would ignore them.
+    """
+    types = batch.get("token_type_ids")
+    if types is None or config.has_token_types or config.has_word_types or isinstance(types, jax.core.Tracer):
+        return
+    if np.any(np.asarray(types)):
+        raise UserError(
+            f"token_type_ids has values other than 0, and a {config.model_type} has no embeddings of token types; "
+            "remove the key from the batch."
+        )

@@ -19,6 +19,7 @@ from jaxprefix.distributed.constraints import constrain, kernel_axes, look_up
 from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, Tokens, check_stacked
 from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
+from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder import Encoded, check_positions
@@ -217,7 +218,7 @@ class Decoder(nn.Module):
           layers: the leaves of each layer, each without the axis of layers; None takes them out of the stack here.
         """
         ids = batch["input_ids"]
-        mask, segment_ids = batch.get("attention_mask", jnp.ones(ids.shape, bool)), batch.get("segment_ids")
+        mask, segment_ids = read_attention_mask(batch), batch.get("segment_ids")
         check_stacked(edits, self.dims)
         if cache is None:
             check_positions(ids.shape[1], edits.positions, self.dims)
@@ -249,7 +250,8 @@ class Decoder(nn.Module):
         positions = new.positions
 
         embed = Embeddings(self.config, self.dtype, name="embeddings")
-        h = embed(ids, positions, batch.get("token_type_ids"), None if continued else edits.prompt, edits.words, order)
+        types = batch.get("token_type_ids") if self.config.has_word_types else None
+        h = embed(ids, positions, types, None if continued else edits.prompt, edits.words, order)
         h = constrain(h, "rows", None, None)
         count = self.config.layers
         keys = None

@@ -120,6 +120,11 @@ class DecoderConfig(BackboneConfig):
         )
 
     @property
+    def has_word_types(self) -> bool:
+        """Whether token types are words, whose embeddings are added to those of the tokens."""
+        return self.model_type == "gpt2"
+
+    @property
     def prefix(self) -> str:
         """What precedes the names of its tensors in files that are written."""
         return "transformer." if self.model_type == "gpt2" else "model."

@@ -15,6 +15,7 @@ from jaxprefix.distributed.constraints import constrain, kernel_axes, look_up
 from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, Tokens, check_stacked
 from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
+from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.encoder_config import ACTIVATIONS, EncoderConfig
 from jaxprefix.models.linear import LayerNorm, Linear
@@ -163,10 +164,7 @@ class Encoder(nn.Module):
           rates: dropout rates in place of the configured ones.
         """
         ids = batch["input_ids"]
-        mask, token_type_ids = (
-            batch.get("attention_mask", jnp.ones(ids.shape, bool)),
-            batch.get("token_type_ids", jnp.zeros_like(ids)),
-        )
+        mask, token_type_ids = read_attention_mask(batch), batch.get("token_type_ids", jnp.zeros_like(ids))
         check_stacked(edits, self.dims)
         check_positions(ids.shape[1], edits.positions, self.dims)
         if training and key is None:

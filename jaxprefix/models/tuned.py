@@ -12,7 +12,7 @@ from jaxprefix.edits import BUILT_RATES, Edits, Rates
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method, parts_of
 from jaxprefix.models.backbone_config import Module
-from jaxprefix.models.batch_keys import read_attention_mask
+from jaxprefix.models.batch_keys import check_token_types, read_attention_mask
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head
 from jaxprefix.models.quantizing import refuse_quantized
@@ -174,12 +174,13 @@ class TunedModel:
         Args:
           trainable: from `init`, or trained since.
           frozen: from `init`.
-          batch: `input_ids` int `[B, T]`, `attention_mask` bool `[B, T]`, `token_type_ids` int `[B, T]` (the last two may be
-            absent).
+          batch: `input_ids` int `[B, T]`, `attention_mask` bool `[B, T]`, `token_type_ids` int `[B, T]` (the last two
+            may be absent).
           key: a typed key for dropout, needed when training.
           training: whether dropout applies.
           capture: whether to return every layer's hidden state and what the edits show.
         """
+        check_token_types(batch, self.backbone.config)
         return _apply(self, trainable, frozen, batch, key, training, capture)
 
 

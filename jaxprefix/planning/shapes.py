@@ -72,7 +72,9 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
     state = jax.tree.map(placed_shape, state, state_shardings(setup.model, state, mesh))
     rates = jax.tree.map(lambda leaf: placed_shape(leaf, replicated(mesh)), jax.eval_shape(optimizer.rates))
     eval_rows = run.eval_batch_size or run.batch_size
-    batch, eval_batch = (_batch(run, rows, setup.longest, mesh) for rows in (run.batch_size, eval_rows))
+    batch, eval_batch = (
+        _batch(run, module.config.has_token_types, rows, setup.longest, mesh) for rows in (run.batch_size, eval_rows)
+    )
     return Shapes(
         run=run,
         mesh=mesh,
@@ -88,8 +90,10 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
     )
 
 
-def _batch(run: Run, rows: int, tokens: int, mesh: Mesh) -> dict[str, Any]:
-    by_token = {"input_ids": jnp.int32, "attention_mask": jnp.bool_, "token_type_ids": jnp.int32}
+def _batch(run: Run, typed: bool, rows: int, tokens: int, mesh: Mesh) -> dict[str, Any]:
+    by_token = {"input_ids": jnp.int32, "attention_mask": jnp.bool_}
+    if typed:
+        by_token["token_type_ids"] = jnp.int32
     if getattr(run.task, "packed", False):
         by_token["segment_ids"] = jnp.int32
     per_row = isinstance(run.task, Classification)

@@ -120,7 +120,8 @@ class Bank:
         """Logits of a batch whose rows have different adapters; compiled once per shape of the batch.
 
         Args:
-          batch: `input_ids` int `[B, T]`; `attention_mask` bool `[B, T]` and `token_type_ids` int `[B, T]` may be absent.
+          batch: `input_ids` int `[B, T]`; `attention_mask` bool `[B, T]` and `token_type_ids` int `[B, T]` may be
+            absent.
           adapters: the name of each row's adapter, B of them.
 
         Returns:

@@ -91,7 +91,7 @@ def test_joined_sets_keep_the_numbers_of_each_row():
     parts = [VirtualTokens(keys, keys, visible_before=jnp.array([[1, 9], [2, 0]])), VirtualTokens(keys, keys)]
     joined = VirtualTokens.concatenate([*parts, VirtualTokens(keys, keys, visible_before=jnp.array([3, 4]))])
     assert joined.rows == 2 and joined.keys.shape == (6, 1, 4)
-    np.testing.assert_array_equal(joined.until, [[1, 9, ALWAYS, ALWAYS, 3, 4], [2, 0, ALWAYS, ALWAYS, 3, 4]])
+    np.testing.assert_array_equal(joined.visible_before, [[1, 9, ALWAYS, ALWAYS, 3, 4], [2, 0, ALWAYS, ALWAYS, 3, 4]])
 
 
 def bucket(distance):

@@ -35,7 +35,8 @@ def backbone(name):
 def batch(name):
     """The inputs of `expected(name)`."""
     stored = np.load(FIXTURES / "expected.npz")
-    return {key: stored[f"{kind_of(name)}/{key}"] for key in ("input_ids", "attention_mask", "token_type_ids")}
+    names = {"input_ids": "input_ids", "attention_mask": "mask", "token_type_ids": "segments"}  # as they were stored
+    return {key: stored[f"{kind_of(name)}/{old}"] for key, old in names.items()}
 
 
 def expected(name):

@@ -33,7 +33,7 @@ def base(name):
 
 def batch():
     stored = np.load(DECODERS / "expected.npz")
-    return {"input_ids": stored["input_ids"].astype(np.int32), "attention_mask": stored["attention_mask"]}
+    return {"input_ids": stored["input_ids"].astype(np.int32), "attention_mask": stored["mask"]}
 
 
 def assert_pefts(adapter, name):

@@ -38,7 +38,7 @@ KEYS = {
 class PreNormConfig(jp.BackboneConfig):
     """Sizes and constants."""
 
-    kind: str
+    model_type: str
     vocab: int
     width: int
     layers: int
@@ -134,7 +134,7 @@ class PreNormLayer(nn.Module):
 
         def project(name, z):
             size, axes = dims.maps[name][1], kernel_axes(name, dims)
-            return Linear(size, self.dtype, config.initializer_range, False, axes, name=name)(z, hooks.project)
+            return Linear(size, self.dtype, config.initializer_range, False, axes, name=name)(z, hooks)
 
         def drop(f, site):
             rate = config.hidden_dropout if ctx.rates.hidden is None else ctx.rates.hidden
@@ -207,13 +207,13 @@ class PreNorm(nn.Module):
         def init_layers(rng):
             example, ctx = (
                 jnp.zeros((1, 1, config.width), self.dtype),
-                Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int)),
+                Context.of(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int)),
             )
             return jax.vmap(lambda rng: layer.init(rng, example, (), ctx)["params"])(jax.random.split(rng, count))
 
         def run(h, leaves, *_):
             params, layer_edits, layer_keys = leaves
-            ctx = Context(mask, positions, None, rates, training)
+            ctx = Context.of(mask, positions, rates=rates, training=training)
             out, seen = layer.apply({"params": params}, h, layer_edits, ctx, layer_keys, capture, by)
             return out, (out, seen) if capture else None
 

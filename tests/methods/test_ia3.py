@@ -82,7 +82,7 @@ def test_the_gate_of_a_gated_mlp_is_a_map_as_well():
 
 
 def test_the_hooks_by_hand():
-    ctx = jp.Context(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int))
+    ctx = jp.Context.of(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int))
     scales = IA3Edit({"k": jnp.array([1.0, -1.0, 0.5])}, {"down": jnp.array([0.0, 2.0])})
     x, y = jnp.array([[2.0, 3.0]]), jnp.array([[1.0, 5.0, 4.0]])
     np.testing.assert_array_equal(scales.project("k", x, y, ctx), [[2.0, 0.0, 6.0]])

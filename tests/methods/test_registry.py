@@ -37,7 +37,12 @@ def test_every_method_of_the_room_is_listed():
     } == LISTED
 
 
-@pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
+def test_a_placed_method_is_named_after_its_site():
+    assert jp.At("cross", jp.LoRA()).method_name == "cross_lora"
+    assert jp.At in METHODS and jp.At.summary
+
+
+@pytest.mark.parametrize("cls", [cls for cls in METHODS if cls is not jp.At], ids=lambda cls: cls.__name__)
 def test_a_method_says_what_the_others_need(cls):
     assert getattr(jp, cls.__name__) is cls and cls.__name__ in jp.__all__
     assert "method_name" in vars(cls) and cls.method_name.replace("_", "").isalnum()
@@ -54,7 +59,7 @@ def test_a_method_says_what_the_others_need(cls):
 
 
 def test_names_are_those_that_leaves_and_comparisons_always_had():
-    assert {cls.__name__: cls.method_name for cls in METHODS} == {
+    assert {cls.__name__: cls.method_name for cls in METHODS if cls is not jp.At} == {
         "PTuningV2": "p_tuning_v2",
         "PrefixTuning": "prefix_tuning",
         "AdaptivePrefix": "adaptive_prefix",
@@ -122,7 +127,7 @@ def test_edits_say_how_many_virtual_tokens_they_add():
     method = jp.PTuningV2(length=3) + jp.AdaptivePrefix(lengths=(2, 0, 5)) + jp.LoRA() + jp.Inducer()
     edits = edits_of(method)
     assert [layer_edit.virtual_count() for layer_edit in edits.layers] == [3, 5, 0, 0]
-    ctx = jp.Context(jax.numpy.ones((2, 4), bool), jax.numpy.zeros((2, 4), int))
+    ctx = jp.Context.of(jax.numpy.ones((2, 4), bool), jax.numpy.zeros((2, 4), int))
     for layer_edit in edits.layers:
 
         def tokens(leaves, x):

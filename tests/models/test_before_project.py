@@ -72,7 +72,7 @@ def test_edits_act_in_order_in_the_dtype_of_the_input_and_project_sees_the_resul
 
     from jaxprefix.models.linear import Linear
 
-    ctx = jp.Context(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int))
+    ctx = jp.Context.of(jnp.ones((1, 2), bool), jnp.zeros((1, 2), int))
     hooks = LayerHooks((Add(jnp.float32(1)), Times(jnp.float32(3))), ctx)
     x = jnp.full((1, 2, 4), 2.0, jnp.bfloat16)
     assert hooks.before_project("up", x).dtype == jnp.bfloat16

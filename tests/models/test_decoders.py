@@ -163,7 +163,7 @@ def test_token_types_add_their_word_embeddings():
     np.testing.assert_allclose(typed, module.apply({"params": {**tree, "embeddings": doubled}}, batch).hidden, **SMALL)
 
 
-def test_new_words_are_rows_behind_the_vocabulary():
+def test_new_tokens_are_rows_behind_the_vocabulary():
     """Of the lookup and of a tied head, without the scale of the other rows; both have gradients."""
     rows = jnp.asarray(np.random.default_rng(3).normal(size=(2, 16)), jnp.float32)
     tree = decoders.frozen_tree("gemma2")

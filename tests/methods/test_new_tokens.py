@@ -19,7 +19,7 @@ def build(method: jp.Method, kind: str = "gpt2"):
     return model, *model.init(jax.random.key(0), decoders.frozen_tree(kind))
 
 
-def with_new_words(seed: int = 3):
+def with_new_tokens(seed: int = 3):
     batch = decoders.batch()
     ids = np.array(batch["input_ids"])
     ids[:, 0] = VOCAB + np.arange(4)
@@ -32,7 +32,7 @@ def with_new_words(seed: int = 3):
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2"])
 def test_logits_have_new_columns_behind_the_frozen_ones(kind):
     model, trainable, frozen = build(jp.NewTokens(N), kind)
-    out = model.apply(trainable, frozen, with_new_words())
+    out = model.apply(trainable, frozen, with_new_tokens())
     assert out.logits.shape == (4, 9, VOCAB + N)
     words = trainable["method"]["words"]
     np.testing.assert_allclose(out.logits[..., VOCAB:], out.hidden @ words.T, atol=1e-5)
@@ -50,7 +50,7 @@ def test_new_ids_look_up_new_rows(kind):
     table = frozen["backbone"]["embeddings"]["word"]["embedding"]
     scale = decoders.config(kind).embedding_scale
     copied = {"method": {"words": table[jnp.array([7, 8, 9, 10])] * scale}}
-    batch = with_new_words()
+    batch = with_new_tokens()
     new = np.asarray(batch["input_ids"])
     old = {**batch, "input_ids": jnp.asarray(np.where(new >= VOCAB, new - VOCAB + 7, new))}
     found, expected = (model.apply(copied, frozen, rows).hidden for rows in (batch, old))
@@ -64,7 +64,7 @@ def test_new_ids_look_up_new_rows(kind):
 def test_gradients_reach_new_rows_and_no_other():
     model, trainable, frozen = build(jp.NewTokens(N))
     assert set(flatten(trainable)) == {"method/words"} and trainable["method"]["words"].shape == (N, 16)
-    batch = with_new_words()
+    batch = with_new_tokens()
 
     def loss(trainable):
         total, weight = model.head.loss(model.forward(trainable, frozen, batch).logits, batch)
@@ -97,14 +97,14 @@ def test_the_start_is_that_of_the_backbone_or_the_one_given():
         assert abs(float(words.mean())) < std / 20
 
 
-def test_sums_hold_new_words():
+def test_sums_hold_new_tokens():
     method = jp.Inducer(key_rank=2, value_rank=3) + jp.LoRA(("q",), rank=2) + jp.NewTokens(N)
     model, trainable, frozen = build(method)
     assert method.names == ("inducer", "lora", "new_tokens")
     assert trainable["method"]["new_tokens"]["words"].shape == (N, 16)
-    assert model.apply(trainable, frozen, with_new_words()).logits.shape[-1] == VOCAB + N
+    assert model.apply(trainable, frozen, with_new_tokens()).logits.shape[-1] == VOCAB + N
     two, trainable, _ = build(jp.NewTokens(1) + jp.NewTokens(2))
-    rows = [trainable["method"][name]["words"] for name in ("new_tokens", "new_words_2")]
+    rows = [trainable["method"][name]["words"] for name in ("new_tokens", "new_tokens_2")]
     np.testing.assert_array_equal(two.edits(trainable).words, jnp.concatenate(rows))
 
 
@@ -133,7 +133,7 @@ def test_decoding_makes_new_tokens_and_stops_at_them(beams):
     assert int(stopped.lengths[0]) == 1 and stopped.tokens[0].tolist() == [VOCAB + 2, 0, 0, 0, 0, 0]
 
 
-def test_new_words_are_saved_with_the_adapter(tmp_path):
+def test_new_tokens_are_saved_with_the_adapter(tmp_path):
     _, trainable, _ = build(jp.LoRA(("q",), rank=2) + jp.NewTokens(N))
     about = {"name": "x", "architecture": "gpt2", "parameters": 1, "digest": "", "fingerprint": {}}
     write_adapter(
@@ -145,7 +145,7 @@ def test_new_words_are_saved_with_the_adapter(tmp_path):
     np.testing.assert_array_equal(read["method/new_tokens/words"], trainable["method"]["new_tokens"]["words"])
 
 
-def test_a_config_with_new_words_reads_back():
+def test_a_config_with_new_tokens_reads_back():
     from jaxprefix.typed_json import from_json, to_json
 
     run = jp.Run(jp.CausalLanguage(jp.Files("a.jsonl")), method=jp.Inducer() + jp.NewTokens(16, init_std=0.1))

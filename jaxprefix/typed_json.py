@@ -13,7 +13,7 @@ import enum
 import json
 import math
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from jaxprefix.errors import UserError
 
@@ -57,7 +57,15 @@ def to_json(value: Any) -> str:
     return json.dumps(_encode(value, ""), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def from_json(text: str, expected: type[T] = object) -> T:
+@overload
+def from_json(text: str) -> Any: ...
+
+
+@overload
+def from_json(text: str, expected: type[T]) -> T: ...
+
+
+def from_json(text: str, expected: type = object) -> Any:
     """The value that `to_json` wrote; a field that the text lacks takes its default.
 
     Args:
@@ -86,7 +94,7 @@ def expression(value: Any, prefix: str = "") -> str:
             if not _same(getattr(value, field.name), field.default)
         ]
         return f"{prefix}{type(value).__name__}({', '.join(given)})"
-    if type(value) is tuple:
+    if isinstance(value, tuple) and type(value) is tuple:
         return f"({', '.join(expression(item, prefix) for item in value)}{',' if len(value) == 1 else ''})"
     return repr(value)
 
@@ -180,7 +188,7 @@ def _join(path: str, key: Any) -> str:
 
 
 def _differences(a: Any, b: Any, path: str) -> Iterable[str]:
-    if dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b) and type(a).__name__ == type(b).__name__:
+    if _both_dataclasses(a, b) and type(a).__name__ == type(b).__name__:
         names = [f.name for f in _init_fields(type(a))]
         a, b = ({name: getattr(value, name, _ABSENT) for name in names} for value in (a, b))
     if isinstance(a, dict) and isinstance(b, dict):
@@ -191,6 +199,10 @@ def _differences(a: Any, b: Any, path: str) -> Iterable[str]:
             yield from _differences(x, y, f"{path}[{i}]")
     elif not _same(a, b):
         yield f"{path or 'value'}: {_show(a)} -> {_show(b)}"
+
+
+def _both_dataclasses(a: Any, b: Any) -> bool:
+    return dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -15,8 +15,10 @@ from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts, stream_text
+from jaxprefix.models.heads import Head
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import encode_texts, prepare
+from jaxprefix.tasks.encode import columns_of
 from jaxprefix.tasks.formats.tokens import stop_words, with_added_tokens
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import evaluate_examples, run_rows, score_texts
@@ -58,7 +60,7 @@ class Adapter:
           For a classification `{"label", "score", "scores": {label: probability}}` per row; for tagging
           `{"words", "labels"}`, with None for words that were cut off.
         """
-        if self.model.head.task not in ("classification", "tagging"):
+        if self._head.task not in ("classification", "tagging"):
             raise UserError(f"an adapter for {type(self.run.task).__name__} predicts no labels; use its hidden states.")
         if not rows:
             return []
@@ -66,7 +68,7 @@ class Adapter:
         mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
         step = make_eval_step(self.model, mesh)
         found = run_rows(step, self.trainable, self.frozen, examples, min(batch_size, len(rows)), mesh)
-        if self.model.head.task == "classification":
+        if self._head.task == "classification":
             probabilities = np.asarray(jax.nn.softmax(found["logits"], axis=-1))
             return [self.classified(row) for row in probabilities]
         return [self.tagged(row, examples.row(i), found["predictions"][i]) for i, row in enumerate(rows)]
@@ -105,8 +107,13 @@ class Adapter:
         options = {"seed": seed, "stops": stop_words(self.run.task)}
         return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, **options)
 
+    @property
+    def _head(self) -> Head:
+        assert self.model.head is not None  # a run's model has one (`Run.resolve_head`)
+        return self.model.head
+
     def _check_writes(self) -> None:
-        if self.model.head.task != "causal_language":
+        if self._head.task != "causal_language":
             raise UserError(
                 f"an adapter for {type(self.run.task).__name__} writes no text; take one of a decoder, tuned for "
                 "CausalLanguage or ConditionalGeneration."
@@ -120,7 +127,8 @@ class Adapter:
 
     def tagged(self, row: Any, example: dict[str, Any], predictions: np.ndarray) -> dict[str, Any]:
         """What `predict` says of a row of words, from its tokens' predictions `[T]`."""
-        words = row[self.run.task.words] if isinstance(row, Mapping) else row
+        (column,) = columns_of(self.run.task)  # that of the words
+        words = row[column] if isinstance(row, Mapping) else row
         words = words.split() if isinstance(words, str) else list(words)
         first = np.flatnonzero(example["labels"] == 0)
         tags: list[str | None] = [self.labels[label] for label in predictions[first]]

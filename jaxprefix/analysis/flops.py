@@ -18,6 +18,10 @@ def dot_flops(compiled: jax.stages.Compiled) -> int:
     Of a conditional every branch is counted.
 
     Raises:
-      ValueError: a loop whose number of turns the compiler does not know, or a library call that hides its sizes.
+      ValueError: a loop whose number of turns the compiler does not know, a library call that hides its sizes, or a
+        backend whose programs have no text.
     """
-    return product_flops(Module(compiled.as_text()))
+    text = compiled.as_text()
+    if text is None:
+        raise ValueError("the backend has no text of the compiled function, so its products cannot be counted")
+    return product_flops(Module(text))

@@ -211,7 +211,7 @@ class Module:
             return _scalar(it, [value(operand) for operand in it.operands])
 
         def element(it: Instruction) -> Any:
-            index, source = int(_INDEX.search(it.attributes)[1]), computation.get(it.operands[0])
+            index, source = int(_find(_INDEX, it.attributes)), computation.get(it.operands[0])
             if source is not None and source.opcode == "while":
                 body = self.computations.get(source.called()[0], {})
                 last = body.get(_root(body))
@@ -245,13 +245,20 @@ _COMPARE = {
 _SAME = ("copy", "convert", "bitcast", "reshape", "copy-start", "copy-done", "optimization-barrier")
 
 
+def _find(pattern: re.Pattern[str], attributes: str) -> str:
+    """What the group of a pattern holds in the attributes of an instruction that always has it."""
+    found = pattern.search(attributes)
+    assert found is not None, attributes
+    return found[1]
+
+
 def _scalar(it: Instruction, values: list[Any]) -> Any:
     if any(value is None for value in values) or not values:
         return None
     if it.opcode in _BINARY and len(values) == 2:
         return _BINARY[it.opcode](*values)
     if it.opcode == "compare":
-        return _COMPARE[_DIRECTION.search(it.attributes)[1]](*values)
+        return _COMPARE[_find(_DIRECTION, it.attributes)](*values)
     if it.opcode == "select":
         return values[1] if values[0] else values[2]
     if it.opcode == "not":

@@ -81,6 +81,6 @@ def bytes_per_device(tree: Any) -> int:
 
 def itemsize(dtype: Any) -> int:
     """Bytes of a scalar; of a typed key those of its data."""
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return jax.random.key_data(jax.random.key(0)).nbytes
     return jnp.dtype(dtype).itemsize

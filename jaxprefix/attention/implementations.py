@@ -54,10 +54,10 @@ class Shapes(NamedTuple):
         dropout: Any,
     ) -> "Shapes":
         """The shapes of arrays."""
-        shapes = jax.tree.map(
+        arrays = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.result_type(leaf)), (q, k, v, virtual, bias)
         )
-        return cls(*shapes, softcap, dropout is not None)
+        return cls(*arrays[:3], virtual=arrays[3], bias=arrays[4], softcap=softcap, dropout=dropout is not None)
 
 
 IMPLEMENTATIONS: dict[str, Any] = {

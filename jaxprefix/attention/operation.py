@@ -128,7 +128,7 @@ def _check_shapes(q, k, v, virtual, mask, segment_ids, bias) -> None:
                 f"attention wants {name} as [rows, tokens, heads, width], not {x.shape}; reshape it to four axes."
             )
     (b, t, h, e), (s, kv_heads), e2 = q.shape, k.shape[1:3], v.shape[3]
-    expected = {"k": (k, (b, s, kv_heads, e)), "v": (v, (b, s, kv_heads, e2))}
+    expected: dict[str, tuple[Any, tuple[int, ...]]] = {"k": (k, (b, s, kv_heads, e)), "v": (v, (b, s, kv_heads, e2))}
     if mask is not None:
         expected["mask"] = (mask, (b, s))
     if segment_ids is not None:

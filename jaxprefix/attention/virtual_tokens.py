@@ -56,7 +56,7 @@ class VirtualTokens:
             raise UserError("there are no virtual tokens to concatenate; pass at least one set.")
         if len(parts) == 1:
             return parts[0]
-        rows = {part.rows for part in parts} - {None}
+        rows = {part.rows for part in parts if part.rows is not None}
         if len(rows) > 1:
             raise UserError(
                 f"virtual tokens to be concatenated disagree on the number of rows {sorted(rows)}; "
@@ -65,10 +65,10 @@ class VirtualTokens:
         return VirtualTokens(
             keys=_concatenate([part.keys for part in parts], inner=3),
             values=_concatenate([part.values for part in parts], inner=3),
-            key_scale=_concatenate(_written_out([part.key_scale for part in parts], parts), inner=1),
-            value_scale=_concatenate(_written_out([part.value_scale for part in parts], parts), inner=1),
-            mass=_concatenate(_written_out([part.mass for part in parts], parts), inner=1),
-            visible_before=_concatenate(_written_out([part.visible_before for part in parts], parts, ALWAYS), inner=1),
+            key_scale=_written_out([part.key_scale for part in parts], parts),
+            value_scale=_written_out([part.value_scale for part in parts], parts),
+            mass=_written_out([part.mass for part in parts], parts),
+            visible_before=_written_out([part.visible_before for part in parts], parts, ALWAYS),
         )
 
     @property
@@ -95,21 +95,20 @@ class VirtualTokens:
         )
 
 
-def _written_out(leaves: list, parts: tuple[VirtualTokens, ...], default: int = 1) -> list | None:
-    """The default where a part has no such field; None if no part has it."""
+def _written_out(leaves: list, parts: tuple[VirtualTokens, ...], default: int = 1) -> Array | None:
+    """A field of all parts along P, the default where a part has none; None if no part has it."""
     if all(leaf is None for leaf in leaves):
         return None
     dtype = jnp.result_type(*(leaf for leaf in leaves if leaf is not None))
-    return [
+    found = [
         jnp.full((part.length,), default, dtype) if leaf is None else leaf
         for leaf, part in zip(leaves, parts, strict=True)
     ]
+    return _concatenate(found, inner=1)
 
 
-def _concatenate(leaves: list | None, inner: int) -> Array | None:
+def _concatenate(leaves: list, inner: int) -> Array:
     """Along P, which is the first of the `inner` axes; shared leaves are repeated per row only beside per-row ones."""
-    if leaves is None:
-        return None
     lead = max((leaf.shape[: leaf.ndim - inner] for leaf in leaves), key=len)  # none, the rows, or rows and queries
 
     def spread(leaf: Array) -> Array:

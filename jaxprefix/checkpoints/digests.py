@@ -21,7 +21,7 @@ def digests(leaves: Mapping[str, jax.Array]) -> dict[str, str]:
         from jax.experimental import multihost_utils
 
         halves = multihost_utils.process_allgather(totals.view(np.uint32))  # 64-bit integers would be cut to 32
-        totals = np.sum(np.ascontiguousarray(halves).view(np.uint64), axis=0, dtype=np.uint64)
+        totals = np.ascontiguousarray(halves).view(np.uint64).sum(axis=0, dtype=np.uint64)
     return {name: f"{int(total):016x}" for name, total in zip(leaves, totals, strict=True)}
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxprefix.checkpoints.files import flush
 from jaxprefix.errors import UserError
@@ -57,7 +58,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 def is_key(leaf: Any) -> bool:
     """Whether a leaf, or its abstract value, is a typed random key."""
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def specs(leaves: dict[str, Any]) -> dict[str, str]:
@@ -86,7 +87,7 @@ def read(folder: Any) -> Record:
     except FileNotFoundError as error:
         raise Damaged(f"{_NAME} is missing") from error
     except PermissionError as error:
-        raise unreadable(folder, error.strerror) from error
+        raise unreadable(folder, error.strerror or str(error)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{_NAME} cannot be read ({error})") from error
     if isinstance(version, int) and version > FORMAT:

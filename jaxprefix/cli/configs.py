@@ -59,7 +59,8 @@ def _nearest_field(error: Exception) -> str:
     if found[2] in ARGUMENTS:
         return f" ({found[2]!r} is now {ARGUMENTS[found[2]]!r})"
     public = [getattr(jaxprefix, name) for name in jaxprefix.__all__]
-    classes = [cls for cls in public if dataclasses.is_dataclass(cls) and found[1] in (None, cls.__name__)]
+    classes = [cls for cls in public if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
+    classes = [cls for cls in classes if found[1] in (None, cls.__name__)]
     fields = {field.name for cls in classes for field in dataclasses.fields(cls)}
     near = difflib.get_close_matches(found[2], fields, n=1)
     return f" (the nearest field is {near[0]!r})" if near else ""

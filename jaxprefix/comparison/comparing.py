@@ -80,6 +80,7 @@ def compare(
       RunFailed: it was stopped by a signal.
     """
     _check(run, methods, seeds, budget, rates)
+    assert not isinstance(run.backbone, NewBackbone)  # `_check` refuses it
     backbone, tree, _ = load_pretrained(run.backbone)
     dims, size = backbone.dims, count(tree)
     del tree

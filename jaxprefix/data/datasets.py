@@ -67,6 +67,7 @@ def open_dataset(name: str, split: str, data_dir: str | None = None) -> Rows:
 
 def _builder(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     base = re.split(r"[/:]", name)[0]
     if data_dir is None and base in GENERATED_HERE:
@@ -75,8 +76,10 @@ def _builder(name: str, data_dir: str | None) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):  # a missing TensorFlow makes TFDS print a banner
             if base in DEFINED_IN:
                 importlib.import_module(DEFINED_IN[base])
-            return tfds.builder(name, **({} if data_dir is None else {"data_dir": str(Path(data_dir).expanduser())}))
-    except tfds.core.registered.DatasetNotFoundError:
+            if data_dir is None:
+                return tfds.builder(name)
+            return tfds.builder(name, data_dir=str(Path(data_dir).expanduser()))
+    except DatasetNotFoundError:
         known = {*tfds.list_builders(with_community_datasets=False), *DEFINED_IN}
         nearest = difflib.get_close_matches(base, known, n=3)
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else "import the module that defines it first."

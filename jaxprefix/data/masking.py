@@ -29,6 +29,7 @@ def mask_tokens(
     masked in the same way whatever it is batched with and however far it is padded. Special tokens are never chosen and
     never drawn as replacements.
     """
+    assert vocabulary.mask_id is not None  # `prepare` refuses a tokenizer without a mask token
     bits = row_bits(seed, step, rows, ids.shape[1])
     chosen = real & (_uniform(bits[..., 0] >> np.uint64(32)) < rate)
     chosen &= ~np.isin(ids, np.array(vocabulary.special_ids, np.int32))

@@ -167,7 +167,11 @@ def _cluster() -> tuple[str, int, int, Any] | None:
         found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, START_SECONDS)
     except (RuntimeError, OSError, KeyError, ValueError) as error:
         raise UserError(f"the cluster does not tell its processes ({error}); set --distributed off.") from error
-    return None if found[0] is None else found
+    coordinator, processes, process, devices = found
+    if coordinator is None:
+        return None
+    assert processes is not None and process is not None  # a cluster that is detected tells all three
+    return coordinator, processes, process, devices
 
 
 def _check_port(coordinator: str) -> None:
@@ -255,6 +259,7 @@ def barrier(name: str, word: str = "here") -> None:
     from jax._src.distributed import global_state  # the service's barriers and keys have no public name
 
     client, key = global_state.client, f"jaxprefix/{next(_meetings)} {name}"
+    assert client is not None  # of several processes each has one
     client.key_value_set(f"{key}/{jax.process_index()}", word)
     try:
         client.wait_at_barrier(key, 1000 * BARRIER_SECONDS)

@@ -7,6 +7,7 @@ process is gone and what to do. What it does not know it passes on as it is.
 Arguments: the coordinator's address, how many processes there are, seconds that they wait at the start.
 """
 
+import io
 import re
 import sys
 from collections.abc import Iterable
@@ -70,5 +71,6 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):  # it ends when the process does
         signal.signal(number, signal.SIG_IGN)
     text = open(0, encoding="utf-8", errors="replace", newline="")  # noqa: SIM115
+    assert isinstance(sys.stderr, io.TextIOWrapper)  # Python's own
     sys.stderr.reconfigure(newline="")
     write(text, sys.stderr, sys.argv[1], *map(int, sys.argv[2:4]))

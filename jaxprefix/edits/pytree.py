@@ -26,5 +26,6 @@ def edit(cls: type[T]) -> type[T]:
     if hidden:
         raise TypeError(f"the field {hidden[0]} of {cls.__name__} would hide the hook of that name; rename the field.")
     cls = jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
-    cls.__no_type_check__ = True  # of the class alone: typing.no_type_check would silence the hooks as well
+    # of the class alone: typing.no_type_check would silence the hooks as well
+    cls.__no_type_check__ = True  # pyright: ignore[reportAttributeAccessIssue]  # what the checkers look for
     return cls

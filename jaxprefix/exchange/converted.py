@@ -1,7 +1,7 @@
 """A foreign adapter in our terms, and what becomes of it on a backbone: an `Adapter` like one of our own runs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -72,7 +72,11 @@ def as_adapter(
     labels = _labels(found, labels, task)
     offset = jax.eval_shape(TunedModel(backbone.module, found.method).edits, found.trainable).positions
     if task is None:
-        kinds = {SequenceClassifier: Classification, TokenClassifier: Tagging, CausalLM: CausalLanguage}
+        kinds: dict[type, Callable[..., Task]] = {
+            SequenceClassifier: Classification,
+            TokenClassifier: Tagging,
+            CausalLM: CausalLanguage,
+        }
         task = kinds[type(found.head)](NO_ROWS, max_length=max(1, min(128, backbone.module.dims.positions - offset)))
     elif HEADS[type(task)] is not type(found.head):
         raise UserError(

@@ -57,7 +57,7 @@ def read_tensor_file(path: Path) -> dict[str, np.ndarray]:
 
 def _unpickled(path: Path) -> dict[str, np.ndarray]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise UserError(
             f"{path} is a pickle, which only torch can read; install torch, or save it as safetensors where torch is."

@@ -64,7 +64,8 @@ def import_p_tuning_v2(
     if base.module.dims.causal:
         raise UserError(f"P-Tuning v2's code tunes encoders, and {backbone} is a decoder; name the encoder.")
     converted = from_p_tuning_v2(tensors, kind, base.module.config, base.module.dims, base.tree)
-    names = config.get("id2label") if isinstance(config.get("id2label"), Mapping) else {}
+    id2label = config.get("id2label")
+    names = id2label if isinstance(id2label, Mapping) else {}
     known = tuple(str(names[number]) for number in sorted(names, key=int)) or None
     return as_adapter(dataclasses.replace(converted, labels=known), base, labels, task)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.layout import Linear, Tensors, from_linear, take, to_linear
 from jaxprefix.models.backbone_config import BackboneConfig, Classifiers
-from jaxprefix.models.heads import CausalLM, Head, SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, merge
 
@@ -37,7 +37,7 @@ class Written(NamedTuple):
 class Found(NamedTuple):
     """A head of PEFT in our terms: without its number of labels, its leaves by tree, and the names of its tensors."""
 
-    head: Head
+    head: SequenceClassifier | TokenClassifier | CausalLM
     trainable: Tree
     known: set[str]
 
@@ -62,6 +62,7 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Writ
         if theirs.tokens is None:
             raise UserError(f"transformers has no token classifier of {config.model_type}; export another adapter.")
         return Written(task, to_linear(_biased(linear), root + theirs.tokens), saved)
+    assert isinstance(head, SequenceClassifier)  # what TASKS calls SEQ_CLS
     if theirs.pooling == "last":
         return Written(task, _last_token(head, theirs, linear, root), saved)
     if head.pooling not in ("pooler", "trained_pooler"):

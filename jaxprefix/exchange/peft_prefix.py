@@ -5,7 +5,7 @@ real tokens by P, and applies no dropout to the prefix. On decoders it hands the
 tokens that were seen before: keys are stored as they enter the attention (rotated), the table is as wide as the
 key/value heads, and in layers with a sliding window the prefix leaves it (`subject_to_window=True`). PEFT ignores
 tensors that it does not know, so an adapter with more than that would load there and be another function: `write`
-  refuses it.
+refuses it.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.exchange.layout import Tensors, from_table, take, to_table
 from jaxprefix.exchange.peft_type import MethodRead, PeftType
 from jaxprefix.methods import PrefixTuning, PTuningV2, collapse
+from jaxprefix.methods.prefix import PrefixMethod
 from jaxprefix.methods.prefix_edits import Prefix
 from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.positions import convert_positions, has_rotation
@@ -65,6 +66,7 @@ def exported_prefix(model: TunedModel, trainable: Tree) -> Prefix:
       UserError: the method does more than PEFT's prefix can say.
     """
     method, name = model.method, type(model.method).__name__
+    assert isinstance(method, PrefixMethod)  # as those of `PREFIX_TUNING.methods` are
     lengths = method.layer_lengths(model.backbone.dims)
     if min(lengths) < max(lengths):
         field = "lengths" if method.lengths is not None else "layers"
@@ -95,6 +97,7 @@ def exported_prefix(model: TunedModel, trainable: Tree) -> Prefix:
 def _moved(model: TunedModel, trainable: Tree) -> tuple[TunedModel, Tree]:
     """The same function with the positions of real tokens shifted by P."""
     method, leaves = model.method, trainable["method"]
+    assert isinstance(method, PrefixMethod)
     if method.position_offset is True:
         return model, trainable
     if "keys" not in leaves:

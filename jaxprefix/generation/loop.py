@@ -120,6 +120,7 @@ def make_forward(model: TunedModel, trainable: Tree, frozen: Tree) -> Forward:
 
     def forward(batch: Tree, cache: Cache) -> tuple[Array, Cache]:
         out = model.forward(trainable, frozen, batch, edits=edits, cache=cache, last=True, layers=layers)
+        assert out.logits is not None and out.cache is not None  # there is a `CausalLM`, and a cache to fill
         return out.logits[:, 0], out.cache
 
     return forward

@@ -212,7 +212,8 @@ def _plan(config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool
             "copy or download the folder again."
         )
     parts = {leaf.top for leaf in absent}  # half a head would be no head
-    plan = [(leaf, tensors) for leaf, tensors in found.items() if leaf.top not in parts]
+    there = {leaf: [tensor for tensor in tensors if tensor is not None] for leaf, tensors in found.items()}
+    plan = [(leaf, tensors) for leaf, tensors in there.items() if leaf.top not in parts]
     return plan, tuple(leaf.path for leaf in absent)
 
 

@@ -135,7 +135,7 @@ class TensorFiles:
     def _note(self, name: str, raw: np.ndarray | Iterator[np.ndarray]) -> None:
         digest = hashlib.sha256()
         for part in (raw,) if isinstance(raw, np.ndarray) else raw:
-            digest.update(part)
+            digest.update(part.data)
         self._adopt({name: digest.hexdigest()})
 
     def _adopt(self, digests: Mapping[str, str | None]) -> None:
@@ -180,7 +180,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 def _fill(file: int, raw: np.ndarray, start: int, path: Path) -> None:
     """Fills a buffer from byte `start` of a file."""
-    view, done = memoryview(raw.reshape(-1)), 0
+    view, done = raw.reshape(-1).data, 0
     while done < len(view):
         try:
             count = os.preadv(file, [view[done:]], start + done)

@@ -34,7 +34,7 @@ def load_leaf(
     if sharding is None:
         everything = tuple((0, size) for size in shape)
         return jax.block_until_ready(jax.device_put(read_shard(leaf, tensors, files, dtype, everything)))
-    holders: dict[Block, list[jax.Device]] = {}
+    holders: dict[Block, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         block = tuple(part.indices(size)[:2] for part, size in zip(index or (), shape, strict=True))
         holders.setdefault(block, []).append(device)

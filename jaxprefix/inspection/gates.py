@@ -108,7 +108,7 @@ class Gates:
             )
 
         parts = tuple(without_gates(part) for part in parts_of(self.trained))
-        return Combined(parts) if len(parts) > 1 else parts[0]
+        return parts[0] if len(parts) == 1 else Combined(parts)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A heat map of g, layers upwards and tokens to the right, in parts of the largest; needs the extra `plots`.
@@ -160,29 +160,31 @@ def read_gates(adapter: Adapter | str | Path, split: str = "validation", *, batc
     adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
     model, run = adapter.model, adapter.run
     edits = model.edits(adapter.trainable)
-    gated = [index for index, edit in enumerate(edits.layers) if isinstance(edit, GatedPrefix)]
+    gated = [(index, edit) for index, edit in enumerate(edits.layers) if isinstance(edit, GatedPrefix)]
     prefixes = [part for part in parts_of(model.method) if isinstance(part, PrefixMethod)]
     if len(gated) != 1 or len(prefixes) != 1:
         raise UserError(
             f"the adapter was trained by {type(model.method).__name__}, with {len(gated)} gated prefixes among "
             f"{len(prefixes)}; give one of a run of AdaptivePrefix with no second prefix beside it."
         )
-    (index,), (prefix,) = gated, prefixes
+    ((index, gates),), (prefix,) = gated, prefixes
 
     @jax.jit
     def look(trainable: Any, frozen: Any, batch: Any) -> tuple[Any, Any]:
-        seen = model.forward(trainable, frozen, batch, capture=True).observed[index]
+        observed = model.forward(trainable, frozen, batch, capture=True).observed
+        assert observed is not None  # under `capture`
+        seen = observed[index]
         return seen["alpha"], seen["gate"]
 
     examples = prepare(run.task, adapter.backbone.tokenizer, split, adapter.labels)
-    alpha = gate = np.zeros(())
+    alpha = gate = np.asarray(0.0)
     rows = 0
     for batch, numbers in evaluation_batches(examples, min(batch_size, len(examples))):
         found = jax.device_get(look(adapter.trainable, adapter.frozen, batch))
         per_row = [np.asarray(values, np.float64)[:, : len(numbers)] for values in found]  # [L, rows, P]
         alpha, gate = alpha + per_row[0].sum(1), gate + np.abs(per_row[1]).sum(1)
         rows += len(numbers)
-    scale = edits.layers[index].gate_scale
+    scale = gates.gate_scale
     lengths = prefix.layer_lengths(model.backbone.dims)
     present = np.arange(gate.shape[1]) < np.array(lengths)[:, None]
     return Gates(

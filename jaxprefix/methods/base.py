@@ -41,6 +41,7 @@ class Method:
     usual_rate: ClassVar[float | None] = None
     size_fields: ClassVar[tuple[str, ...]] = ()
     moves: ClassVar[str | None] = None
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # of the subclasses
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -149,6 +150,26 @@ class CombinedModule(nn.Module):
         """The sum of the parts' edits."""
         made = [part.copy(parent=self, name=name)() for part, name in zip(self.parts, self.names, strict=True)]
         return functools.reduce(operator.add, made, NO_EDITS)
+
+
+def make_edits(method: Method, params: Any, dims: Dims) -> Edits:
+    """The edits of a method with these leaves, `[L, ...]`.
+
+    Args:
+      method: what is tuned.
+      params: its leaves, as they lie under `method` in the trainable tree.
+      dims: of the backbone.
+
+    Raises:
+      UserError: the method's module returns something else.
+    """
+    edits = method.build(dims).apply({"params": params})
+    if not isinstance(edits, Edits):
+        raise UserError(
+            f"the module of {type(method).__name__} returns a {type(edits).__name__}; let it return its layer "
+            "edits as `jp.Edits((edit,))`."
+        )
+    return edits
 
 
 def combine(first: Method, second: Method) -> Combined:

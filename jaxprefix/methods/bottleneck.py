@@ -12,7 +12,7 @@ baseline, sequential behind the attention's output projection.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -60,6 +60,7 @@ class BottleneckEdit(LayerEdit):
         with jax.named_scope("adapter"):
             dtype = x.dtype
             if self.norm_scale is not None:
+                assert self.norm_bias is not None  # a norm has both
                 h = x.astype(jnp.promote_types(dtype, jnp.float32))
                 h = h - h.mean(-1, keepdims=True)
                 h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + _NORM_EPSILON)
@@ -119,6 +120,10 @@ class _Bottleneck(Method):
         chosen_layers(self, dims)
         return BottleneckModule(self, dims)
 
+    def placement(self) -> dict[str, Any]:
+        """The fields `place` and `after_dropout` of the layer edit."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True)
 class ParallelAdapter(_Bottleneck):
@@ -144,6 +149,10 @@ class ParallelAdapter(_Bottleneck):
 
     after_dropout: bool = False
 
+    @override
+    def placement(self) -> dict[str, Any]:
+        return {"place": "parallel", "after_dropout": self.after_dropout}
+
 
 @dataclasses.dataclass(frozen=True)
 class SequentialAdapter(_Bottleneck):
@@ -162,6 +171,10 @@ class SequentialAdapter(_Bottleneck):
     place: Literal["attention", "mlp", "block"] = "mlp"
 
     @override
+    def placement(self) -> dict[str, Any]:
+        return {"place": self.place, "after_dropout": False}
+
+    @override
     def reads_output(self, name: str) -> bool:
         return self.place == "attention" and name == "o"
 
@@ -169,7 +182,7 @@ class SequentialAdapter(_Bottleneck):
 class BottleneckModule(nn.Module):
     """The leaves of an adapter."""
 
-    method: ParallelAdapter | SequentialAdapter
+    method: _Bottleneck
     dims: Dims
 
     @nn.compact
@@ -196,8 +209,7 @@ class BottleneckModule(nn.Module):
         }
         bottleneck = BottleneckEdit(
             **in_layers(leaves, method, dims),
-            place="parallel" if isinstance(method, ParallelAdapter) else method.place,
-            after_dropout=isinstance(method, ParallelAdapter) and method.after_dropout,
+            **method.placement(),
             scale=method.scale,
             rate=dims.hidden_dropout if method.dropout is None else method.dropout,
         )

@@ -22,7 +22,7 @@ from typing_extensions import override
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
 from jaxprefix.errors import UserError, check_rate
-from jaxprefix.methods.base import Method
+from jaxprefix.methods.base import Method, make_edits
 from jaxprefix.methods.layers import chosen_layers, folded_normal, he_uniform, in_layers
 from jaxprefix.trees import Tree, flatten, unflatten
 
@@ -192,7 +192,8 @@ def merge_update(method: LoRA, params: Tree, backbone: Tree, dims: Dims) -> Tree
     Raises:
       UserError: the update has a bias and the map has none.
     """
-    (lora,) = method.build(dims).apply({"params": params}).layers
+    (lora,) = make_edits(method, params, dims).layers
+    assert isinstance(lora, LoRAEdit)  # what `LoRAModule` makes
     flat = flatten(backbone)
     for name, update in lora.maps.items():
         change = {"kernel": jnp.einsum("lri,lor->lio", update.A, update.B, precision="highest")}

@@ -15,8 +15,10 @@ from jax import Array
 from typing_extensions import override
 
 from jaxprefix.edits import Dims
+from jaxprefix.methods.base import make_edits
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
 from jaxprefix.methods.prefix import PrefixMethod, ReparameterisedPrefix
+from jaxprefix.methods.prefix_edits import Prefix
 from jaxprefix.trees import Tree
 
 
@@ -56,10 +58,11 @@ def collapse(method: PrefixTuning | PTuningV2, params: Tree, dims: Dims) -> tupl
     """
     common = {field.name: getattr(method, field.name) for field in dataclasses.fields(PrefixMethod)}
     direct = PTuningV2(**common)
-    (prefix,) = method.build(dims).apply({"params": params}).layers
+    (prefix,) = make_edits(method, params, dims).layers
+    assert isinstance(prefix, Prefix)  # what a prefix method makes
     lengths = method.layer_lengths(dims)
     leaves = {"keys": prefix.keys, "values": prefix.values}
-    if method.no_op_start:
+    if method.no_op_start and prefix.mass is not None:
         leaves["mass"] = prefix.mass
     flat = {
         name: jnp.concatenate([leaf[layer, :length] for layer, length in enumerate(lengths)])

@@ -71,6 +71,7 @@ class BackboneConfig(abc.ABC):
     accelerated_remat: ClassVar[Remat] = "full"
     new_starts: ClassVar[tuple[str, ...]] = ("bert",)
     constants: ClassVar[tuple[str, ...]] = ()
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # of the subclasses
 
     @classmethod
     @abc.abstractmethod
@@ -138,9 +139,9 @@ class BackboneConfig(abc.ABC):
     def with_dropout(self, hidden: float | None, attention: float | None) -> "BackboneConfig":
         """The same with other rates; None leaves a rate as it is. `hidden` is that of the embeddings too."""
         rates = {"hidden_dropout": hidden, "embedding_dropout": hidden, "attention_dropout": attention}
-        known = {field.name for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        known = {field.name for field in dataclasses.fields(self)}
         fields = {name: rate for name, rate in rates.items() if rate is not None and name in known}
-        return dataclasses.replace(self, **fields)  # type: ignore[type-var]
+        return dataclasses.replace(self, **fields)
 
     def seen_tokens(self, layer: int, tokens: int) -> float:
         """How many of T real tokens a query of a layer sees, on average over the queries of a row without padding."""
@@ -149,7 +150,7 @@ class BackboneConfig(abc.ABC):
 
 @runtime_checkable
 class Module(Protocol):
-    """What a backbone's Linen module has beside `init` and `apply`.
+    """What a backbone's Linen module has beside `init`, `apply` and `clone`.
 
     Attributes:
       config: sizes and rates.
@@ -166,6 +167,7 @@ class Module(Protocol):
     parts: ClassVar[tuple[str, ...]]
     init: Any
     apply: Any
+    clone: Any
 
     @property
     def dims(self) -> Dims:

@@ -22,16 +22,21 @@ from jaxprefix.errors import UserError
 from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.decoder_config import DecoderConfig
-from jaxprefix.models.encoder import Encoded, check_positions
+from jaxprefix.models.encoder import (
+    ATTENTION_OUTPUT,
+    ATTENTION_WEIGHTS,
+    EDITS,
+    MLP_OUTPUT,
+    Encoded,
+    check_positions,
+    edit_keys,
+)
 from jaxprefix.models.encoder_config import ACTIVATIONS
 from jaxprefix.models.linear import LayerNorm, Linear, RMSNorm
 from jaxprefix.models.reading import KeysValues, cached_keys_and_values
 from jaxprefix.models.rope import Turns, rotate, turns
 from jaxprefix.models.self_attention import self_attention
 from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unroll, stacked_params
-
-# What is random in a layer: places in the layer's row of keys. Each edit has one more, from EDITS on.
-ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
 
 
 def make_norm(config: DecoderConfig, name: str) -> nn.Module:
@@ -66,7 +71,7 @@ class DecoderLayer(nn.Module):
         `recall` as in `attention_block`.
         """
         config, rates = self.config, ctx.rates
-        hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
+        hooks = LayerHooks(edits, ctx, edit_keys(keys))
         hidden_rate = config.hidden_dropout if rates.hidden is None else rates.hidden
         biased = dict.fromkeys("qkv", config.qkv_bias) | {"o": config.output_bias}
 
@@ -152,6 +157,7 @@ class Embeddings(nn.Module):
         if types is not None:
             h = h + embed(types)
         if prompt is not None:
+            assert order is not None  # it comes with a prompt
             rows = jnp.broadcast_to(prompt.astype(h.dtype), (h.shape[0], *prompt.shape))
             h = jnp.take_along_axis(jnp.concatenate([rows, h], axis=1), order[:, :, None], axis=1)
         if config.rope is not None:
@@ -224,7 +230,8 @@ class Decoder(nn.Module):
             check_positions(ids.shape[1], edits.positions, self.dims)
         if training and key is None:
             raise UserError("a training pass draws dropout masks; give it a key, as in key=jax.random.key(0).")
-        continued = cache is not None and cache.filled
+        before = cache if cache is not None and cache.filled else None
+        continued = before is not None
         prompt = 0 if edits.prompt is None or continued else edits.prompt.shape[0]
         if segment_ids is not None and (prompt or cache is not None):
             raise UserError("an embedding-level prompt and cached decoding need one example per row; set packed=False.")
@@ -241,9 +248,9 @@ class Decoder(nn.Module):
             return dataclasses.replace(tokens, positions=positions)
 
         new = seen = placed(Tokens(mask, jnp.zeros_like(mask, int), segment_ids, prompt=prompt))
-        if continued:
-            new = placed(dataclasses.replace(new, offset=cache.length, before=cache.mask.sum(1)))
-            so_far = cache.seeing(mask)
+        if before is not None:
+            new = placed(dataclasses.replace(new, offset=before.length, before=before.mask.sum(1)))
+            so_far = before.seeing(mask)
             rows = 0 if edits.prompt is None else edits.prompt.shape[0]
             seen = placed(Tokens(so_far, jnp.zeros_like(so_far, int), prompt=rows))
         ctx = Context(new, seen, rates=rates, training=training, softcap=self.config.attention_softcap)
@@ -255,7 +262,8 @@ class Decoder(nn.Module):
         h = constrain(h, "rows", None, None)
         count = self.config.layers
         keys = None
-        if training:  # all of them at once: a derivation in every layer would be most of an unrolled program
+        if training and key is not None:
+            # all of them at once: a derivation in every layer would be most of an unrolled program
             keys = jax.random.split(jax.random.fold_in(key, 0), (count, EDITS + len(edits.layers)))
             rate = self.config.embedding_dropout if rates.hidden is None else rates.hidden
             h = dropout(h, rate, jax.random.fold_in(key, 1))
@@ -263,8 +271,9 @@ class Decoder(nn.Module):
         config, pattern = self.config, self.config.pattern
         ropes = {"full": config.rope, "sliding": config.sliding_rope}
         by = {
-            kind: None if ropes[kind] is None else turns(ropes[kind], positions, config.head_width)
-            for kind in set(pattern)
+            kind: None if rope is None else turns(rope, positions, config.head_width)
+            for kind, rope in ropes.items()
+            if kind in pattern
         }
         layer = DecoderLayer(config, self.dims, self.dtype, self.attention, parent=None)
 
@@ -279,7 +288,7 @@ class Decoder(nn.Module):
             params = params if layers is None else layers[index]
             kind = pattern[place]
             own = dataclasses.replace(ctx, window=config.window if kind == "sliding" else None)
-            recall = None
+            recall: Callable[[Array, Array], tuple[Array, Array]] | None = None
             if cache is not None:
                 if continued:
                     own = dataclasses.replace(own, first_token_hidden=cache.first_token_hidden[index])
@@ -289,10 +298,13 @@ class Decoder(nn.Module):
                     )
                     cache = dataclasses.replace(cache, first_token_hidden=first_token_hidden)
 
-                def recall(k: Array, v: Array) -> tuple[Array, Array]:
+                def put_and_recall(k: Array, v: Array) -> tuple[Array, Array]:
                     nonlocal cache
+                    assert cache is not None  # else nobody calls this
                     cache = cache.put(index, k, v)
                     return cache.of(index) if continued else (k, v)
+
+                recall = put_and_recall
 
             out, seen = layer.apply({"params": params}, h, layer_edits, own, layer_keys, capture, by[kind], recall)
             return (out, cache), (out, seen) if capture else None

@@ -27,6 +27,11 @@ from jaxprefix.models.stack import Remat, chosen_remat, run_layers, should_unrol
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT, EDITS = range(4)
 
 
+def edit_keys(keys: Any) -> Any:
+    """The keys of the edits, which stand behind those of a layer's own random parts; None when nothing is random."""
+    return None if keys is None else keys[EDITS:]
+
+
 class Encoded(NamedTuple):
     """What an encoder returns.
 
@@ -90,7 +95,7 @@ class EncoderLayer(nn.Module):
         `keys` are one for each random part and edit, needed when training.
         """
         config, rates = self.config, ctx.rates
-        hooks = LayerHooks(edits, ctx, None if keys is None else keys[EDITS:])
+        hooks = LayerHooks(edits, ctx, edit_keys(keys))
         hidden_rate = config.hidden_dropout if rates.hidden is None else rates.hidden
 
         def linear(name: str, z: Array) -> Array:
@@ -181,7 +186,8 @@ class Encoder(nn.Module):
         h = constrain(h, "rows", None, None)
         count = self.config.layers
         keys = None
-        if training:  # all of them at once: a derivation in every layer would be most of an unrolled program
+        if training and key is not None:
+            # all of them at once: a derivation in every layer would be most of an unrolled program
             keys = jax.random.split(jax.random.fold_in(key, 0), (count, EDITS + len(edits.layers)))
             rate = self.config.hidden_dropout if rates.hidden is None else rates.hidden
             h = dropout(h, rate, jax.random.fold_in(key, 1))

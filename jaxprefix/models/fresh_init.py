@@ -72,10 +72,11 @@ def adapt_start(tree: Tree, config: BackboneConfig, start: Start) -> Tree:
     embeddings = dict(tree["embeddings"])
     for name in set(embeddings) & {"word", "token_type"}:  # positions and company have channels of their own
         embeddings[name] = {"embedding": embeddings[name]["embedding"].at[:, :size].set(0).at[:, free:].set(0)}
-    angles = np.arange(config.positions)[:, None] * frequencies
+    positions = embeddings["position"]["embedding"].shape[0]
+    angles = np.arange(positions)[:, None] * frequencies
     table = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
     table[:, 1::2] *= -1  # the slow cosines would add up to a mean, which the layer norm takes from all
-    table = 2**0.5 * config.initializer_range * table.reshape(config.positions, config.width)
+    table = 2**0.5 * config.initializer_range * table.reshape(positions, config.width)
     table[:, size:] = 0
     embeddings["position"] = {"embedding": jnp.asarray(table, jnp.float32)}
     return {**tree, "embeddings": embeddings, "layers": layers}

@@ -74,6 +74,40 @@ class Head:
     """A frozen dataclass of settings; its leaves are passed to it."""
 
     task: ClassVar[str]  # the kind of task that it serves
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # of the subclasses
+
+    def __call__(
+        self,
+        params: Tree,
+        backbone: Tree,
+        hidden: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"],
+        dims: Dims,
+        key: Array | None = None,
+    ) -> Float[Array, "*B C"]:
+        """Logits of C labels or words, for each row or each token.
+
+        Args:
+          params: the head's leaves.
+          backbone: the backbone's leaves.
+          hidden: the last hidden states.
+          mask: True for real tokens.
+          dims: of the backbone.
+          key: a typed key for dropout, which applies where there is one.
+        """
+        raise NotImplementedError
+
+    def loss(
+        self, logits: Float[Array, "*B C"], batch: dict[str, Array], smoothing: float = 0.0
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sum of losses and of weights over what the batch's `labels` and `weight` count.
+
+        Args:
+          logits: what a call returned.
+          batch: with `labels` and `weight`.
+          smoothing: see `cross_entropy`.
+        """
+        raise NotImplementedError
 
     def init(self, key: Array, dims: Dims) -> Tree:
         """The leaves under `trainable["head"]`, float32."""

@@ -20,8 +20,9 @@ def leaf_table(model: TunedModel) -> dict[str, Leaf]:
     dims, table = model.backbone.dims, {}
     # functions of their own, and no jit in them: what JAX has traced before is not run again, and declares nothing
     makers = {"method": lambda key: model.method.build(dims).init(key).get("params", {})}
-    if model.head is not None:
-        makers["head"] = lambda key: model.head.init(key, dims)
+    head = model.head
+    if head is not None:
+        makers["head"] = lambda key: head.init(key, dims)
     for part, make in makers.items():
         with collect() as declared, jax.disable_jit():
             shapes = flatten(jax.eval_shape(make, jax.random.key(0)))

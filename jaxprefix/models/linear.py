@@ -42,7 +42,7 @@ def _used(kernel: Array, dtype: Any, axes: Axes) -> Array:
     return constrain(kernel.astype(dtype), *axes)
 
 
-def _forward(x: Any, kernel: Any, axes: Axes) -> tuple[Array, tuple[Array | None, Array]]:
+def _forward(x: Any, kernel: Any, axes: Axes) -> tuple[Any, tuple[Array | None, Array]]:
     y = kernel_product(x.value, kernel.value, axes)
     return y, (x.value if kernel.perturbed else None, kernel.value)
 
@@ -78,7 +78,8 @@ class Linear(nn.Module):
         normal = nn.initializers.normal(self.initializer_range)
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
         x = x.astype(self.dtype)
-        x = x if hooks is None else hooks.before_project(self.name, x)
+        name = self.name or ""  # a map that is no other module's has none
+        x = x if hooks is None else hooks.before_project(name, x)
         stored_otherwise = kernel.dtype != x.dtype or axis_size("fsdp") > 1
         # named, since a policy of rematerialisation does not see the product inside
         y = checkpoint_name(kernel_product(x, kernel, self.axes), PRODUCT) if stored_otherwise else x @ kernel
@@ -86,7 +87,7 @@ class Linear(nn.Module):
             y = (y * self.get_variable("params", "kernel_scale")).astype(self.dtype)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return y if hooks is None else hooks.project(self.name, x, y)
+        return y if hooks is None else hooks.project(name, x, y)
 
 
 class LayerNorm(nn.Module):

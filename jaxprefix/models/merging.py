@@ -4,8 +4,9 @@ import dataclasses
 import itertools
 
 from jaxprefix.errors import UserError
-from jaxprefix.methods import Combined, HeadOnly, LoRA, parts_of
-from jaxprefix.methods.lora import merge_update
+from jaxprefix.methods.base import Combined, parts_of
+from jaxprefix.methods.baselines import HeadOnly
+from jaxprefix.methods.lora import LoRA, merge_update
 from jaxprefix.models.quantizing import refuse_quantized
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, flatten, merge, split

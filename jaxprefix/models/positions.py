@@ -16,11 +16,10 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.errors import UserError
-from jaxprefix.methods import Combined, parts_of
-from jaxprefix.methods.base import Method
+from jaxprefix.methods.base import Combined, Method, parts_of
 from jaxprefix.methods.prefix import PrefixMethod, slots
 from jaxprefix.models.backbone_config import BackboneConfig, Module
-from jaxprefix.models.rope import rotate, turns
+from jaxprefix.models.rope import Rope, rotate, turns
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree
 
@@ -35,11 +34,13 @@ def has_rotation(config: BackboneConfig) -> bool:
 def move_keys(config: BackboneConfig, keys: Float[Array, "L P K E"], by: int) -> Float[Array, "L P K E"]:
     """Keys as they would be `by` positions further on, each layer by its own rotation; an amplitude, which they have
     already, stays as it is."""
-    moved = [
-        rotate(layer, turns(dataclasses.replace(rope, amplitude=1.0), jnp.full(layer.shape[:1], by), layer.shape[-1]))
-        for layer, rope in zip(keys, config.layer_ropes, strict=True)
-    ]
-    return jnp.stack(moved)
+
+    def moved(layer: Array, rope: Rope | None) -> Array:
+        assert rope is not None  # `has_rotation`
+        by_tokens = turns(dataclasses.replace(rope, amplitude=1.0), jnp.full(layer.shape[:1], by), layer.shape[-1])
+        return rotate(layer, by_tokens)
+
+    return jnp.stack([moved(layer, rope) for layer, rope in zip(keys, config.layer_ropes, strict=True)])
 
 
 def convert_positions(

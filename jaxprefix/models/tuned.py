@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxprefix.edits import BUILT_RATES, Edits, Rates
 from jaxprefix.errors import UserError
-from jaxprefix.methods.base import Method, parts_of
+from jaxprefix.methods.base import Method, make_edits, parts_of
 from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.batch_keys import check_token_types, read_attention_mask
 from jaxprefix.models.cache import Cache
@@ -107,13 +107,7 @@ class TunedModel:
 
     def edits(self, trainable: Tree) -> Edits:
         """The method's edits, leaves stacked `[L, ...]`."""
-        edits = self.method.build(self.backbone.dims).apply({"params": trainable.get("method", {})})
-        if not isinstance(edits, Edits):
-            raise UserError(
-                f"the module of {type(self.method).__name__} returns a {type(edits).__name__}; let it return its layer "
-                "edits as `jp.Edits((edit,))`."
-            )
-        return edits
+        return make_edits(self.method, trainable.get("method", {}), self.backbone.dims)
 
     def forward(
         self,

@@ -40,6 +40,7 @@ def draw_plans(plans: Sequence[tuple[str, Plan]], path: Path, *, title: str) -> 
     for place, (_, step) in enumerate(bars):
         left = 0.0
         if step.memory is None:
+            assert step.needed is not None  # else there is no bar
             axes.barh(place, step.needed / GIB, color="none", edgecolor=LIMIT, hatch="///", height=0.6)
             continue
         for kind, colour in zip(KINDS, COLOURS, strict=True):

@@ -11,6 +11,7 @@ from jaxprefix.analysis.memory import inputs_of
 from jaxprefix.analysis.topologies import Topology, find_topology, near_sizes, topology_devices
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
+from jaxprefix.models.stack import Remat
 from jaxprefix.planning.plan import Plan, plan_run
 from jaxprefix.planning.shapes import run_shapes
 from jaxprefix.training.config import Run
@@ -101,7 +102,7 @@ def search(
 
 def _spread(runs: list[Run]) -> list[Run]:
     """One of each mesh with its best remat before the next of any: a few candidates then say most."""
-    order = {"dots": 0, "none": 1, "full": 2}
+    order: dict[Remat | None, int] = {"dots": 0, "none": 1, "full": 2}
     smallest = min((run.batch_size for run in runs), default=1)
     return sorted(runs, key=lambda run: (order[run.remat] + (run.batch_size // smallest).bit_length(), run.mesh.tp))
 

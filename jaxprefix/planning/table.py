@@ -75,12 +75,13 @@ def _facts(plan: Plan) -> dict[str, str]:
     if plan.train.moved:
         summed, own = plan.gradients
         found["gradients"] = f"{summed:,} scalars summed over rows, {own:,} trainable ones on a device"
-    if plan.train.time is not None:
-        time = plan.train.time
+    time, share = plan.train.time, plan.utilisation
+    if time is not None:
+        of_peak = "" if share is None else f", {100 * share:.1f} % of peak"
         found["step"] = (
             f"{1e3 * time.seconds:,.1f} ms (operations {1e3 * time.operations:,.1f}, collectives waited for "
             f"{1e3 * time.waiting:,.1f}, beside operations {1e3 * time.hidden:,.1f}), "
-            f"{plan.tokens_per_second:,.0f} tokens/s, {100 * plan.utilisation:.1f} % of peak; {CAVEAT}"
+            f"{plan.tokens_per_second:,.0f} tokens/s{of_peak}; {CAVEAT}"
         )
     found["compiled"] = " and ".join(f"{step.compile_seconds:.0f} s" for step in plan.steps)
     return found
@@ -90,9 +91,12 @@ def _fits(plan: Plan) -> str:
     if plan.fits is None:
         return "not known: the present backend does not say how much memory a device has"
     largest, capacity = plan.largest, plan.capacity
-    sizes = "" if largest is None else f"{gib(largest)} GiB of {gib(capacity)} GiB that a program may use"
+    sizes = free = ""
+    if largest is not None and capacity is not None:
+        sizes = f"{gib(largest)} GiB of {gib(capacity)} GiB that a program may use"
+        free = f", {gib(capacity - largest)} GiB free"
     if plan.fits:
-        return f"[green]yes[/]: {sizes}, {gib(capacity - largest)} GiB free"
+        return f"[green]yes[/]: {sizes}{free}"
     refusals = [step.refusal for step in plan.steps if step.refusal]
     return f"[red]no[/]: {sizes}{'; ' if sizes and refusals else ''}{refusals[0] if refusals else ''}"
 
@@ -144,14 +148,14 @@ def print_search(found: Sequence[Found], console: Any) -> None:
         column.justify = "right"
     for one in found:
         plan = one.plan
-        time = plan.train.time
+        time, share = plan.train.time, plan.utilisation
         table.add_row(
             one.changes,
             "" if plan.largest is None else gib(plan.largest),
             "yes" if plan.fits else "no",
             "" if time is None else f"{1e3 * time.seconds:,.1f}",
             "" if time is None else f"{plan.tokens_per_second:,.0f}",
-            "" if time is None else f"{100 * plan.utilisation:.1f} %",
+            "" if share is None else f"{100 * share:.1f} %",
         )
     console.print(table)
     console.print(f"Times are {CAVEAT}.", highlight=False)

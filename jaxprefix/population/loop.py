@@ -69,6 +69,7 @@ class Population(HostLoop[PopulationState]):
         steps = run.steps or max(1, math.ceil(run.epochs * epoch_steps))
         super().__init__(run, setup, checkpoints, steps, epoch_steps)
         self.runs, self.independent_order = runs, independent_order
+        assert setup.model.head is not None  # a run's model has one
         self.models = member_models(setup.model.backbone, setup.model.head, runs)
         check_methods(self.models)
         mesh = self.setup.mesh

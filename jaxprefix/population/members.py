@@ -58,17 +58,18 @@ def _replaced(owner: Any, names: list[str], value: Any, path: str) -> Any:
     if not names:
         return value
     name, rest = names[0], names[1:]
-    if isinstance(owner, tuple) and name.isdecimal() and int(name) < len(owner):
-        index = int(name)
-        return (*owner[:index], _replaced(owner[index], rest, value, path), *owner[index + 1 :])
-    known = [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = (
-            f"the nearest field is {near[0]!r}" if near else f"{type(owner).__name__} has {', '.join(known) or 'none'}"
-        )
-        raise UserError(f"a member of the population sets {path!r}, but there is no such field; {hint}.")
-    return dataclasses.replace(owner, **{name: _replaced(getattr(owner, name), rest, value, path)})
+    known: list[str] = []
+    if isinstance(owner, tuple):
+        if name.isdecimal() and int(name) < len(owner):
+            index = int(name)
+            return (*owner[:index], _replaced(owner[index], rest, value, path), *owner[index + 1 :])
+    elif dataclasses.is_dataclass(owner) and not isinstance(owner, type):
+        known = [field.name for field in dataclasses.fields(owner)]
+        if name in known:
+            return dataclasses.replace(owner, **{name: _replaced(getattr(owner, name), rest, value, path)})
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"the nearest field is {near[0]!r}" if near else f"{type(owner).__name__} has {', '.join(known) or 'none'}"
+    raise UserError(f"a member of the population sets {path!r}, but there is no such field; {hint}.")
 
 
 def member_runs(run: Run, members: Sequence[Fields]) -> tuple[Run, ...]:
@@ -174,7 +175,7 @@ def _edit_rates(model: TunedModel) -> tuple[tuple[float, ...], tuple[float, ...]
     """The rates of a method's edits: those that `Rates.method` replaces, and those that follow the attention's."""
     module = model.method.build(model.backbone.dims)
     edits: Edits = jax.eval_shape(lambda key: module.apply(module.init(key)), jax.random.key(0))
-    rated = [edit for edit in edits.layers if _has_rate(edit)]
+    rated: list[Any] = [edit for edit in edits.layers if _has_rate(edit)]
     of_attention = [edit.rate for edit in rated if edit.follows_attention]
     of_method = [edit.rate for edit in rated if not edit.follows_attention]
     return tuple(of_method), tuple(of_attention)

@@ -96,7 +96,7 @@ def train_population(
         stored = checkpoints.read_info()
         if stored is not None:
             _refuse_other_members(run, runs, independent_order, stored)
-        labels = (stored and stored["labels"]) or None
+        labels = None if stored is None else stored["labels"] or None
         population = Population(run, runs, independent_order, vmap_size, checkpoints, labels)
         if stored is not None:
             refuse_other_backbone(population.setup, stored)

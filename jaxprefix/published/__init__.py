@@ -12,7 +12,7 @@ from jaxprefix.published.value import Published
 
 _ALL = {value.name: value for value in (*P_TUNING_V2, *APT, *GLUE, *GENERATION)}
 
-__all__ = ["APT_GRID", "Published", "list_published", "of_method", *sorted(_ALL)]
+__all__ = ["APT_GRID", "Published", "list_published", "of_method", *sorted(_ALL)]  # pyright: ignore[reportUnsupportedDunderAll]  # made from one table
 
 
 def list_published() -> tuple[Published, ...]:

@@ -13,7 +13,8 @@ P-Tuning v2's script. Inferred as well: BERT-base by BERT-large's scripts, and C
 
 import dataclasses
 
-from jaxprefix.methods import AdaptivePrefix, PTuningV2
+from jaxprefix.methods.adaptive_prefix import AdaptivePrefix
+from jaxprefix.methods.p_tuning_v2 import PTuningV2
 from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
 from jaxprefix.published.value import Published, Question
 from jaxprefix.training.optimizer import Optimizer
@@ -83,7 +84,9 @@ P_TUNING_V2 = (
 
 
 def _adaptive(value: Published, backbone: str, size: str) -> Published:
-    method = AdaptivePrefix(length=value.method.length, mlp_width=value.method.mlp_width)
+    tuned = value.method
+    assert isinstance(tuned, PTuningV2)  # as all of P_TUNING_V2 are
+    method = AdaptivePrefix(length=tuned.length, mlp_width=tuned.mlp_width)
     script = value.name.removeprefix("P_TUNING_V2_").split("_")[0]
     source = f"Zhang et al. 2023: length of P-Tuning v2; the rest as {value.source}"
     return dataclasses.replace(

@@ -121,7 +121,7 @@ def _gradients(model: TunedModel, trainable: Tree, moved: Tree, frozen: Tree, ba
         return CheckItem(name, "failed", f"{listed(sorted(both))} in both trees", "make the trees with model.init")
     at_rest = _dead(model, trainable, frozen, batch)
     dead = [path for path in _dead(model, moved, frozen, batch) if path in at_rest]
-    unread = {path: _why_unread(path) for path in dead if _why_unread(path)}
+    unread = {path: why for path in dead if (why := _why_unread(path)) is not None}
     broken = [path for path in dead if path not in unread]
     total = len(flatten(trainable))
     if broken:
@@ -188,13 +188,12 @@ def _mask_width(see: Any, batch: Tree, edits: Edits, now: Probe) -> CheckItem:
     """The virtual tokens of the last layer that has any are made heavier, so that no later one can spread what follows;
     a prompt at the embeddings is moved. (Keys and values may be behind closed gates; a mass is not.)"""
     name, layer = "every token sees virtual ones", last_with_virtual_tokens(edits, batch["attention_mask"], now.hidden)
-    if layer is None and edits.prompt is None:
+    if layer is not None:
+        changed = upweight_virtual_tokens(edits, layer)
+    elif edits.prompt is not None:
+        changed = dataclasses.replace(edits, prompt=edits.prompt + 0.5)
+    else:
         return CheckItem(name, "not applicable", "the method has none")
-    changed = (
-        dataclasses.replace(edits, prompt=edits.prompt + 0.5)
-        if layer is None
-        else upweight_virtual_tokens(edits, layer)
-    )
     other, mask = see(batch, changed), np.asarray(batch["attention_mask"])
     blind = int((np.abs(np.asarray(now.hidden - other.hidden, np.float32)).max(-1)[mask] == 0).sum())
     measured = f"{mask.sum() - blind:,} of {mask.sum():,} real tokens notice a change of them"

@@ -50,7 +50,7 @@ def live_gradients(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree
 
     def objective(trainable: Tree) -> Array:
         out = model.forward(trainable, frozen, batch)
-        if model.head is not None and {"labels", "weight"} <= set(batch):
+        if model.head is not None and out.logits is not None and {"labels", "weight"} <= set(batch):
             total, weight = model.head.loss(out.logits, batch)
             return total / jnp.maximum(weight, 1e-8)
         outputs = out.hidden if out.logits is None else out.logits
@@ -69,7 +69,7 @@ def live_gradients(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree
 def distance(a: Probe, b: Probe, mask: np.ndarray) -> float:
     """The largest difference at real tokens of hidden states and logits, in sizes (rms) of the former."""
     pairs = [(a.hidden[mask], b.hidden[mask])]
-    if a.logits is not None:
+    if a.logits is not None and b.logits is not None:
         pairs.append((a.logits, b.logits) if a.logits.ndim == 2 else (a.logits[mask], b.logits[mask]))
     pairs = [(np.asarray(x, np.float32), np.asarray(y, np.float32)) for x, y in pairs]
     return max(float(np.abs(x - y).max() / (np.sqrt(np.mean(x * x)) + 1e-30)) for x, y in pairs)

@@ -4,7 +4,7 @@ A row's logits beyond its own labels are `-inf`: no probability, never the large
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,12 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import CausalLM, Head, SequenceClassifier, TokenClassifier, affine, pool
+from jaxprefix.models.heads import CausalLM, Head, Pooling, SequenceClassifier, TokenClassifier, affine, pool
 from jaxprefix.trees import Tree, flatten, merge
 
-POOLINGS = ("mean", "first", "last", "pooler", "own_pooler")
+Place = Pooling | Literal["own_pooler"]
+
+POOLINGS: tuple[Place, ...] = ("mean", "first", "last", "pooler", "own_pooler")
 """Poolings that a program may hold: "pooler" is the backbone's, "own_pooler" one that came with the adapter."""
 
 
@@ -24,7 +26,7 @@ class Classifier(NamedTuple):
     """An adapter's head: its task, its pooling (None for tokens), its leaves as numpy arrays."""
 
     task: str
-    pooling: str | None
+    pooling: Place | None
     kernel: np.ndarray  # [D, C]
     bias: np.ndarray  # [C]
     pooler: Tree | None
@@ -41,7 +43,7 @@ class HeadSlots:
     """
 
     task: str
-    poolings: tuple[str, ...]
+    poolings: tuple[Place, ...]
     labels: int
 
     def holds(self, head: Classifier) -> bool:
@@ -85,7 +87,7 @@ def read_head(name: str, head: Head | None, trainable: Tree, initialized: Tree) 
       UserError: it predicts neither labels nor words, is none of the package's, or leaves of the backbone were trained
         beside it.
     """
-    if type(head) not in (SequenceClassifier, TokenClassifier, CausalLM):
+    if head is None or type(head) not in (SequenceClassifier, TokenClassifier, CausalLM):
         raise UserError(
             f"the adapter {name!r} has the head {type(head).__name__}, and only SequenceClassifier, TokenClassifier "
             "and CausalLM can share a program; serve it on its own with jp.load_adapter."

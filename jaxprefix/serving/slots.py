@@ -71,12 +71,14 @@ def make_slots(adapters: Iterable[Sequence[LayerEdit]]) -> tuple[Slot, ...]:
     kinds: tuple[Kind, ...] = ()
     for edits in adapters:
         kinds = supersequence(kinds, tuple(map(kind_of, edits)))
-    shapes: list[tuple[tuple[int, ...], ...] | None] = [None] * len(kinds)
+    shapes: list[Any] = [None] * len(kinds)
     for edits in adapters:
-        for place, edit in zip(places(kinds, edits), edits, strict=True):
-            own = _shapes(edit)
-            before = own if shapes[place] is None else shapes[place]
-            shapes[place] = tuple(tuple(map(max, *pair)) for pair in zip(before, own, strict=True))
+        taken = places(kinds, edits)
+        assert taken is not None  # `kinds` is a supersequence of every adapter's
+        for place, edit in zip(taken, edits, strict=True):
+            own, before = _shapes(edit), shapes[place]
+            pairs = zip(own if before is None else before, own, strict=True)
+            shapes[place] = tuple(tuple(map(max, *pair)) for pair in pairs)
     return tuple(map(Slot, kinds, shapes))
 
 

@@ -47,4 +47,5 @@ def bank_generate(
 
 def _axes(filled: bool) -> Cache:
     """Every leaf of a cache has an axis of rows but the column, which is the same for all."""
-    return Cache(0, 0, 0, 0, None, filled)
+    axes: dict[str, Any] = {"keys": 0, "values": 0, "mask": 0, "first_token_hidden": 0, "length": None}
+    return Cache(**axes, filled=filled)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
+from jaxprefix.methods.base import make_edits
 from jaxprefix.methods.prefix import PrefixMethod, slots, spread
 from jaxprefix.methods.prefix_edits import GatedPrefix, Prefix
 from jaxprefix.trees import Tree
@@ -40,7 +41,8 @@ def place(
     """
     lengths = method.layer_lengths(dims)
     layer, token = slots(lengths)
-    (prefix,) = method.build(dims).apply({"params": params}).layers
+    (prefix,) = make_edits(method, params, dims).layers
+    assert isinstance(prefix, Prefix)  # what a prefix method makes
     gate = gate_at_zero(prefix)[layer, token, None, None]
     if not (np.asarray(gate) != 0).all():
         raise UserError(f"a gate of {type(method).__name__} is 0, under which no key can be; draw it anew.")

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from jaxprefix.checkpoints.adapter import read_adapter
 from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
-from jaxprefix.methods import Combined, PromptTuning, parts_of
-from jaxprefix.methods.base import Method
+from jaxprefix.methods.base import Combined, Method, make_edits, parts_of
 from jaxprefix.methods.prefix import PrefixMethod
 from jaxprefix.methods.prefix_edits import Prefix
+from jaxprefix.methods.prompt_tuning import PromptTuning
 from jaxprefix.models.positions import has_rotation, move_keys
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts.placing import gate_at_zero, place
@@ -125,10 +125,10 @@ def _ids(how: Start, tokenizer: Any, length: int, labels: Sequence[str]) -> Arra
 
 
 def _noisy(leaf: Float[Array, "L *R"], how: SinkStart, stream: int = 0) -> Float[Array, "L *R"]:
-    leaf = np.asarray(leaf)
-    size = np.sqrt((leaf**2).mean(axis=tuple(range(1, leaf.ndim)), keepdims=True))
-    noise = np.random.default_rng([how.seed, stream]).standard_normal(leaf.shape)
-    return jnp.asarray(leaf + how.noise * size * noise, jnp.float32)
+    read = np.asarray(leaf)
+    size = np.sqrt((read**2).mean(axis=tuple(range(1, read.ndim)), keepdims=True))
+    noise = np.random.default_rng([how.seed, stream]).standard_normal(read.shape)
+    return jnp.asarray(read + how.noise * size * noise, jnp.float32)
 
 
 def _stored(how: AdapterStart, model: TunedModel) -> Edits:
@@ -137,10 +137,9 @@ def _stored(how: AdapterStart, model: TunedModel) -> Edits:
     method, leaves = from_json(files.config_json).method, files.trainable.get("method", {})
     name, part = startable(method)
     leaves = jax.tree.map(jnp.asarray, leaves[name] if name else leaves)
-    module = part.build(model.backbone.dims)
-    wanted = jax.eval_shape(module.init, jax.random.key(0))["params"]
+    wanted = jax.eval_shape(part.build(model.backbone.dims).init, jax.random.key(0))["params"]
     if jax.tree.map(np.shape, leaves) != jax.tree.map(np.shape, wanted):
         raise UserError(
             f"the adapter in {how.folder} is for a backbone of other sizes; start from one of a backbone like this."
         )
-    return module.apply({"params": leaves})
+    return make_edits(part, leaves, model.backbone.dims)

@@ -12,7 +12,15 @@ from jaxtyping import Bool, Int, Int32
 from jaxprefix.data.examples import IGNORED, Vocabulary
 from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError
-from jaxprefix.tasks.kinds import CausalLanguage, Classification, ConditionalGeneration, MaskedLanguage, Tagging, Task
+from jaxprefix.tasks.kinds import (
+    CausalLanguage,
+    Classification,
+    ConditionalGeneration,
+    MaskedLanguage,
+    Tagging,
+    Task,
+    Unlabelled,
+)
 
 CHUNK = 1000  # rows: enough for the tokenizer's threads, little enough to hold
 
@@ -117,7 +125,9 @@ def columns_of(task: Task) -> tuple[str, ...]:
 def template_fields(template: str) -> tuple[str, ...]:
     """The columns that a template names, in order. `UserError` if it is malformed."""
     try:
-        fields = [field[1:] for field in Formatter().parse(template) if field[1] is not None]
+        fields = [
+            (name, spec, conversion) for _, name, spec, conversion in Formatter().parse(template) if name is not None
+        ]
     except ValueError as error:
         raise UserError(f"The template {template!r} is malformed ({error}); write columns as {{name}}.") from None
     if any(not name or spec or conversion for name, spec, conversion in fields):
@@ -152,19 +162,20 @@ def first_of_words(
     return (words >= 0) & (words != before)
 
 
-def _sides(task: Task) -> list[tuple[str | None, str | None]]:
+def _sides(task: Unlabelled | Classification) -> list[tuple[str | None, str]]:
     """Template, or else column, of the text or of the two texts of a pair."""
     if isinstance(task, ConditionalGeneration):
         return [(task.template, task.prompt)]
     if isinstance(task, CausalLanguage):
         return [(None, task.text)]
-    if not isinstance(task, Classification):
-        return [(None, task.text)] + ([(None, task.text_pair)] if task.text_pair is not None else [])
+    if isinstance(task, MaskedLanguage):
+        columns = [task.text] if task.text_pair is None else [task.text, task.text_pair]
+        return [(None, column) for column in columns]
     pair = task.template_pair is not None or task.text_pair is not None
-    return [(task.template, task.text)] + ([(task.template_pair, task.text_pair)] if pair else [])
+    return [(task.template, task.text)] + ([(task.template_pair, task.text_pair or "")] if pair else [])
 
 
-def _texts(task: Task, rows: Rows, row: Mapping[str, Any], index: int) -> str | tuple[str, ...]:
+def _texts(task: Unlabelled | Classification, rows: Rows, row: Mapping[str, Any], index: int) -> str | tuple[str, ...]:
     values = {column: str(rows.value(row, index, column)) for column in columns_of(task)}
     texts = tuple(template.format_map(values) if template else values[column] for template, column in _sides(task))
     single = len(texts) == 1 or (isinstance(task, MaskedLanguage) and not texts[1])

@@ -78,7 +78,7 @@ def f1_macro(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Unweighted mean of the F1 of the classes that occur among labels or predictions."""
     from sklearn.metrics import f1_score
 
-    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
+    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]  # also a number
 
 
 def seqeval_f1(labels: np.ndarray, predictions: np.ndarray, counted: np.ndarray, names: Sequence[str]) -> float:
@@ -96,7 +96,7 @@ def seqeval_f1(labels: np.ndarray, predictions: np.ndarray, counted: np.ndarray,
     found = [tags[predictions[row][counted[row]]].tolist() for row in rows]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no entity at all counts as F1 of 0, and seqeval warns of it
-        return float(f1_score(gold, found, zero_division=0))
+        return float(f1_score(gold, found, zero_division=0))  # pyright: ignore[reportArgumentType]  # also a number
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -100,12 +100,14 @@ def encode_texts(task: Task, tokenizer: Any, texts: Sequence[str | Sequence[str]
 
 def _arrays(task: Task, tokenizer: Any, rows: Rows, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
     nothing = np.zeros(0, np.int32)
-    if isinstance(task, CausalLanguage | ConditionalGeneration):
-        made = encode_causal if getattr(task, "format", None) is None else encode_format
-        encoded = made(task, tokenizer, rows, labelled=names is not None)
+    if isinstance(task, ConditionalGeneration) and task.format is not None:
+        encoded = encode_format(task, tokenizer, rows, labelled=names is not None)
+    elif isinstance(task, CausalLanguage | ConditionalGeneration):
+        encoded = encode_causal(task, tokenizer, rows, labelled=names is not None)
+    elif names is None or isinstance(task, MaskedLanguage):
+        encoded = encode(task, tokenizer, rows, None)
     else:
-        labelled = names is not None and not isinstance(task, MaskedLanguage)
-        encoded = encode(task, tokenizer, rows, label_finder(task, rows, names) if labelled else None)
+        encoded = encode(task, tokenizer, rows, label_finder(task, rows, names))
     chunks = [Encoded(nothing, nothing, None), *encoded]
     lengths = np.concatenate([chunk.lengths for chunk in chunks])
     arrays = {
@@ -167,6 +169,7 @@ def _one_token_each(words: Sequence[str], tokenizer: Any) -> tuple[int, ...]:
 
 
 def _refuse_one_class(examples: Examples, rows: Rows) -> None:
+    assert examples.labels is not None  # the training rows of a labelled task
     seen = np.unique(examples.labels)
     seen = seen[seen >= 0]
     if len(seen) < 2:

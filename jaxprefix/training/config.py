@@ -176,10 +176,9 @@ class Run:
         head = HEADS[type(self.task)]() if self.head is None else self.head
         if not hasattr(head, "num_labels"):
             return head
-        if head.num_labels not in (None, num_labels):
-            raise UserError(
-                f"head.num_labels is {head.num_labels}, but the data has {num_labels} labels; leave it away."
-            )
+        given = getattr(head, "num_labels", None)
+        if given not in (None, num_labels):
+            raise UserError(f"head.num_labels is {given}, but the data has {num_labels} labels; leave it away.")
         return dataclasses.replace(head, num_labels=num_labels)
 
 

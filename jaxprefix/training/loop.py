@@ -97,7 +97,7 @@ def _train(run: Run) -> Result:
         stored = checkpoints.read_info()
         if stored is not None:
             refuse_other_run(run, stored)
-        setup = set_up(run, labels=(stored and stored["labels"]) or None)
+        setup = set_up(run, labels=None if stored is None else stored["labels"] or None)
         if stored is not None:
             refuse_other_backbone(setup, stored)
 

@@ -7,7 +7,7 @@ serves any of their values.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ class Optimizer:
         """
         updates, opt_state = self._transformation().update(grads, opt_state)
         new = {}
-        updates = flatten(updates)
+        updates = flatten(cast(Tree, updates))  # a tree like `grads`
         for path, leaf in flatten(trainable).items():
             decay = rates["weight_decay"] if table[path].decay else 0.0
             new[path] = leaf - factor * rates[table[path].group] * (updates[path] + decay * leaf)

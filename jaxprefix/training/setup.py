@@ -245,10 +245,11 @@ def labels_of(run: Run, labels: int | None) -> int:
 
 def _check_run(run: Run, backbone: Backbone, model: TunedModel, edits: Edits) -> None:
     """Refuses what method, task and optimizer do not have for each other."""
+    form = getattr(run.task, "format", None)
     needed, there = len(added_tokens(run.task)), 0 if edits.words is None else edits.words.shape[0]
     if needed and needed != there:
         raise UserError(
-            f"{type(run.task.format).__name__} adds {needed} tokens and the method has new rows for {there}; put "
+            f"{type(form).__name__} adds {needed} tokens and the method has new rows for {there}; put "
             f"NewTokens({needed}) into the method, as in {type(run.method).__name__}(...) + NewTokens({needed})."
         )
     if edits.prompt is not None and getattr(run.task, "packed", False):

@@ -121,11 +121,13 @@ def pure_train_step(
       schedule's factor times the base learning rate), `finite` (1 where loss, norm and all updated leaves are).
     """
 
-    table = leaf_table(model)
+    table, head = leaf_table(model), model.head
+    assert head is not None, "a model without a head has no loss"
 
     def loss_sum(trainable: Tree, frozen: Tree, batch: dict, key: Array, dropout: Rates) -> tuple[Array, Array]:
         out = model.forward(trainable, frozen, batch, key=key, training=True, rates=dropout)
-        return model.head.loss(out.logits, batch, label_smoothing)
+        assert out.logits is not None  # there is a head
+        return head.loss(out.logits, batch, label_smoothing)
 
     def train_step(
         state: TrainState, rates: dict, frozen: Tree, batch: dict, dropout: Rates = BUILT_RATES
@@ -191,6 +193,7 @@ def pure_eval_step(model: TunedModel) -> EvalStep:
 
     def eval_step(trainable: Tree, frozen: Tree, batch: dict) -> dict[str, Array]:
         logits = model.forward(trainable, frozen, batch).logits
+        assert logits is not None, "a model without a head predicts nothing"
         found = {"predictions": logits.argmax(-1).astype(jnp.int32)}
         if "labels" in batch:
             log_p = jax.nn.log_softmax(logits.astype(jnp.float32))

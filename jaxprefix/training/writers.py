@@ -99,7 +99,7 @@ class TensorBoard(MetricWriter):
 
     def __init__(self, folder: Any):
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
             raise UserError(
                 "the writer tensorboard needs its extra; run `pip install 'jaxprefix[tensorboard]'`."
@@ -121,7 +121,7 @@ class WandB(MetricWriter):
 
     def __init__(self, folder: Any, config: dict[str, Any]):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
             raise UserError("the writer wandb needs its extra; run `pip install 'jaxprefix[wandb]'`.") from error
         place = None if is_remote(folder) else str(folder)

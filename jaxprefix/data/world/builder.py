@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -81,16 +82,20 @@ class LittleWorld(tfds.core.GeneratorBasedBuilder):
                 "tokens": tfds.features.Sequence(_TEXT()),
                 "tags": tfds.features.Sequence(_label(*mentions.TAGS)),
             },
-        }[self.builder_config.name]
+        }[self._config().name]
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             description="English-like text about an invented world, generated from a seed.",
         )
 
+    def _config(self) -> Any:
+        assert self.builder_config is not None  # TFDS takes one of BUILDER_CONFIGS
+        return self.builder_config
+
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        config = self.builder_config
+        config = self._config()
         sizes = {"train": config.train, "validation": config.validation, "test": config.test}
         return {split: self._generate_examples(split, count) for split, count in sizes.items() if count}
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, tasks.Example]]:
-        yield from enumerate(itertools.islice(_examples(self.builder_config.name, split), count))
+        yield from enumerate(itertools.islice(_examples(self._config().name, split), count))

@@ -27,6 +27,7 @@ def encode_format(task: ConditionalGeneration, tokenizer: Any, rows: Rows, label
 
     backend = Tokenizer.from_str(serialised(tokenizer))
     made, ids_of = task.format, _Ids(tokenizer)
+    assert made is not None  # `prepare` sends tasks with a format here
     numbered = iter(enumerate(rows))
     while chunk := list(islice(numbered, CHUNK)):
         prompts = [made.prompt(row, rows.locate(index)) for index, row in chunk]

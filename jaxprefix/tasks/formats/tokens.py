@@ -23,7 +23,7 @@ def with_added_tokens(task: Task, tokenizer: Any, vocab: int) -> Any:
       UserError: the tokenizer has these tokens already, under other ids.
     """
     made, tokens = getattr(task, "format", None), added_tokens(task)
-    if not tokens:
+    if made is None or not tokens:
         return tokenizer
     from tokenizers import AddedToken
 

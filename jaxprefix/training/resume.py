@@ -101,5 +101,5 @@ class StopSignal:
 
 def keep_compiled_programs() -> None:
     """Turns on JAX's persistent compilation cache, unless its place is configured already."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if jax.config.values["jax_compilation_cache_dir"] is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))

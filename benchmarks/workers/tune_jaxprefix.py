@@ -75,10 +75,10 @@ def main() -> None:
 def watch(jax: Any, loop: Any) -> dict[str, Any]:
     """Times the training part of every epoch (between evaluations) and keeps what the last evaluation saw."""
     found: dict[str, Any] = {"epochs": []}
-    evaluate, run_loop = loop._Loop._evaluate, loop._Loop.run
+    evaluate, run_loop = loop._Loop.measure, loop._Loop.loop
 
     def timed_run(self, state, stop):
-        found["setup"], found["eval_step"], found["since"] = self.setup, self.eval_step, time.perf_counter()
+        found["setup"], found["eval_step"], found["since"] = self.setup, self._eval_step, time.perf_counter()
         return run_loop(self, state, stop)
 
     def timed_evaluate(self, trainable, split):
@@ -89,7 +89,7 @@ def watch(jax: Any, loop: Any) -> dict[str, Any]:
         found["since"] = time.perf_counter()
         return metrics
 
-    loop._Loop.run, loop._Loop._evaluate = timed_run, timed_evaluate
+    loop._Loop.loop, loop._Loop.measure = timed_run, timed_evaluate
     return found
 
 

@@ -34,7 +34,7 @@ from jaxprefix.training.setup import Setup, set_up
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step, run_key
 from jaxprefix.training.timing import memory_in_use
 from jaxprefix.training.writers import Progress, Writers
-from jaxprefix.trees import count
+from jaxprefix.trees import Tree, count
 from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
@@ -195,15 +195,19 @@ class _Loop(HostLoop[TrainState]):
             writers.scalars(step, {**values, "tokens_per_second": rate, **spent})
 
     def evaluate(self, step: int, state: TrainState, progress: Progress, writers: Writers) -> tuple[TrainState, float]:
-        run, setup = self.run, self.setup
-        rows, examples = run.eval_batch_size or run.batch_size, setup.examples["validation"]
-        found = evaluate_examples(self._eval_step, state.trainable, setup.frozen, run.task, examples, rows, setup.mesh)
+        found = self.measure(state.trainable, "validation")
         metric = next(iter(found.values()))
         self._history.evaluated(step, metric, self._maximise)
         writers.scalars(step, {f"validation/{name}": value for name, value in found.items()})
         progress.evaluated(f"validation {next(iter(found))}", metric)
         progress.say(f"step {step}/{self.steps}: validation {_numbers(found)}")
         return state, metric
+
+    def measure(self, trainable: Tree, split: str) -> dict[str, float]:
+        """The metrics over all rows of a split."""
+        run, setup = self.run, self.setup
+        rows, examples = run.eval_batch_size or run.batch_size, setup.examples[split]
+        return evaluate_examples(self._eval_step, trainable, setup.frozen, run.task, examples, rows, setup.mesh)
 
     def info(self) -> dict[str, Any]:
         return {

@@ -318,5 +318,5 @@ def test_unknown_implementation_and_rate_are_named():
     x = example(19, dtype=np.float32)
     with pytest.raises(UserError, match="'flash'"):
         attend(x, implementation="flash")
-    with pytest.raises(UserError, match=r"rate of 1\.5"):
+    with pytest.raises(UserError, match=r"is 1\.5; it must be"):
         attend(x, dropout=(1.5, jax.random.key(0)))

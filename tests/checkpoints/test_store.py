@@ -242,9 +242,19 @@ def test_other_settings_are_refused_with_the_reason(tmp_path: Path, change: Any,
 def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path):
     fill(tmp_path, range(1))
     path = tmp_path / "0" / "record.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="upgrade jaxprefix"):
         checkpoints.restore(LIKE)
+
+
+def test_an_older_format_names_the_version_that_finishes_the_run(tmp_path: Path):
+    fill(tmp_path, range(1))
+    path = tmp_path / "0" / "record.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    before = path.read_bytes()
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"of jaxprefix 0\.1\.0; finish the run"):
+        checkpoints.restore(LIKE)
+    assert path.read_bytes() == before
 
 
 # The disk

@@ -151,7 +151,7 @@ def test_a_finished_run_does_not_train_again(trained):
 def scripted(monkeypatch, metrics):
     """Evaluations while training give these, one after another."""
     script = iter(metrics)
-    monkeypatch.setattr(loop._Loop, "_evaluate", lambda self, trainable, split: {"accuracy": next(script)})
+    monkeypatch.setattr(loop._Loop, "measure", lambda self, trainable, split: {"accuracy": next(script)})
 
 
 def test_the_adapter_is_the_best_checkpoint_not_the_last(world, tmp_path, monkeypatch):
@@ -179,7 +179,7 @@ def test_it_stops_after_evaluations_without_progress(world, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_less_is_better_for_perplexity(world, tmp_path, monkeypatch):
     script = iter([9.0, 4.0, 6.0])
-    monkeypatch.setattr(loop._Loop, "_evaluate", lambda self, trainable, split: {"perplexity": next(script)})
+    monkeypatch.setattr(loop._Loop, "measure", lambda self, trainable, split: {"perplexity": next(script)})
     task = world.unlabelled(metric="perplexity")
     watched(
         world.run(tmp_path, task=task, method=FullFineTuning(), backbone=new_encoder(world), steps=3, evaluate_every=1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxprefix.adapters.adapter import load_adapter
+from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.errors import UserError
 from jaxprefix.methods import BitFit, FullFineTuning, HeadOnly, Inducer, LoRA, PrefixTuning, PTuningV2
 from jaxprefix.models.heads import SequenceClassifier
@@ -287,13 +288,14 @@ def test_leaves_that_are_moved_or_drawn_are_each_members_own(world, tmp_path):
         close(ours.frozen["initialized"], theirs.frozen["initialized"])
 
 
-def test_side_by_side_no_frozen_matrix_is_copied(world):
+def test_side_by_side_no_frozen_matrix_is_copied(world, tmp_path):
     """The compiled step holds no array of K frozen matrices, and products with them have K times the rows."""
     run = world.run("nowhere", hidden_dropout=0.0, attention_dropout=0.0)
     fields = tuple({"seed": seed} for seed in range(5))
-    population = population_loop.Population(run, [with_fields(run, one) for one in fields], False, len(fields))
+    runs = [with_fields(run, one) for one in fields]
+    population = population_loop.Population(run, runs, False, len(fields), Checkpoints(tmp_path, best=None))
     state = population.init()
-    batch, _ = population._batch(0)
+    batch, _ = population.next_batch(0)
     lowered = population._step.lower(state.train, state.active, *population._rates, population.frozen, batch)
     text = lowered.compile().as_text()
     rows = 5 * batch["input_ids"].size

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @functools.cache
 def found():
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "tests.pods.on_meshes"]
+    command = [sys.executable, "-m", "tests.planning.on_meshes"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -176,7 +176,7 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
 
     Args:
       folder: the adapter folder.
-      backbone: folder or name of the backbone, where it is not to be had under the name that the run used; or that of
+      backbone: folder or name of the backbone, where it is not available under the name that the run used; or that of
         another adapter (`adapter.backbone`), which both then share.
 
     Raises:

@@ -51,7 +51,7 @@ def _reading(adapter: Any, columns: dict[str, str]) -> Any:
 
     task = adapter.run.task
     if isinstance(task, CausalLanguage) and "text_pair" in columns:
-        raise UserError("--text-pair is a column of a classification, and this adapter writes text; leave it away.")
+        raise UserError("--text-pair is a column of a classification, and this adapter writes text; remove it.")
     if columns and not isinstance(task, Classification | CausalLanguage):
         raise UserError("--text and --text-pair are columns of a classification, and this adapter tags words.")
     return dataclasses.replace(adapter, run=dataclasses.replace(adapter.run, task=dataclasses.replace(task, **columns)))

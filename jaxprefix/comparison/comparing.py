@@ -88,7 +88,7 @@ def compare(
     entries = [find_entry(entry, known) if isinstance(entry, str) else entry for entry in methods]
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
-        raise UserError(f"the methods {', '.join(names)} name one twice; leave it away.")
+        raise UserError(f"the methods {', '.join(names)} name one twice; remove it.")
     if reference is None:
         reference = "p_tuning_v2" if "p_tuning_v2" in names else names[0]
     if reference not in names:

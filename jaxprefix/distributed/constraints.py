@@ -1,4 +1,4 @@
-"""Where arrays lie on a mesh: the names of its axes, and constraints on what flows through a model.
+"""Where arrays lie on a mesh: the names of its axes, and constraints on the activations of a model.
 
 Without constraints the compiler may replicate the residual stream or split heads oddly: on 16 chips that cost 3.6 times
 the temporaries and 1.8 times the FLOPs of one training step.

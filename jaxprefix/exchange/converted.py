@@ -45,7 +45,7 @@ def read_base(source: str) -> Backbone:
     """The backbone that an imported adapter belongs to.
 
     Raises:
-      UserError: it is not to be had, or is of no architecture that is computed here.
+      UserError: it is not available, or is of no architecture that is computed here.
     """
     return read_run_backbone(Run(Classification(NO_ROWS), backbone=source), _one_device())
 
@@ -102,7 +102,7 @@ def _labels(found: Converted, labels: Sequence[str] | None, task: Task | None) -
     """The names of the labels in the order of the logits; none for a language model."""
     if isinstance(found.head, CausalLM):
         if labels:
-            raise UserError("an adapter of a language model has no labels; leave them away.")
+            raise UserError("an adapter of a language model has no labels; remove them.")
         return ()
     count = found.trainable["head"]["classifier"]["kernel"].shape[1]
     if count < 2:

@@ -46,7 +46,7 @@ def open_hub_config(name: str) -> ModelFolder:
         path = Path(hf_hub_download(name, CONFIG)).parent
     except Exception as error:  # the HTTP client's errors are not the hub library's
         raise UserError(
-            f"the sizes of {name!r} are neither known here nor to be had from the hub ({type(error).__name__}); give "
+            f"the sizes of {name!r} are neither known here nor available from the hub ({type(error).__name__}); give "
             f"a folder with its {CONFIG}."
         ) from error
     return _read(name, path)

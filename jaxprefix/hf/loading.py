@@ -102,7 +102,7 @@ def load_pretrained(
       remat: see `Encoder`.
 
     Raises:
-      UserError: the folder is not to be had or is of no supported architecture, its files are damaged, or its tokenizer
+      UserError: the folder is not available or is of no supported architecture, its files are damaged, or its tokenizer
         has more entries than its word table.
     """
     config, frozen, report = read_backbone(source, dtype=dtype, sharding=sharding, quantize=quantize)

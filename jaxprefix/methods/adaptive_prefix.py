@@ -65,12 +65,12 @@ class AdaptivePrefix(PTuningV2):
         if not self.token_gate and (self.gate_source != "first" or self.gate_bias):
             raise UserError(
                 "AdaptivePrefix(token_gate=False) has no gate that gate_source or gate_bias could belong to; "
-                "leave those away."
+                "remove those."
             )
         if not (self.token_gate or self.layer_scale):
             raise UserError("AdaptivePrefix without token_gate and layer_scale is P-Tuning v2; take PTuningV2.")
         if not self.layer_scale and self.gate_scale != 1:
-            raise UserError("AdaptivePrefix(layer_scale=False) has no scale to start from; leave gate_scale away.")
+            raise UserError("AdaptivePrefix(layer_scale=False) has no scale to start from; remove gate_scale.")
         if self.layer_scale and self.gate_scale == 0:
             raise UserError(
                 "AdaptivePrefix(gate_scale=0) would give prefix and gate no gradient at the start; take another value, "

@@ -116,7 +116,7 @@ class Combined(Method):
                 if reason:
                     raise UserError(
                         f"{type(other).__name__} and {type(part).__name__} cannot be combined: {reason}; "
-                        "leave one of them away."
+                        "remove one of them."
                     )
 
     @property

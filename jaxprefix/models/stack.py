@@ -51,7 +51,7 @@ def run_layers(
     Args:
       layer: one layer; `leaves` is `stacked` without its leading axis, `index` the layer's number (an int where
         unrolled), `place` its static place in the period.
-      carry: what flows through, the hidden state `[B, T, D]`.
+      carry: the activations, the hidden state `[B, T, D]`.
       stacked: a pytree of `[L, ...]` leaves: parameters, edits, keys.
       unroll: a Python loop instead of `lax.scan`. The scan's backward pass writes every residual into stacked
         buffers, which a loop does not need; its program is L times longer.

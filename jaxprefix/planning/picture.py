@@ -34,7 +34,7 @@ def draw_plans(plans: Sequence[tuple[str, Plan]], path: Path, *, title: str) -> 
         if step is not None and (step.memory is not None or step.needed is not None)
     ]
     if not bars:
-        raise UserError("the compiler said nothing of memory, so there is no picture; leave --picture away.")
+        raise UserError("the compiler said nothing of memory, so there is no picture; remove --picture.")
     figure = Figure(figsize=(7.6, 1.8 + 0.42 * len(bars)), layout="constrained")
     axes = figure.subplots()
     for place, (_, step) in enumerate(bars):

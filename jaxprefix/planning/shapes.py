@@ -59,7 +59,7 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
       labels: how many there are; None for what the head or the task says, or two.
 
     Raises:
-      UserError: the backbone's sizes are not to be had, or something does not fit the mesh or the backbone.
+      UserError: the backbone's sizes are not available, or something does not fit the mesh or the backbone.
     """
     run.check()
     setup = set_up(run, abstract=Abstract(mesh, tokens, labels))

@@ -125,7 +125,7 @@ def _gradients(model: TunedModel, trainable: Tree, moved: Tree, frozen: Tree, ba
     broken = [path for path in dead if path not in unread]
     total = len(flatten(trainable))
     if broken:
-        remedy = "let the method's module use them, or leave them away"
+        remedy = "let the method's module use them, or remove them"
         return CheckItem(name, "failed", f"{len(broken)} of {total} leaves have none: {listed(sorted(broken))}", remedy)
     measured = f"{total - len(at_rest)} of {total} leaves have one"
     if len(at_rest) > len(dead):

@@ -78,7 +78,7 @@ def startable(method: Method) -> tuple[str, PrefixMethod | PromptTuning]:
     if len(found) != 1:
         has = f"{len(found)} sets of virtual tokens" if found else "no virtual tokens"
         raise UserError(
-            f"{type(method).__name__} has {has}, and a start is for one prefix or prompt; leave start away, or tune "
+            f"{type(method).__name__} has {has}, and a start is for one prefix or prompt; remove start, or tune "
             "with one."
         )
     return found[0]

@@ -128,7 +128,7 @@ def _check(texts: Sequence[str], references: References) -> None:
         raise UserError(f"there are {len(texts)} texts and references of {len(references)}; give each text its own.")
     for place, found in enumerate(references):
         if not found or not all(reference.strip() for reference in found):
-            raise UserError(f"text {place} has no reference or an empty one; fill it in, or leave the text away.")
+            raise UserError(f"text {place} has no reference or an empty one; fill it in, or remove the text.")
 
 
 def _aligned(references: References) -> list[list[str | None]]:

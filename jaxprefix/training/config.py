@@ -156,7 +156,7 @@ class Run:
         if self.head is not None and self.head.task != expected.task:
             raise UserError(
                 f"{type(self.head).__name__} does not answer the task {type(self.task).__name__}; "
-                f"take {expected.__name__}, or leave head away."
+                f"take {expected.__name__}, or remove head."
             )
 
     def with_method(self, method: Method) -> "Run":
@@ -178,7 +178,7 @@ class Run:
             return head
         given = getattr(head, "num_labels", None)
         if given not in (None, num_labels):
-            raise UserError(f"head.num_labels is {given}, but the data has {num_labels} labels; leave it away.")
+            raise UserError(f"head.num_labels is {given}, but the data has {num_labels} labels; remove it.")
         return dataclasses.replace(head, num_labels=num_labels)
 
 

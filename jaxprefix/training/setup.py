@@ -133,7 +133,7 @@ def backbone_config(run: Run) -> tuple[BackboneConfig, str, ModelFolder | None]:
     Of a hub's model that is not known here `config.json` alone is fetched.
 
     Raises:
-      UserError: they are not to be had.
+      UserError: they are not available.
     """
     if isinstance(run.backbone, NewBackbone):
         return run.backbone.config, "the config", None
@@ -150,7 +150,7 @@ def read_backbone_shapes(run: Run, mesh: Mesh) -> Backbone:
     """The backbone of a run as shapes, without weights or a tokenizer.
 
     Raises:
-      UserError: its sizes are not to be had.
+      UserError: its sizes are not available.
     """
     config, source, folder = backbone_config(run)
     if isinstance(run.backbone, NewBackbone):
@@ -261,7 +261,7 @@ def _check_run(run: Run, backbone: Backbone, model: TunedModel, edits: Edits) ->
         leaf.group == "gate" for leaf in leaf_table(model).values()
     ):
         raise UserError(
-            f"optimizer.gate_learning_rate is set, but {type(run.method).__name__} has no gate; leave it away, or take "
+            f"optimizer.gate_learning_rate is set, but {type(run.method).__name__} has no gate; remove it, or take "
             "AdaptivePrefix."
         )
     if isinstance(run.task, MaskedLanguage) and "mlm" not in backbone.tree and not run.method.trains("mlm/bias"):

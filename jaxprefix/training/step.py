@@ -1,4 +1,4 @@
-"""The steps: one update of the trainable leaves, and one look at a batch, as pure functions and compiled.
+"""The steps: one update of the trainable leaves, and one evaluation of a batch, as pure functions and compiled.
 
 The compiled update donates its state and nothing else, pins the shardings of what it returns, and differentiates with
 respect to the trainable tree alone, so no gradient of a frozen leaf exists in its program. `population_step.py` maps
@@ -57,7 +57,7 @@ def init_state(model: TunedModel, trainable: Tree, optimizer: Optimizer, key: Ar
 
 
 class OnMesh:
-    """A function compiled for a mesh, which is set while it is traced and called, so that what flows through the
+    """A function compiled for a mesh, which is set while it is traced and called, so that the activations of the
     model is laid out over it.
 
     Args:
@@ -184,7 +184,7 @@ def make_train_step(model: TunedModel, optimizer: Optimizer, mesh: Mesh, **optio
 
 
 def pure_eval_step(model: TunedModel) -> EvalStep:
-    """The look `(trainable, frozen, batch) -> dict`, not compiled yet.
+    """One evaluation `(trainable, frozen, batch) -> dict`, not compiled yet.
 
     It returns `predictions` int32 `[B]` or `[B, T]`; where the batch has labels, `losses` float32 of the same shape,
     the cross entropy of each; and of a classification `logits` `[B, C]` as well (V or T times C would be too much to
@@ -206,6 +206,6 @@ def pure_eval_step(model: TunedModel) -> EvalStep:
 
 
 def make_eval_step(model: TunedModel, mesh: Mesh) -> OnMesh:
-    """The compiled look of one run on a mesh; see `pure_eval_step`."""
+    """The compiled evaluation of one run on a mesh; see `pure_eval_step`."""
     look = jax.jit(pure_eval_step(model), in_shardings=(None, None, by_rows(mesh)), out_shardings=replicated(mesh))
     return OnMesh(mesh, lambda *_: look)

@@ -1,4 +1,4 @@
-"""Products and turns of loops are read off programs as they are written for CPUs and for TPUs."""
+"""Products and trip counts of loops are read off programs as they are written for CPUs and for TPUs."""
 
 import re
 from pathlib import Path

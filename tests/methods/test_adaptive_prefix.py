@@ -217,9 +217,9 @@ def test_temporaries_of_the_prefix_are_shared_by_the_rows():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jp.AdaptivePrefix(token_gate=False, gate_bias=True), "leave those away"),
+        (lambda: jp.AdaptivePrefix(token_gate=False, gate_bias=True), "remove those"),
         (lambda: jp.AdaptivePrefix(token_gate=False, layer_scale=False), "take PTuningV2"),
-        (lambda: jp.AdaptivePrefix(layer_scale=False, gate_scale=2.0), "leave gate_scale away"),
+        (lambda: jp.AdaptivePrefix(layer_scale=False, gate_scale=2.0), "remove gate_scale"),
         (lambda: jp.AdaptivePrefix(gate_scale=0.0), "no gradient at the start"),
         (lambda: jp.AdaptivePrefix(gate_std=-1.0), "at least 0"),
         (

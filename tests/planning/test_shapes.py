@@ -72,7 +72,7 @@ def test_int8_kernels_have_scales_beside_them():
         (Run(MaskedLanguage(FILES), "gpt2"), "needs an encoder and gpt2 is a decoder"),
         (Run(Classification(FILES), "roberta-large", optimizer=Optimizer(gate_learning_rate=1e-3)), "has no gate"),
         (Run(CausalLanguage(FILES, packed=True), "gpt2", PromptTuning(3)), "set packed=False"),
-        (Run(Classification(FILES), "./nowhere/at-all/here"), "neither known here nor to be had"),
+        (Run(Classification(FILES), "./nowhere/at-all/here"), "neither known here nor available"),
     ],
 )
 def test_what_does_not_go_together_is_refused(run, sentence, monkeypatch):

@@ -148,7 +148,7 @@ def test_another_number_of_tokens_is_refused_unless_it_may_be_fitted():
 
 
 def test_what_cannot_start_is_refused():
-    with pytest.raises(jp.UserError, match=r"LoRA has no virtual tokens, .* leave start away"):
+    with pytest.raises(jp.UserError, match=r"LoRA has no virtual tokens, .* remove start"):
         started("llama", LoRA(rank=1))
     with pytest.raises(jp.UserError, match="Combined has 2 sets of virtual tokens"):
         started("llama", PTuningV2(length=P) + PromptTuning(length=P))

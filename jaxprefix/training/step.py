@@ -57,8 +57,8 @@ def init_state(model: TunedModel, trainable: Tree, optimizer: Optimizer, key: Ar
 
 
 class OnMesh:
-    """A function compiled for a mesh, which is set while it is traced and called, so that the activations of the
-    model is laid out over it.
+    """A function compiled for a mesh, which is set while it is traced and called, so that the activations of a
+    model are laid out over it.
 
     Args:
       mesh: where it runs.

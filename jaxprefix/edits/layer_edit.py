@@ -97,9 +97,8 @@ class LayerEdit:
         """The same edit in evaluation, in a form in which many adapters share one program; None where it has none.
 
         In that form all-zero leaves are a no-op: its leaves may be padded with zeros along every axis but the first,
-        and with
-        all leaves zero it leaves the backbone as it is. Hyperparameters that a leaf can hold are folded into it and
-        those of training are reset, so that as many adapters as possible have one structure. It is several edits where
-        parts can stand alone. A subclass inherits no form: what it adds would be lost.
+        and with all leaves zero it leaves the backbone as it is. Hyperparameters that a leaf can hold are folded into
+        it and those of training are reset, so that as many adapters as possible have one structure. It is several
+        edits where parts can stand alone. A subclass inherits no form: what it adds would be lost.
         """
         return None

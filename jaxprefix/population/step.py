@@ -128,8 +128,8 @@ def make_population_step(
 
 
 def make_population_eval_step(model: TunedModel, mesh: Mesh, vmap_size: int) -> OnMesh:
-    """The compiled evaluation of all members at one batch: `predictions` `[B, K]` or `[B, K, T]`, and `losses` of the same
-    shape where the batch has labels."""
+    """The compiled evaluation of all members at one batch: `predictions` `[B, K]` or `[B, K, T]`, and `losses` of the
+    same shape where the batch has labels."""
     look = pure_eval_step(model)
 
     def eval_step(trainable: Tree, frozen: Tree, batch: dict) -> dict[str, Array]:

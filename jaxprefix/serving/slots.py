@@ -1,8 +1,8 @@
 """The edits of many adapters in one structure, so that one program serves them all.
 
 Every edit is brought into its canonical form (`LayerEdit.canonical`), in which all-zero leaves are a no-op. A *slot*
-is a place in the order of edits for one structure of them (class, fixed hyperparameters, which leaves there are), with shapes
-that hold every adapter's. An adapter fills slots with its leaves, padded with zeros, and the others with zeros.
+is a place in the order of edits for one structure of them (class, fixed hyperparameters, which leaves there are), with
+shapes that hold every adapter's. An adapter fills slots with its leaves, padded with zeros, and the others with zeros.
 """
 
 import functools

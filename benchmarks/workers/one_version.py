@@ -52,11 +52,11 @@ def main() -> None:
     step = make_train_step(model, optimizer, mesh, steps=1000, epoch_steps=100)
     state, rates = init_state(model, trainable, optimizer, run_key(0), mesh), optimizer.rates()
     begun = time.perf_counter()
-    state, metrics = jax.block_until_ready(step(state, rates, frozen, batch))
+    state, _ = jax.block_until_ready(step(state, rates, frozen, batch))
     compiled, seconds = time.perf_counter() - begun, []
     for _ in range(STEPS):
         begun = time.perf_counter()
-        state, metrics = jax.block_until_ready(step(state, rates, frozen, batch))
+        state, _ = jax.block_until_ready(step(state, rates, frozen, batch))
         seconds.append(time.perf_counter() - begun)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     figures = {"import": imported, "compile": compiled, "step": statistics.median(seconds), "peak_mib": peak}

@@ -12,9 +12,11 @@ import pytest
 
 from jaxprefix.cli import main as cli
 from tests.training.watching import kept_steps, lines, same_end
+from tests.training.worlds import DROPOUT
 
 ROOT = Path(__file__).parents[2]
-FIELDS = {"checkpoint_every": "2"}  # of 12 steps, with evaluations after 6 and 12
+WITH_DROPOUT = dict.fromkeys(DROPOUT, "None")  # as the encoder has it
+FIELDS = {"checkpoint_every": "2", **WITH_DROPOUT}  # of 12 steps, with evaluations after 6 and 12
 
 
 class Runner:

@@ -103,7 +103,7 @@ def test_killed_and_started_again_is_uninterrupted_to_the_bit(world, tmp_path, r
 @pytest.mark.parametrize("moment", ["SIGTERM", "SIGTERM while evaluating"])
 def test_asked_to_stop_it_saves_and_exits_in_peace(world, tmp_path, runner, whole, moment):
     folder = tmp_path / "run"
-    command = ["train", world.config_file(tmp_path / "config.py", folder, checkpoint_every="5")]
+    command = ["train", world.config_file(tmp_path / "config.py", folder, checkpoint_every="5", **WITH_DROPOUT)]
     code, said = runner(moment, command, tmp_path)
     assert code == 0, said
     assert "stopped at step 6 of 12; start the same run again to go on" in said
@@ -116,7 +116,7 @@ def test_asked_to_stop_it_saves_and_exits_in_peace(world, tmp_path, runner, whol
 
 def test_asked_to_stop_between_checkpoints_it_saves_where_it_is(world, tmp_path, runner, whole):
     folder = tmp_path / "run"
-    command = ["train", world.config_file(tmp_path / "config.py", folder)]
+    command = ["train", world.config_file(tmp_path / "config.py", folder, **WITH_DROPOUT)]
     code, said = runner("SIGTERM at step 4", command, tmp_path)
     assert code == 0, said
     assert kept_steps(folder) == [4]

@@ -2,11 +2,15 @@
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Without byte code on disk, every worker and every process that tests start compiles the package and the tests anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Tests compile many small programs and run each a few times: what makes a program fast costs more than it gives, above
 # all LLVM's optimisations and the emitters that write fused loops by way of MLIR.
 os.environ.setdefault(
@@ -29,6 +33,12 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log)
+
+
+def pytest_collection_finish():
+    """What was imported stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,14 +1,18 @@
 """One tiny world, one cache folder, and steps that are traced once for all tests of runs in a process."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from grain._src.python.experimental.index_shuffle.python import index_shuffle_module
 
 from jaxprefix.adapters import adapter
 from jaxprefix.comparison import stages
 from jaxprefix.population import loop as population_loop
 from jaxprefix.training import loop
+from jaxprefix.training.optimizer import Optimizer
 from tests.training.worlds import make_world
 
 MADE = {
@@ -20,10 +24,12 @@ MADE = {
 
 
 def made_once(make: Callable[..., Any], steps: dict[Any, Any]) -> Callable[..., Any]:
-    """`make`, which gives what it gave before where its arguments are equal."""
+    """`make`, which gives what it gave before where its arguments are equal but for learning rates, which a step is
+    told at every call."""
 
     def remembered(*args: Any, **options: Any) -> Any:
-        key = (make, args, tuple(sorted(options.items())))
+        same = tuple(dataclasses.replace(one, learning_rate=1.0) if isinstance(one, Optimizer) else one for one in args)
+        key = (make, same, tuple(sorted(options.items())))
         if key not in steps:
             steps[key] = make(*args, **options)
         return steps[key]
@@ -44,4 +50,6 @@ def world(tmp_path_factory):
         for module, names in MADE.items():
             for name in names:
                 patch.setattr(module, name, made_once(getattr(module, name), steps))
+        # a pure function that takes the longer the fewer rows there are, up to a millisecond for a row
+        patch.setattr(index_shuffle_module, "index_shuffle", functools.cache(index_shuffle_module.index_shuffle))
         yield make_world(folder)

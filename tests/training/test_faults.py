@@ -12,9 +12,11 @@ import pytest
 
 from jaxprefix.cli import main as cli
 from tests.training.watching import kept_steps, lines, same_end
+from tests.training.worlds import DROPOUT
 
 ROOT = Path(__file__).parents[2]
-FIELDS = {"checkpoint_every": "2"}  # of 12 steps, with evaluations after 6 and 12
+WITH_DROPOUT = dict.fromkeys(DROPOUT, "None")  # as the encoder has it
+FIELDS = {"checkpoint_every": "2", **WITH_DROPOUT}  # of 12 steps, with evaluations after 6 and 12
 
 
 class Runner:
@@ -101,7 +103,7 @@ def test_killed_and_started_again_is_uninterrupted_to_the_bit(world, tmp_path, r
 @pytest.mark.parametrize("moment", ["SIGTERM", "SIGTERM while evaluating"])
 def test_asked_to_stop_it_saves_and_exits_in_peace(world, tmp_path, runner, whole, moment):
     folder = tmp_path / "run"
-    command = ["train", world.config_file(tmp_path / "config.py", folder, checkpoint_every="5")]
+    command = ["train", world.config_file(tmp_path / "config.py", folder, checkpoint_every="5", **WITH_DROPOUT)]
     code, said = runner(moment, command, tmp_path)
     assert code == 0, said
     assert "stopped at step 6 of 12; start the same run again to go on" in said
@@ -114,7 +116,7 @@ def test_asked_to_stop_it_saves_and_exits_in_peace(world, tmp_path, runner, whol
 
 def test_asked_to_stop_between_checkpoints_it_saves_where_it_is(world, tmp_path, runner, whole):
     folder = tmp_path / "run"
-    command = ["train", world.config_file(tmp_path / "config.py", folder)]
+    command = ["train", world.config_file(tmp_path / "config.py", folder, **WITH_DROPOUT)]
     code, said = runner("SIGTERM at step 4", command, tmp_path)
     assert code == 0, said
     assert kept_steps(folder) == [4]

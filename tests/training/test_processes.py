@@ -19,10 +19,11 @@ from safetensors.numpy import load_file
 
 from tests.training.several import Several
 from tests.training.watching import kept_steps, lines, record, same_end
-from tests.training.worlds import write_jsonl
+from tests.training.worlds import DROPOUT, write_jsonl
 
 pytestmark = pytest.mark.slow
-FIELDS = {"steps": "20", "checkpoint_every": "2"}  # with evaluations after 6, 12, 18 and 20
+WITH_DROPOUT = dict.fromkeys(DROPOUT, "None")  # as the encoder has it
+FIELDS = {"steps": "20", "checkpoint_every": "2", **WITH_DROPOUT}  # with evaluations after 6, 12, 18 and 20
 CAUSE = "gone (killed, cut off, or ended by an error that its own log tells); start the same command again"
 GONE = f"is {CAUSE}"
 

@@ -22,8 +22,10 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The adapter folder of a short run on the embedded decoder, and two more with drawn leaves, by method.; the layers are a scan, which
-    compiles sooner."""
+    """The adapter folder of a short run on the embedded decoder, and two more with drawn leaves, by method.
+
+    The layers are a scan, which compiles sooner.
+    """
     root = tmp_path_factory.mktemp("texts")
     rows = [{"prompt": p, "target": t} for p, t in zip(PROMPTS, TARGETS, strict=True)]
     rows.append({"prompt": PROMPTS[0], "target": "Fugar learns from Karik."})  # a second reference

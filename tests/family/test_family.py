@@ -30,6 +30,7 @@ METHODS = {
     "apt": jp.AdaptivePrefix(length=3),
     "inducer": jp.Inducer(value_rank=2),
     "lora": jp.LoRA(("q", "gate"), rank=2),
+    "inducer and lora": jp.Inducer(value_rank=2) + jp.LoRA(("q", "gate"), rank=2),
 }
 
 
@@ -101,7 +102,15 @@ def test_it_lies_over_a_mesh_by_its_own_table():
         frozen_spec(config, "pooler/kernel", (16, 16), mesh)
 
 
-@pytest.mark.parametrize("name", METHODS)
+# A prefix with gates, and two sorts of maps at once; each alone is slow.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "apt",
+        "inducer and lora",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("p_tuning_v2", "inducer", "lora")),
+    ],
+)
 def test_it_is_tuned_and_opened_again(folder, home, name):
     rows = worlds.write_jsonl(home / "train.jsonl", worlds.sentences(32, 0))
     task = jp.Classification(jp.Files(train=rows, validation=rows), max_length=32)

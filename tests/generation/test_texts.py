@@ -9,37 +9,47 @@ import pytest
 import jaxprefix as jp
 from jaxprefix.cli.main import main
 from jaxprefix.errors import UserError
+from tests import tiny
 
 PROMPTS = ["Karik | teaches | Fugar", "Rigar | known for | songs ; Melto | known for | tea", "Peto | owns | the book"]
 TARGETS = ["Karik teaches Fugar.", "Rigar produces songs. Melto is known for tea.", "The book belongs to Peto."]
 METHODS = {
     "inducer": jp.Inducer(key_rank=2, value_rank=2) + jp.LoRA(("q",), rank=2),
-    "apt": jp.AdaptivePrefix(length=3, init_std=0.5),
-    "prefix": jp.PTuningV2(length=5, init_std=0.5),
+    "apt": jp.AdaptivePrefix(length=3),
+    "prefix": jp.PTuningV2(length=5),
 }
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The adapter folders of three short runs on the embedded decoder, by method."""
+    """The adapter folder of a short run on the embedded decoder, and two more with drawn leaves, by method.
+
+    The layers are a scan, which compiles sooner.
+    """
     root = tmp_path_factory.mktemp("texts")
     rows = [{"prompt": p, "target": t} for p, t in zip(PROMPTS, TARGETS, strict=True)]
     rows.append({"prompt": PROMPTS[0], "target": "Fugar learns from Karik."})  # a second reference
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     place = str(root / "rows.jsonl")
-    found = {}
-    for name, method in METHODS.items():
-        run = jp.Run(
-            task=jp.ConditionalGeneration(jp.Files(place, place, place), max_prompt_length=32, max_target_length=32),
-            backbone="tiny-decoder",
-            method=method,
-            optimizer=jp.Optimizer(learning_rate=3e-2),
-            decoding=jp.Decoding(max_new_tokens=12),
-            batch_size=4,
-            steps=2,
-            folder=str(root / name),
-        )
-        found[name] = jp.train(run).adapter
+    run = jp.Run(
+        task=jp.ConditionalGeneration(jp.Files(place, place, place), max_prompt_length=32, max_target_length=32),
+        backbone="tiny-decoder",
+        method=METHODS["inducer"],
+        optimizer=jp.Optimizer(learning_rate=3e-2),
+        decoding=jp.Decoding(max_new_tokens=12),
+        batch_size=4,
+        steps=2,
+        unroll=False,
+        folder=str(root / "inducer"),
+    )
+    found = {"inducer": jp.train(run).adapter}
+    one = jp.load_adapter(found["inducer"])
+    for name in ("apt", "prefix"):
+        model = dataclasses.replace(one.model, method=METHODS[name])
+        trainable, frozen = tiny.drawn(model, one.backbone.tree)
+        run = dataclasses.replace(one.run, method=METHODS[name])
+        other = dataclasses.replace(one, model=model, trainable=trainable, frozen=frozen, run=run)
+        found[name] = other.save(root / name)
     return found
 
 
@@ -79,8 +89,8 @@ def test_the_command_prints_one_object_for_each_prompt(folders, adapter, capsys,
     beam = jp.Decoding(max_new_tokens=5, beams=2)
     assert json.loads(capsys.readouterr().out)["text"] == adapter.generate(PROMPTS[:1], beam)[0]
 
-    assert main(["generate", folder, "--stream", PROMPTS[0]]) == 0
-    assert capsys.readouterr().out.strip() == adapter.generate(PROMPTS[:1])[0]
+    assert main(["generate", folder, "--stream", PROMPTS[1]]) == 0
+    assert capsys.readouterr().out.strip() == adapter.generate(PROMPTS[1:2])[0]
 
 
 def test_a_named_stop_token_ends_a_text_and_an_unknown_one_is_refused(folders, adapter, capsys):
@@ -111,15 +121,15 @@ def test_an_adapter_without_text_says_so(adapter):
 
 def test_every_row_of_a_bank_writes_what_its_adapter_writes_alone(folders):
     bank = jp.load_adapters(folders)
-    rows = [prompt for prompt in PROMPTS for _ in METHODS]
-    names = list(METHODS) * len(PROMPTS)
-    alone = {name: jp.load_adapter(folder).generate(PROMPTS) for name, folder in folders.items()}
-    expected = [alone[name][PROMPTS.index(row)] for row, name in zip(rows, names, strict=True)]
-    assert bank.generate(rows, names) == expected
-    assert bank.generate(rows, names, batch_size=4) == expected
-    assert len(set(expected)) > len(PROMPTS)  # the adapters differ
+    prompts = [PROMPTS[1], *(f"{prompt} ; {prompt} ; {prompt}" for prompt in PROMPTS[::2])]  # all of one bucket
+    rows = [prompt for prompt in prompts for _ in METHODS]
+    names = list(METHODS) * len(prompts)
+    alone = {name: jp.load_adapter(folder).generate(prompts) for name, folder in folders.items()}
+    expected = [alone[name][prompts.index(row)] for row, name in zip(rows, names, strict=True)]
+    assert bank.generate(rows, names, batch_size=4) == expected  # the last batch is filled up
+    assert len(set(expected)) > len(prompts)  # the adapters differ
     bank.replace("apt", folders["prefix"])
-    assert bank.generate(PROMPTS, ["apt"] * 3) == alone["prefix"]
+    assert bank.generate([*prompts, prompts[0]], ["apt"] * 4) == [*alone["prefix"], alone["prefix"][0]]
     with pytest.raises(UserError, match="without a beam"):
         bank.generate(rows, names, jp.Decoding(beams=2))
     with pytest.raises(UserError, match=r"call bank\.generate"):

@@ -14,6 +14,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.inspection.gates import Gates, p_tuning_v2_plus, read_gates
 from jaxprefix.tasks import prepare
 from jaxprefix.training.loop import train
+from tests import tiny
 from tests.training.conftest import world  # noqa: F401
 
 METHOD = jp.AdaptivePrefix(lengths=(4, 3), gate_std=1.0, dropout=0.0)
@@ -100,10 +101,14 @@ def test_the_study_ends_in_a_run_of_p_tuning_v2_on_the_pattern(gates, world, tmp
     assert set(result.metrics) == {"validation", "test"}
 
 
-def test_adapters_without_gates_are_refused(world, tmp_path):  # noqa: F811
-    result = train(world.run(tmp_path / "plain", steps=1))
+def test_adapters_without_gates_are_refused(gated, tmp_path):
+    found, method = load_adapter(gated.adapter), jp.PTuningV2(length=2)
+    model = dataclasses.replace(found.model, method=method)
+    trainable, frozen = tiny.drawn(model, found.backbone.tree)
+    run = dataclasses.replace(found.run, method=method)
+    plain = dataclasses.replace(found, model=model, trainable=trainable, frozen=frozen, run=run)
     with pytest.raises(UserError, match="trained by PTuningV2, with 0 gated prefixes"):
-        read_gates(result.adapter)
+        read_gates(plain.save(tmp_path / "plain"))
 
 
 def test_the_command_prints_the_table_and_a_config_line_that_can_be_used(gated, gates, capsys):

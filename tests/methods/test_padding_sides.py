@@ -49,7 +49,7 @@ MISTRAL = {"leaving": LEAVES["prefix longer than the window"], "gated": LEAVES["
 
 
 def build(method, kind, head=None):
-    model = jp.TunedModel(jp.Decoder(decoders.config(kind, layers=2)), method, head)
+    model = jp.TunedModel(jp.Decoder(decoders.config(kind, layers=2), unroll=False), method, head)
     trainable, frozen = model.init(jax.random.key(0), decoders.frozen_tree(kind, layers=2))
     return model, shaken(trainable), frozen
 

@@ -24,8 +24,8 @@ class ScaleInputs(jp.LayerEdit):
 
 def of_kind(kind):
     if kind in ENCODERS:
-        return Encoder(tiny.config(kind)), tiny.frozen_tree(kind), tiny.batch(kind=kind)
-    return Decoder(decoders.config(kind)), decoders.frozen_tree(kind), decoders.batch()
+        return Encoder(tiny.config(kind), unroll=False), tiny.frozen_tree(kind), tiny.batch(kind=kind)
+    return Decoder(decoders.config(kind), unroll=False), decoders.frozen_tree(kind), decoders.batch()
 
 
 @pytest.mark.parametrize("kind", [*ENCODERS, *decoders.KINDS])
@@ -41,9 +41,10 @@ def test_scaled_inputs_are_scaled_rows_of_every_kernel(kind):
     for name, scales in by.items():
         layers[name] = {**layers[name], "kernel": scales[:, :, None] * layers[name]["kernel"]}
     params = {name: tree[name] for name in backbone.parts}
-    found = backbone.apply({"params": params}, batch, jp.Edits((ScaleInputs(by),))).hidden
-    expected = backbone.apply({"params": {**params, "layers": layers}}, batch).hidden
-    plain = backbone.apply({"params": params}, batch).hidden
+    run = jax.jit(lambda params, edits: backbone.apply({"params": params}, batch, edits).hidden)
+    found = run(params, jp.Edits((ScaleInputs(by),)))
+    expected = run({**params, "layers": layers}, jp.Edits())
+    plain = run(params, jp.Edits())
     real = np.asarray(batch["attention_mask"])
     np.testing.assert_allclose(found[real], expected[real], atol=2e-5, rtol=2e-4)
     assert np.abs(found - plain)[real].max() > 1e-2

@@ -34,11 +34,18 @@ def hidden(kind, batch, changes=(), **settings):
     return np.asarray(jax.jit(lambda tree, batch: module.apply({"params": tree}, batch).hidden)(tree, batch))
 
 
+EVERY_OTHER = ({"unroll": False, "remat": "full"}, {"unroll": False})
+
+
 @pytest.mark.parametrize(
-    ("kind", "layers"),
-    [("gemma2", 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("gpt2", 2), ("gemma3_text", 5)))],
+    ("kind", "layers", "others"),
+    [  # in the quick case two of four ways; the other two agree in test_tuned.py
+        ("gemma2", 3, ({"unroll": False},)),
+        pytest.param("gpt2", 2, EVERY_OTHER, marks=pytest.mark.slow),
+        pytest.param("gemma3_text", 5, EVERY_OTHER, marks=pytest.mark.slow),
+    ],
 )
-def test_loop_scan_and_remat_agree_in_value_and_gradients(kind, layers):
+def test_loop_scan_and_remat_agree_in_value_and_gradients(kind, layers, others):
     """With dropout; a period of 2 in 3 layers and of 3 in 5 leaves layers over."""
     rates = {"hidden_dropout": 0.2, "attention_dropout": 0.3, "layers": layers}
     tree, batch = params(kind, **rates), decoders.batch((9, 5))
@@ -53,7 +60,7 @@ def test_loop_scan_and_remat_agree_in_value_and_gradients(kind, layers):
         return jax.jit(jax.value_and_grad(loss))(tree)
 
     expected = run(unroll=True, remat="dots")
-    for settings in ({"unroll": False, "remat": "full"}, {"unroll": False}):
+    for settings in others:
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4, rtol=1e-4), run(**settings), expected)
 
 
@@ -158,9 +165,10 @@ def test_token_types_add_their_word_embeddings():
     batch = decoders.batch((9,))
     tree = params("gpt2")
     doubled = {**tree["embeddings"], "word": {"embedding": 2 * tree["embeddings"]["word"]["embedding"]}}
-    module = Decoder(decoders.config("gpt2"))
-    typed = module.apply({"params": tree}, {**batch, "token_type_ids": batch["input_ids"]}).hidden
-    np.testing.assert_allclose(typed, module.apply({"params": {**tree, "embeddings": doubled}}, batch).hidden, **SMALL)
+    module = Decoder(decoders.config("gpt2"), unroll=False)
+    run = jax.jit(lambda tree, batch: module.apply({"params": tree}, batch).hidden)
+    typed = run(tree, {**batch, "token_type_ids": batch["input_ids"]})
+    np.testing.assert_allclose(typed, run({**tree, "embeddings": doubled}, batch), **SMALL)
 
 
 def test_new_tokens_are_rows_behind_the_vocabulary():
@@ -172,23 +180,29 @@ def test_new_tokens_are_rows_behind_the_vocabulary():
     ids = jnp.asarray([[3, 50, 51, 7]])
 
     def logits(rows, table=table, config=config, words=True):
-        model = jp.TunedModel(Decoder(config), jp.HeadOnly(), CausalLM())
+        model = jp.TunedModel(Decoder(config, unroll=False), jp.HeadOnly(), CausalLM())
         frozen = {"backbone": {**tree, "embeddings": {"word": {"embedding": table}}}, "initialized": {}}
         edits = dataclasses.replace(NO_EDITS, words=rows) if words else NO_EDITS
         return model.forward({}, frozen, {"input_ids": ids}, edits=edits).logits
 
-    found, grad = jax.jit(lambda rows: (logits(rows), jax.grad(lambda r: (logits(r) ** 2).sum())(rows)))(rows)
+    def both(rows):
+        out, back = jax.vjp(logits, rows)
+        return out, back(2 * out)[0]  # of the sum of squares
+
+    found, grad = jax.jit(both)(rows)
     longer = jnp.concatenate([table, rows / config.embedding_scale])
-    plain = logits(None, longer, dataclasses.replace(config, vocab=52), words=False)
+    wider = dataclasses.replace(config, vocab=52)
+    plain = jax.jit(lambda table: logits(None, table, wider, words=False))(longer)
     np.testing.assert_allclose(found[..., :50], plain[..., :50], **SMALL)
-    hidden = hidden_of(longer, ids, dataclasses.replace(config, vocab=52))
+    hidden = hidden_of(longer, ids, wider)
     np.testing.assert_allclose(found[..., 50:], 3 * np.tanh(hidden @ rows.T / 3), **SMALL)
     assert (np.abs(grad) > 0).all()
 
 
 def hidden_of(table, ids, config):
     tree = {**params("gemma2"), "embeddings": {"word": {"embedding": table}}}
-    return Decoder(config).apply({"params": tree}, {"input_ids": ids}).hidden
+    module = Decoder(config, unroll=False)
+    return jax.jit(lambda tree: module.apply({"params": tree}, {"input_ids": ids}).hidden)(tree)
 
 
 def test_the_head_is_the_word_table_or_a_kernel_of_its_own_under_the_soft_cap():

@@ -1,6 +1,7 @@
 """What leaves declare: all of ours do, as the rules of names had it before, and a person's own method is heard."""
 
 import dataclasses
+import functools
 import re
 
 import flax.linen as nn
@@ -43,15 +44,23 @@ CASES = [
 
 
 def model_of(kind, method, head=None):
-    module = Encoder(tiny.config(kind)) if kind in ("bert", "roberta") else Decoder(decoders.config(kind))
+    module = (
+        Encoder(tiny.config(kind), unroll=False)
+        if kind in ("bert", "roberta")
+        else Decoder(decoders.config(kind), unroll=False)
+    )
     return jp.TunedModel(module, method, HEADS.get(head, head))
+
+
+@functools.cache
+def frozen_shapes(module):
+    init = lambda key: module.init(key, {"input_ids": jnp.zeros((1, 2), int)})["params"]  # noqa: E731
+    return jax.eval_shape(init, jax.random.key(0))
 
 
 def shapes_of(model):
     """The trainable tree as shapes, by path."""
-    module = model.backbone
-    frozen = jax.eval_shape(lambda key: module.init(key, {"input_ids": jnp.zeros((1, 2), int)}), jax.random.key(0))
-    return flatten(jax.eval_shape(model.init, jax.random.key(0), frozen["params"])[0])
+    return flatten(jax.eval_shape(model.init, jax.random.key(0), frozen_shapes(model.backbone))[0])
 
 
 def group_by_name(path):

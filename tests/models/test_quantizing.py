@@ -58,7 +58,7 @@ METHODS = {
 @pytest.mark.parametrize(
     ("kind", "name", "options"),
     [
-        ("bert", "biases", {"unroll": False}),
+        pytest.param("bert", "biases", {"unroll": False}, marks=pytest.mark.slow),  # its kernels are those of "gated"
         ("bert", "gated", {"unroll": True}),
         ("gpt2", "inducer and lora", {"unroll": False, "remat": "dots"}),
         ("llama", "lora", {"unroll": False, "remat": "full"}),
@@ -190,7 +190,7 @@ def test_a_run_and_its_adapter(tmp_path):
 
 def test_in_a_notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXPREFIX_CACHE", str(tmp_path / "cache"))
-    backbone, frozen, _ = load_pretrained("tiny-decoder", quantize="int8")
+    backbone, frozen, _ = load_pretrained("tiny-decoder", quantize="int8", unroll=False)
     model = jp.TunedModel(backbone, jp.PTuningV2(length=2), jp.CausalLM())
     trainable, frozen = model.init(jax.random.key(0), frozen)
     assert merge(frozen["backbone"])["layers"]["up"]["kernel"].dtype == jnp.int8

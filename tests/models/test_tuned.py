@@ -21,8 +21,8 @@ from tests import tiny
 
 METHODS = {
     "p-tuning v2": PTuningV2(length=5),
-    "prefix-tuning": PrefixTuning(length=5, mlp_width=7),
     "lengths": PTuningV2(lengths=(2, 0, 4)),
+    "prefix-tuning, lengths": PrefixTuning(lengths=(2, 0, 4), mlp_width=7),
     "no-op": PTuningV2(length=5, no_op_start=True, position_offset=False),
     "full": FullFineTuning(),
 }
@@ -45,24 +45,29 @@ def close(a, b, tolerance=2e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=tolerance, rtol=tolerance), a, b)
 
 
+LOOP, LOOP_DOTS = {"unroll": True}, {"unroll": True, "remat": "dots"}
+SCAN, SCAN_FULL = {"unroll": False}, {"unroll": False, "remat": "full"}
+
+
 @pytest.mark.parametrize(
-    ("kind", "method"),
+    ("kind", "method", "ways"),
     [  # every leaf of the backbone beside virtual tokens; edits of every linear map, of attention and of the MLP
-        ("roberta", PTuningV2(length=5) + FullFineTuning()),
+        ("roberta", PTuningV2(length=5) + FullFineTuning(), (LOOP, SCAN_FULL)),  # the other two: test_decoders.py
         pytest.param(
             "bert",
             Inducer(key_rank=2, value_rank=3) + LoRA(rank=2) + ParallelAdapter(width=4),
+            (LOOP, LOOP_DOTS, SCAN, SCAN_FULL),
             marks=pytest.mark.slow,
         ),
     ],
     ids=["prefix and all leaves", "inducer, lora and adapter"],
 )
-def test_loop_scan_and_remat_agree_in_value_and_gradient(kind, method):
+def test_loop_scan_and_remat_agree_in_value_and_gradient(kind, method, ways):
     batch, key = tiny.batch((9, 4), kind=kind), jax.random.key(3)
     config, tree = tiny.config(kind, layers=2), tiny.frozen_tree(kind)
     tree = {**tree, "layers": jax.tree.map(lambda leaf: leaf[:2], tree["layers"])}
     results = []
-    for settings in ({"unroll": True, "remat": "dots"}, {"unroll": False}, {"unroll": False, "remat": "full"}):
+    for settings in ways:
         model = TunedModel(Encoder(config, **settings), method, SequenceClassifier(3))
         trainable, frozen = tiny.drawn(model, tree)
         results.append(jax.jit(jax.value_and_grad(lambda t, m=model, f=frozen: loss(m, t, f, batch, key)))(trainable))
@@ -70,7 +75,7 @@ def test_loop_scan_and_remat_agree_in_value_and_gradient(kind, method):
         close(results[0], other)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("bert", "p-tuning v2"), ("roberta", "lengths"), ("roberta", "no-op")])
+@pytest.mark.parametrize(("kind", "name"), [("roberta", "lengths"), ("bert", "no-op")])
 def test_padding_and_batch_mates_do_not_matter(kind, name):
     model, trainable, frozen = build(METHODS[name], kind)
     whole = tiny.batch(kind=kind)
@@ -82,7 +87,7 @@ def test_padding_and_batch_mates_do_not_matter(kind, name):
     close(expected[2:3], model.apply(trainable, frozen, alone).logits)
 
 
-@pytest.mark.parametrize("name", ["prefix-tuning", "lengths", "no-op", "full"])
+@pytest.mark.parametrize("name", ["prefix-tuning, lengths", "no-op", "full"])
 def test_trees_are_disjoint_and_gradients_have_the_shape_of_trainable(name):
     model, _, _ = build(METHODS[name])
     trainable, frozen = model.init(jax.random.key(1), tiny.frozen_tree())
@@ -242,7 +247,7 @@ class EveryHookModule(nn.Module):
         return Edits((EveryHook(self.param("vector", nn.initializers.normal(self.scale), shape)),))
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "full"])
 def test_every_hook_of_a_persons_own_edit_reaches_the_output(remat):
     model, trainable, frozen = build(EveryHookMethod(), unroll=False, remat=remat)
     grads = jax.jit(jax.grad(lambda t: loss(model, t, frozen, tiny.batch(), jax.random.key(0))))(trainable)
@@ -284,7 +289,7 @@ def test_edits_add_up():
 def test_no_frozen_gradient_in_the_program():
     """The dot products of the compiled gradient are those of the forward pass, of the activations' gradients and of
     the trainable leaves: none has the shape of a frozen matrix."""
-    model, trainable, frozen = build(METHODS["p-tuning v2"], unroll=True)
+    model, trainable, frozen = build(METHODS["p-tuning v2"])
     step = jax.jit(jax.grad(lambda t, f: loss(model, t, f, tiny.batch(), jax.random.key(0))))
     text = step.lower(trainable, frozen).as_text()
     results = re.findall(r"stablehlo\.dot_general.*-> tensor<([0-9x]+)xf32>", text)

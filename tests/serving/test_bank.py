@@ -19,8 +19,8 @@ from tests.serving.cases import SINGLE, adapter, assert_rows_are_those_of_single
 
 QUICK = {
     "bert": (
-        *("p-tuning v2, lengths", "p-tuning v2, no-op start", "apt, mean, bias", "apt without alpha"),
-        *("inducer, identity, per head", "lora", "lora, wider", "head only", "lora + inducer + adapter"),
+        *("p-tuning v2, no-op start", "apt, mean, bias", "apt without alpha"),
+        *("inducer, identity, per head", "lora", "lora + inducer + adapter"),
     ),
     "roberta": ("p-tuning v2, lengths", "apt", "lora, wider", "head only"),
 }

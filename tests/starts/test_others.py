@@ -180,7 +180,15 @@ def run_of(tmp_path, **fields):
     rows = [{"text": "hello world", "label": "world"}, {"text": "world", "label": "hello"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = jp.Classification(jp.Files(str(tmp_path / "rows.jsonl")), max_length=8)
-    return Run(task, backbone=encoder_folder("bert"), batch_size=2, steps=1, folder=str(tmp_path / "run"), **fields)
+    return Run(
+        task,
+        backbone=encoder_folder("bert"),
+        batch_size=2,
+        steps=1,
+        folder=str(tmp_path / "run"),
+        unroll=False,
+        **fields,
+    )
 
 
 @pytest.fixture

@@ -95,8 +95,8 @@ def digest(tree) -> str:
 
 def program(compiled) -> str:
     """The optimized HLO without metadata, layouts of names, and numbers of instructions."""
-    text = re.sub(r", metadata=\{[^}]*\}", "", compiled.as_text())
-    text = re.sub(r"(stack_frame_id|FileNames|FunctionNames|FileLocations|StackFrames).*", "", text)
+    text = re.sub(r", (metadata|backend_config)=\{[^}]*\}|stack_frame_id=\d+", "", compiled.as_text())
+    text = "\n".join(line for line in text.splitlines() if " = " in line)  # without tables of files and frames
     names: dict[str, str] = {}
     text = re.sub(r"%?[\w.-]+(?= = )", lambda m: names.setdefault(m[0].lstrip("%"), f"v{len(names)}"), text)
     return re.sub(r"%([\w.-]+)", lambda m: names.get(m[1], m[1]), text)

@@ -171,7 +171,7 @@ def _is_config(node: ast.AST) -> bool:
 
 
 def _is_type_of_config(node: ast.AST) -> bool:
-    """Whether an expression is `type(....config)`, `....config.model_type` or `....config.model_type`."""
+    """Whether an expression is `type(....config)`, or a config's `kind` or `model_type`."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
         return _is_config(node.args[0])
     return isinstance(node, ast.Attribute) and node.attr in ("kind", "model_type") and _is_config(node.value)

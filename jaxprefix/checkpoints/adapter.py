@@ -1,7 +1,6 @@
 """The adapter folder: what a finished run leaves behind, a few files that are all a backbone needs to be tuned.
 
-    adapter.safetensors   the trainable leaves and those initialized in the run, under flat names:
-    "trainable/prefix/keys"
+    adapter.safetensors   the trainable leaves and those drawn for the run, by path: "trainable/method/keys"
     adapter.json          the configuration (type-tagged JSON), the backbone it belongs to, the labels, a digest
     metrics.json          what was measured
     README.md             a model card for people

@@ -1,6 +1,6 @@
 """Child process of the tests: a few updates of a model with several methods on several meshes of eight CPU devices.
 
-Arguments: the kind of the backbone, and as JSON which meshes each method is tried on beside one device. Prints JSON.
+Argument: as JSON the meshes that each method of each kind of backbone is trained on beside one device. Prints JSON.
 """
 
 import json
@@ -35,6 +35,7 @@ METHODS = {
 }
 MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "both": (2, 4, 1), "all": (2, 2, 2), "tp": (1, 1, 8)}
 LENGTHS = (9, 6, 4, 1, 9, 8, 2, 5)
+OPTIMIZER = Optimizer(learning_rate=1e-3, epsilon=1e-3)
 
 
 def backbone(kind: str) -> tuple:
@@ -47,45 +48,57 @@ def backbone(kind: str) -> tuple:
     return Decoder(config, unroll=False), decoders.frozen_tree(kind, **sizes)
 
 
-def run_on(model: TunedModel, trees: tuple, batch: dict, shape: tuple) -> dict:
-    """Losses, gradients' norms and leaves after three updates, and how the leaves lie."""
-    mesh = make_mesh(MeshShape(*shape), jax.devices()[: int(np.prod(shape))])
-    trainable, frozen = jax.tree.map(np.asarray, trees)
-    frozen = jax.device_put(frozen, tree_shardings(model.backbone, frozen, mesh))
-    optimizer = Optimizer(learning_rate=1e-3, epsilon=1e-3)
-    step = make_train_step(model, optimizer, mesh, steps=10, epoch_steps=5, accumulate=1)
-    state = init_state(model, trainable, optimizer, jax.random.key(3), mesh)
-    before = [leaf.sharding for leaf in jax.tree.leaves(state)]
-    placed, metrics = put_batch(batch, mesh), []
-    compiled.clear()
-    for _ in range(3):
-        state, found = step(state, optimizer.rates(), frozen, placed)
-        metrics.append([float(found["loss"]), float(found["gradient_norm"])])
-    assert before == [leaf.sharding for leaf in jax.tree.leaves(state)]
-    assert compiled.count("jit(train_step)") == 1, compiled
-    looked = make_eval_step(model, mesh)(state.trainable, frozen, placed)
-    return {
-        "metrics": metrics,
-        "losses": np.asarray(looked["losses"]).tolist(),
-        "leaves": {path: np.asarray(leaf).tolist() for path, leaf in flatten(state.trainable).items()},
-        "specs": {path: list(leaf.sharding.spec) for path, leaf in flatten(state.trainable).items()},
-        "shares": {
-            path: leaf.addressable_shards[0].data.size / leaf.size for path, leaf in flatten(frozen["backbone"]).items()
-        },
-    }
+class Placed:
+    """A model's leaves on a mesh, before and after three updates."""
+
+    def __init__(self, model: TunedModel, trees: tuple, shape: tuple):
+        self.model, self.mesh = model, make_mesh(MeshShape(*shape), jax.devices()[: int(np.prod(shape))])
+        trainable, frozen = jax.tree.map(np.asarray, trees)
+        self.frozen = jax.device_put(frozen, tree_shardings(model.backbone, frozen, self.mesh))
+        self.state = init_state(model, trainable, OPTIMIZER, jax.random.key(3), self.mesh)
+
+    def lie(self) -> dict:
+        """How the leaves lie."""
+        trainable, backbone = flatten(self.state.trainable), flatten(self.frozen["backbone"])
+        return {
+            "specs": {path: list(leaf.sharding.spec) for path, leaf in trainable.items()},
+            "shares": {path: leaf.addressable_shards[0].data.size / leaf.size for path, leaf in backbone.items()},
+        }
+
+    def train(self, batch: dict) -> dict:
+        """Losses, gradients' norms and leaves after three updates, which leave the leaves where they lie."""
+        step = make_train_step(self.model, OPTIMIZER, self.mesh, steps=10, epoch_steps=5, accumulate=1)
+        before = [leaf.sharding for leaf in jax.tree.leaves(self.state)]
+        placed, metrics = put_batch(batch, self.mesh), []
+        compiled.clear()
+        for _ in range(3):
+            self.state, found = step(self.state, OPTIMIZER.rates(), self.frozen, placed)
+            metrics.append([float(found["loss"]), float(found["gradient_norm"])])
+        assert before == [leaf.sharding for leaf in jax.tree.leaves(self.state)]
+        assert compiled.count("jit(train_step)") == 1, compiled
+        looked = make_eval_step(self.model, self.mesh)(self.state.trainable, self.frozen, placed)
+        return {
+            "metrics": metrics,
+            "losses": np.asarray(looked["losses"]).tolist(),
+            "leaves": {path: np.asarray(leaf).tolist() for path, leaf in flatten(self.state.trainable).items()},
+        }
 
 
-def main(kind: str, meshes: dict[str, list[str]]) -> dict:
-    module, tree = backbone(kind)
-    batch = tiny.batch(LENGTHS) if kind == "bert" else decoders.batch(LENGTHS)
-    batch = {name: np.asarray(value) for name, value in batch.items()}
-    found = {}
-    for name, method in METHODS.items():
-        model = TunedModel(module, method, SequenceClassifier(num_labels=3, dropout=0.0))
-        trees = model.init(jax.random.key(1), tree)
-        found[name] = {mesh: run_on(model, trees, batch, MESHES[mesh]) for mesh in ("one", *meshes[name])}
-    return found
+def main(cases: dict[str, dict[str, list[str]]]) -> dict:
+    trained, placed = {}, {}
+    for kind, meshes in cases.items():
+        module, tree = backbone(kind)
+        batch = tiny.batch(LENGTHS) if kind == "bert" else decoders.batch(LENGTHS)
+        batch = {name: np.asarray(value) for name, value in batch.items()}
+        trained[kind], placed[kind] = {}, {}
+        for name, method in METHODS.items():
+            model = TunedModel(module, method, SequenceClassifier(num_labels=3, dropout=0.0))
+            trees = model.init(jax.random.key(1), tree)
+            there = {mesh: Placed(model, trees, shape) for mesh, shape in MESHES.items()}
+            placed[kind][name] = {mesh: one.lie() for mesh, one in there.items()}
+            trained[kind][name] = {mesh: there[mesh].train(batch) for mesh in ("one", *meshes[name])}
+    return {"trained": trained, "placed": placed}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]))))
+    print(json.dumps(main(json.loads(sys.argv[1]))))

@@ -19,23 +19,21 @@ pytestmark = pytest.mark.slow
 
 
 def meshes_of(kind: str, method: str) -> list[str]:
-    """The mesh of three axes and half of the others; all of them with the first method. So every two of kind, method
-    and mesh meet."""
-    shift = KINDS.index(kind) + METHODS.index(method)
-    half = [mesh for place, mesh in enumerate(MESHES) if mesh == "all" or (place + shift) % 2 == 0]
-    return list(MESHES) if method == METHODS[0] else half
+    """Those that train it: each method on each mesh with one of the kinds, so that every two of kind, method and mesh
+    meet."""
+    shift = METHODS.index(method) - KINDS.index(kind)
+    return [mesh for place, mesh in enumerate(MESHES) if (place + shift) % len(KINDS) == 0]
 
 
 CASES = [(kind, method, mesh) for kind in KINDS for method in METHODS for mesh in meshes_of(kind, method)]
 
 
 @functools.cache
-def trained(kind):
+def found():
+    """`trained` by kind, method and mesh; `placed` by kind, method and mesh, where nothing is computed."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [
-        *(sys.executable, "-m", "tests.training.on_meshes", kind),
-        json.dumps({method: meshes_of(kind, method) for method in METHODS}),
-    ]
+    cases = {kind: {method: meshes_of(kind, method) for method in METHODS} for kind in KINDS}
+    command = [sys.executable, "-m", "tests.training.on_meshes", json.dumps(cases)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -43,7 +41,8 @@ def trained(kind):
 
 @pytest.mark.parametrize(("kind", "method", "mesh"), CASES)
 def test_losses_and_leaves_are_those_of_one_device(kind, method, mesh):
-    one, many = trained(kind)[method]["one"], trained(kind)[method][mesh]
+    trained = found()["trained"][kind][method]
+    one, many = trained["one"], trained[mesh]
     np.testing.assert_allclose(many["metrics"], one["metrics"], rtol=1e-4)
     np.testing.assert_allclose(many["losses"], one["losses"], rtol=1e-4, atol=1e-5)
     for path, leaf in one["leaves"].items():
@@ -52,11 +51,11 @@ def test_losses_and_leaves_are_those_of_one_device(kind, method, mesh):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_device_holds_its_share_of_the_kernels(kind):
-    found = trained(kind)["p_tuning_v2"]
+    placed = found()["placed"][kind]["p_tuning_v2"]
     for mesh, share in {"data": 1, "both": 1 / 4, "all": 1 / 4}.items():
-        shares = {path: size for path, size in found[mesh]["shares"].items() if path.endswith("kernel")}
+        shares = {path: size for path, size in placed[mesh]["shares"].items() if path.endswith("kernel")}
         assert set(shares.values()) == {share}, mesh
-    kernels = {path: size for path, size in found["tp"]["shares"].items() if path.endswith("kernel")}
+    kernels = {path: size for path, size in placed["tp"]["shares"].items() if path.endswith("kernel")}
     split = {path: size for path, size in kernels.items() if path.startswith("layers/")}  # 50 words do not divide by 8
     whole = {path for path, size in split.items() if size == 1}
     assert whole == ({"layers/k/kernel", "layers/v/kernel"} if kind == "llama" else set())
@@ -65,17 +64,17 @@ def test_a_device_holds_its_share_of_the_kernels(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_heads_of_a_prefix_follow_the_heads_of_the_keys(kind):
-    found = trained(kind)["p_tuning_v2"]
-    specs = found["all"]["specs"]
+    placed = found()["placed"][kind]["p_tuning_v2"]
+    specs = placed["all"]["specs"]
     assert {path for path, spec in specs.items() if spec == [None, "tp", None]} == {"method/keys", "method/values"}
     assert all(spec == [] for path, spec in specs.items() if path.startswith("head/"))
-    on_eight = found["tp"]["specs"]["method/keys"]
+    on_eight = placed["tp"]["specs"]["method/keys"]
     assert on_eight == ([None, None, None] if kind == "llama" else [None, "tp", None])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_heads_of_inducers_follow_tp(kind):
-    specs = trained(kind)["inducer_lora"]["all"]["specs"]
+    specs = found()["placed"][kind]["inducer_lora"]["all"]["specs"]
     divided = {path for path, spec in specs.items() if "tp" in spec}
     assert {path for path in specs if "/key/" in path} <= divided
     assert not any("/lora/" in path for path in divided)

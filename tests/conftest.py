@@ -1,5 +1,6 @@
 """Every test is also a shape test: the package's jaxtyping annotations are checked at run time here, and only here."""
 
+import collections
 import gc
 import os
 import sys
@@ -24,6 +25,13 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("jaxprefix", "beartype.beartype")
 
 MAPS = Path("/proc/self/maps")
+# Files that take longer than their number of tests tells begin first, the longest before the others, so that no worker
+# ends long after the rest. What is left goes by that number, as pytest-xdist has it.
+FIRST = [
+    *("training/test_processes.py", "methods/test_matrix.py", "training/test_meshes.py"),
+    *("training/test_population.py", "self_check/test_check.py", "comparison/test_comparing.py"),
+    *("training/test_devices.py", "training/test_loop.py", "serving/test_bank.py", "test_examples.py"),
+]
 MANY = 20_000  # of the 65,530 pieces of memory that Linux lets a process map; every compiled program takes some
 
 
@@ -32,7 +40,19 @@ def pytest_xdist_make_scheduler(config, log):
     """A file stays with one worker, whatever is asked for: its tests share fixtures and traced programs."""
     from xdist.scheduler import LoadFileScheduling
 
+    config.option.loadscopereorder = False  # `pytest_collection_modifyitems` does it
     return LoadFileScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)  # of those that are left once markers have chosen
+def pytest_collection_modifyitems(items):
+    """The order in which the workers of pytest-xdist take files."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    here, counts = Path(__file__).parent, collections.Counter(item.path for item in items)
+    first = {here / name: place for place, name in enumerate(FIRST)}
+    slow = any(item.get_closest_marker("slow") for item in items)
+    items.sort(key=lambda item: (first.get(item.path, len(FIRST)) if slow else 0, -counts[item.path]))
 
 
 def pytest_collection_finish():

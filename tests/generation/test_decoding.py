@@ -44,17 +44,13 @@ def right_padded(batch: dict, generated: jp.Generated) -> tuple[dict, np.ndarray
     ids = np.stack([np.pad(row, (0, width - len(row))) for row in rows])
     mask = np.stack([np.arange(width) < len(row) for row in rows])
     first = np.array([len(row) - generated.tokens.shape[1] - 1 for row in rows])
-    return {"input_ids": jnp.asarray(ids), "attention_mask": jnp.asarray(mask)}, first[:, None] + np.arange(
-        generated.tokens.shape[1]
-    )
+    return {"input_ids": ids, "attention_mask": mask}, first[:, None] + np.arange(generated.tokens.shape[1])
 
 
-def check_against_full_pass(model, trainable, frozen, batch, by_operation: bool = False) -> None:
-    """`by_operation` does not compile the full pass as a whole, which pays where many methods share its operations."""
+def check_against_full_pass(model, trainable, frozen, batch) -> None:
     generated = jp.generate(model, trainable, frozen, batch, jp.Decoding(max_new_tokens=NEW))
     whole, columns = right_padded(batch, generated)
-    with jax.disable_jit(by_operation):
-        logits = np.asarray(model.apply(trainable, frozen, whole).logits, np.float64)
+    logits = np.asarray(model.apply(trainable, frozen, whole).logits, np.float64)
     chosen = np.take_along_axis(logits, columns[:, :, None], axis=1)
     log_p = np.asarray(jax.nn.log_softmax(chosen))
     picked = np.take_along_axis(log_p, np.asarray(generated.tokens)[:, :, None], axis=2)[..., 0]
@@ -78,7 +74,7 @@ def test_cached_steps_choose_what_a_full_pass_chooses(name, kind):
     ],
 )
 def test_every_method_decodes_on_llama_and_every_family_with_four(name, kind):
-    check_against_full_pass(*tuned(kind, METHODS[name]), decoders.batch(left=True), by_operation=True)
+    check_against_full_pass(*tuned(kind, METHODS[name]), decoders.batch(left=True))
 
 
 @pytest.mark.parametrize("kind", [pytest.param("gpt2", marks=pytest.mark.slow), "gemma2"])

@@ -66,7 +66,8 @@ def test_members_are_the_runs_that_they_stand_for(world, tmp_path, case):
     run = world.run(tmp_path / "all", method=method, steps=8, evaluate_every=4, optimizer=optimizer, **DROPOUT)
     found = train_population(run, fields, independent_order=True)
     assert [member.fields for member in found.members] == [dict(one) for one in fields]
-    for index, member in enumerate(found.members):
+    # the first differs from the run by its seed alone, and in the first case a test below holds such a member
+    for index, member in list(enumerate(found.members))[1:]:
         alone = loop.train(dataclasses.replace(with_fields(run, fields[index]), folder=str(tmp_path / str(index))))
         np.testing.assert_allclose(
             losses(tmp_path / "all", f"{index}/loss"), losses(tmp_path / str(index)), rtol=1e-4, atol=1e-5
@@ -92,19 +93,23 @@ def test_a_shared_order_is_that_of_the_run(world, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("independent_order", [False, True])
 def test_members_side_by_side_are_members_one_after_another(world, tmp_path, independent_order):
-    run = world.run(tmp_path, steps=3, optimizer=Optimizer(1e-2, epsilon=1e-4), **DROPOUT)
-    fields = tuple({"seed": seed, "hidden_dropout": 0.1 * seed} for seed in range(3))
-    runs = [dataclasses.replace(run, folder=str(tmp_path / str(count))) for count in (1, 2, 3)]
+    """Three with rates of their own in twos, the second of which is half full; without dropout all at once."""
+    count, dropout = (3, {}) if independent_order else (2, DROPOUT)
+    run = world.run(tmp_path, steps=3, optimizer=Optimizer(1e-2, epsilon=1e-4), **dropout)
+    fields = tuple({"seed": seed, **({"hidden_dropout": 0.1 * seed} if dropout else {})} for seed in range(3))
     found = [
-        train_population(run, fields, independent_order=independent_order, vmap_size=count)
-        for count, run in enumerate(runs, start=1)
+        train_population(
+            dataclasses.replace(run, folder=str(tmp_path / str(size))),
+            fields,
+            independent_order=independent_order,
+            vmap_size=size,
+        )
+        for size in (1, count)
     ]
     for index in range(3):
-        for other in found[1:]:
-            close(other.members[index].trainable, found[0].members[index].trainable)
-            assert other.members[index].metrics["test"] == pytest.approx(
-                found[0].members[index].metrics["test"], abs=1e-3
-            )
+        one, other = (population.members[index] for population in found)
+        close(other.trainable, one.trainable)
+        assert other.metrics["test"] == pytest.approx(one.metrics["test"], abs=1e-3)
 
 
 def test_dropout_rates_are_built_in_where_members_agree(world):

@@ -2,8 +2,9 @@
 
 Sixty mutants (`mutation/kinds.py`) are drawn by a seed: ten from each of six rooms, of these two of every kind where
 the room has as many, then any that remain. They lie in `mutants.json`, and `mutants_moves.json` says where their code
-has gone since. Each is put into a temporary copy of a checkout, and the quick tests of its room run on it until one
-fails, within 120 CPU seconds. docs/testing.md says how to read the results.
+has gone since. Each is put into a temporary copy of a checkout, and the quick tests of its room, and those named after
+its file where that lies in another room now, run on it until one fails, within 120 CPU seconds. docs/testing.md says
+how to read the results.
 """
 
 import argparse
@@ -131,7 +132,9 @@ def run(
             return
         file, mutant = found
         source = (tree / file).read_text()
-        tests = in_order(tree, ROOMS[wanted["room"]].test_files(tree), file, mutant.function)
+        named = [str(path.relative_to(tree)) for path in tree.glob(f"tests/**/test_{Path(file).stem}.py")]
+        tests = list(dict.fromkeys([*named, *ROOMS[wanted["room"]].test_files(tree)]))
+        tests = in_order(tree, tests, file, mutant.function)
         copy.write(file, mutant.apply(source))
         try:
             outcome = copy.test(tests, DESELECTED, LIMIT, stop, processes)

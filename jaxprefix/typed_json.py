@@ -44,6 +44,11 @@ def register(cls: type[T]) -> type[T]:
     return cls
 
 
+def is_registered(cls: type) -> bool:
+    """Whether `to_json` can write values of the class."""
+    return _classes.get(cls.__name__) is cls
+
+
 def _origin(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 

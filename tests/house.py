@@ -9,7 +9,7 @@ PACKAGE = ROOT / "jaxprefix"
 
 FLOORS = (
     ("errors", "renamed"),
-    ("trees", "typed_json", "paths", "allocator"),
+    ("trees", "typed_json", "paths", "allocator", "contract"),
     ("attention",),
     ("edits",),
     ("methods", "data", "distributed"),

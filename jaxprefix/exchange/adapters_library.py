@@ -21,8 +21,7 @@ from jaxprefix.exchange.files import read_json, read_tensors
 from jaxprefix.exchange.layout import Tensors, from_linear, from_table, refuse_unknown, reparameterised, take
 from jaxprefix.methods import PrefixTuning, PTuningV2
 from jaxprefix.methods.prefix import PrefixMethod
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
-from jaxprefix.tasks import Classification, Tagging
+from jaxprefix.tasks import Classification, SequenceClassifier, Tagging, TokenClassifier
 from jaxprefix.trees import Tree
 
 CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
@@ -100,7 +99,8 @@ def from_adapters(tensors: Tensors, config: Mapping[str, Any], head_config: Mapp
     method, leaves = _prefix(pool, settings, dims)
     head, trained, labels, head_names = _head(tensors, head_config, dims)
     refuse_unknown(tensors, seen | head_names, LIBRARY)
-    return Converted(method, head, {"method": leaves, **trained}, labels=labels)
+    kind = {"classification": Classification, "tagging": Tagging}[head.task]
+    return Converted(method, kind, head, {"method": leaves, **trained}, labels=labels)
 
 
 def _pool(tensors: Tensors) -> tuple[dict[str, np.ndarray], set[str]]:

@@ -81,7 +81,7 @@ def as_adapter(
         length = max(1, min(128, backbone.module.dims.positions - offset))
         task = found.task.imported(NO_ROWS, length, count, labels or found.labels)
     else:
-        if type(task).default_head().task != found.head.task:
+        if not task.accepts(found.head):
             raise UserError(
                 f"{type(found.head).__name__} does not answer the task {type(task).__name__}; "
                 "import it with the task that it was trained for."

@@ -230,7 +230,7 @@ class Bank:
                 adapter = member.adapter
                 try:
                     made = encode_texts(
-                        adapter.run.task, self.backbone.tokenizer, [rows[row] for row in own], adapter.facts
+                        adapter.run.task, self.backbone.tokenizer, [rows[int(row)] for row in own], adapter.facts
                     )
                 except UserError as error:
                     raise UserError(f"of the rows for the adapter {name!r}: {error}") from error

@@ -99,6 +99,7 @@ class Task(Contract):
     @required
     def columns(self) -> tuple[str, ...]:
         """The columns that make up the input, without those of the targets."""
+        raise NotImplementedError
 
     @required
     def encode(self, tokenizer: Any, rows: Rows, facts: Facts | None) -> Iterator[Encoded]:
@@ -107,10 +108,12 @@ class Task(Contract):
         Raises:
           UserError: a row that cannot be, named by file and line or row (`Rows.locate`).
         """
+        raise NotImplementedError
 
     @required
     def targets(self, count: int | None) -> dict[str, TargetSpec]:
         """The arrays beside the tokens, by the names that batches and the head give them; `count` is C."""
+        raise NotImplementedError
 
     def learns_from_rows(self, rows: Rows) -> bool:
         """Whether `fit` needs the training rows when these are those of another split."""
@@ -181,11 +184,17 @@ class Task(Contract):
     @required
     def default_head(cls) -> Head:
         """The head that answers where a run names none."""
+        raise NotImplementedError
+
+    def accepts(self, head: Head) -> bool:
+        """Whether a head answers it."""
+        return head.task == self.default_head().task
 
     @property
     @required
     def metrics(self) -> Mapping[str, Metric]:
         """What is measured, by name."""
+        raise NotImplementedError
 
     def calibrate(self, evaluated: Evaluated) -> Facts:
         """The facts with what is chosen on the validation rows (thresholds, for one)."""
@@ -263,7 +272,7 @@ def check_task(task: Task, head: Head | None, smoothing: float) -> None:
             f"{type(task).__name__} has no metric {task.metric!r}; choose one of {listed(task.metrics, 9)}."
         )
     expected = task.default_head()
-    if head is not None and head.task != expected.task:
+    if head is not None and not task.accepts(head):
         raise UserError(
             f"{type(head).__name__} does not answer the task {type(task).__name__}; "
             f"take {type(expected).__name__}, or remove head."

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +135,22 @@ def _examples(task: Task, facts: Facts, arrays: Mapping[str, np.ndarray], vocabu
         max_length=task.max_length,
         targets={name: Target(arrays[TARGET + name], spec) for name, spec in specs.items() if TARGET + name in arrays},
         facts=facts,
-        **{name: arrays.get(name) for name in ("sequences", "rows", "groups", "segment_ids", "token_type_ids")},
+        sequences=arrays.get("sequences"),
+        rows=arrays.get("rows"),
+        groups=arrays.get("groups"),
+        segment_ids=arrays.get("segment_ids"),
+        token_type_ids=arrays.get("token_type_ids"),
     )
 
 
 def _key(task: Task, tokenizer: Any, facts: Facts | None, *identities: str) -> str:
     import tokenizers
 
-    fields = {name: value for name, value in json.loads(to_json(task)).items() if name not in task.not_cached}
+    names = [field.name for field in fields(task) if field.name not in task.not_cached]  # pyright: ignore[reportArgumentType]  # a dataclass
+    said = json.loads(to_json({name: getattr(task, name) for name in names}))
     about_tokenizer = [serialised(tokenizer), asdict(vocabulary_of(tokenizer)), tokenizers.__version__]
     about_tokenizer += ["token_type_ids" in tokenizer.model_input_names]
     about_tokenizer += [tokenizer.bos_token_id, tokenizer.eos_token_id]
     kind = [type(task).__module__, type(task).__qualname__, task.cache_version]
-    everything = [FORMAT, kind, fields, about_tokenizer, facts, identities]
+    everything = [FORMAT, kind, said, about_tokenizer, facts, identities]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]

@@ -18,7 +18,6 @@ from jaxprefix.models.stack import Remat
 from jaxprefix.starts import STARTS, Start, TextStart, startable
 from jaxprefix.tasks import load_kinds
 from jaxprefix.tasks.base import Task, check_task
-from jaxprefix.tasks.formats import FORMATS
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.typed_json import register
 
@@ -170,7 +169,6 @@ for _known in (
     *(Files, Tfds),
     *(Decoding, Rope),
     *METHODS,
-    *FORMATS,
     *STARTS,
     *(CausalLM, MaskedLM),
 ):

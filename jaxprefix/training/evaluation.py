@@ -51,9 +51,9 @@ def run_rows(
     collect(pending)
 
     # ----- in the order of the examples
-    fills = {f"target.{name}": spec.fill for name, spec in specs.items()}
+    fills = {f"target.{name}": float(spec.fill) for name, spec in specs.items()}
     found = {
-        name: restore_order(values, indices, fills.get(name) if name in fills else head.fill(name, values[0].dtype))
+        name: restore_order(values, indices, fills[name] if name in fills else head.fill(name, values[0].dtype))
         for name, values in collected.items()
     }
     return Evaluated(

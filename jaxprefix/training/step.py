@@ -191,6 +191,7 @@ def pure_eval_step(model: TunedModel, scores: bool = False) -> EvalStep:
 
     def eval_step(trainable: Tree, frozen: Tree, batch: dict) -> dict[str, Array]:
         logits = model.forward(trainable, frozen, batch).logits
+        assert logits is not None  # there is a head
         return {**head.outputs(logits, batch), **(head.scores(logits) if scores else {})}
 
     return eval_step

@@ -142,6 +142,7 @@ class Head(Contract):
           dims: of the backbone.
           key: a typed key for dropout, which applies where there is one.
         """
+        raise NotImplementedError
 
     @required
     def loss(
@@ -154,6 +155,7 @@ class Head(Contract):
           batch: with `weight` `[B]` and the task's targets under their names.
           smoothing: see `cross_entropy`.
         """
+        raise NotImplementedError
 
     @required
     def outputs(self, logits: Float[Array, "..."], batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -161,6 +163,7 @@ class Head(Contract):
 
         Where the batch has targets, `losses` is among them, `[B]` or `[B, T]`.
         """
+        raise NotImplementedError
 
     def scores(self, logits: Float[Array, "..."]) -> dict[str, Array]:
         """What answers with scores need beyond `outputs`, `[B, ...]` each."""

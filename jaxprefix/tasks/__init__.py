@@ -13,6 +13,7 @@ LISTED = {
     "masked_language": ("MaskedLanguage",),
     "causal_language": ("CausalLanguage",),
     "conditional_generation": ("ConditionalGeneration",),
+    "regression": ("Regression", "Regressor"),
 }
 """Every module of a kind, with its task and the heads that it brings."""
 

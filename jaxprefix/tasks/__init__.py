@@ -14,6 +14,7 @@ LISTED = {
     "causal_language": ("CausalLanguage",),
     "conditional_generation": ("ConditionalGeneration",),
     "regression": ("Regression", "Regressor"),
+    "multi_label": ("MultiLabelClassification", "MultiLabelClassifier"),
 }
 """Every module of a kind, with its task and the heads that it brings."""
 

@@ -21,7 +21,7 @@ _HOMES = {
     "jaxprefix.allocator": ("keep_large_buffers",),
     "jaxprefix.attention": ("VirtualTokens", "kernel_attention"),
     "jaxprefix.comparison": ("Comparison", "Entry", "compare"),
-    "jaxprefix.data.sources": ("Files", "Tfds"),
+    "jaxprefix.data.sources": ("Files", "InMemory", "Tfds"),
     "jaxprefix.distributed.mesh": ("MeshShape",),
     "jaxprefix.edits": (*("Context", "Dims", "Edits", "LayerEdit", "Leaf", "declare", "edit", "leaf", "static"),),
     "jaxprefix.errors": ("RunFailed", "UserError"),

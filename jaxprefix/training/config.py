@@ -3,7 +3,8 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from jaxprefix.data import Files, Tfds
+from jaxprefix.data.memory import Table
+from jaxprefix.data.sources import SOURCES
 from jaxprefix.distributed.mesh import MeshShape
 from jaxprefix.errors import UserError, check_rate
 from jaxprefix.generation.decoding import Decoding
@@ -183,7 +184,8 @@ class Run:
 
 
 for _known in (
-    *(CausalLanguage, Classification, ConditionalGeneration, Files, MaskedLanguage, Tagging, Tfds),
+    *(CausalLanguage, Classification, ConditionalGeneration, MaskedLanguage, Tagging),
+    *(*SOURCES, Table),
     *(Decoding, Rope),
     *METHODS,
     *FORMATS,

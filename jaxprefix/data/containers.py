@@ -39,21 +39,29 @@ def open_container(data: Any, name: str) -> Container:
       UserError: it is nothing that rows can be read from.
     """
     if isinstance(data, str | bytes):
-        raise UserError(f"{name} is text; give files as jp.Files, or rows: {GIVE}.")
+        raise UserError(f"{name} is text; {GIVE}, or name files by jp.Files.")
     if isinstance(data, Mapping):
         raise UserError(
-            f"{name} is a {type(data).__name__} of {', '.join(map(repr, list(data)[:4])) or 'nothing'}; give the rows "
+            f"{name} is of type {type(data).__name__} with {', '.join(map(repr, list(data)[:4])) or 'nothing'}; give the rows "
             "of one split as a list of dicts, or as one table."
         )
-    found = next((found for kind in KINDS if (found := kind(data)) is not None), None)
+    found = next((found for kind in KINDS if (found := kind(data)) is not None), None) if _has_rows(data) else None
     if found is None:
-        raise UserError(f"{name} is a {type(data).__name__}, which has no length or no rows by number; {GIVE}.")
+        raise UserError(f"{name} is of type {type(data).__name__}, which has no length or no rows by number; {GIVE}.")
     if found.size == sys.maxsize:
         raise UserError(f"{name} has no end; give a sequence without repeat().")
     named = found.columns or ()
     if len(set(named)) < len(named):
         raise UserError(f"{name} names a column twice ({', '.join(map(str, named))}); rename one.")
     return found
+
+
+def _has_rows(data: Any) -> bool:
+    try:
+        len(data)
+    except TypeError:  # a stream has none, though its class may say so
+        return False
+    return hasattr(data, "__getitem__")
 
 
 def _data_frame(data: Any) -> Container | None:
@@ -80,20 +88,24 @@ def _arrow_table(data: Any) -> Container | None:
 
 def _dataset(data: Any) -> Container | None:
     """Hugging Face `datasets`: in blocks, since one row costs nearly what many do. Its format and transform apply."""
-    if not (hasattr(data, "features") and hasattr(data, "with_format") and hasattr(data, "__getitem__")):
+    if not (hasattr(data, "features") and hasattr(data, "with_format")):
         return None
-    kept: dict[int, Any] = {}
+    kept: dict[int, Callable[[int], Any]] = {}
 
-    def read(index: int) -> dict[str, Any]:
+    def read(index: int) -> Any:
         number, inner = divmod(index, BLOCK)
         if number not in kept:
             block = data[number * BLOCK : min((number + 1) * BLOCK, len(data))]
             kept.clear()
-            kept[number] = block
-        return {name: values[inner] for name, values in kept[number].items()}
+            kept[number] = _of_columns(block) if isinstance(block, Mapping) else open_container(block, "a block").read
+        return kept[number](inner)
 
     names = {column: _names_of_classes(feature) for column, feature in (data.features or {}).items()}
     return Container(len(data), read, None, {column: found for column, found in names.items() if found})
+
+
+def _of_columns(block: Mapping[str, Any]) -> Callable[[int], Any]:
+    return lambda index: {name: values[index] for name, values in block.items()}
 
 
 def _names_of_classes(feature: Any) -> tuple[str, ...]:
@@ -103,11 +115,9 @@ def _names_of_classes(feature: Any) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list | tuple) else ()
 
 
-def _sequence(data: Any) -> Container | None:
+def _sequence(data: Any) -> Container:
     """A list, a source of Grain, or anything else that gives its rows by their numbers."""
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        return None
     return Container(len(data), data.__getitem__)
 
 
-KINDS = (_data_frame, _arrow_table, _dataset, _sequence)
+KINDS: tuple[Callable[[Any], Container | None], ...] = (_data_frame, _arrow_table, _dataset, _sequence)

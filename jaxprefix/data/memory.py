@@ -42,7 +42,7 @@ class _Held:
         self._kind, self._name = type(data).__name__, name
         self._container = open_container(data, name)
         if not self._container.size:
-            raise UserError(f"{name} has no rows; give one that has, or None.")
+            raise UserError(f"{name} has no rows; give some, or None.")
 
     @cached_property
     def _walked(self) -> tuple[tuple[str, ...], str]:
@@ -55,7 +55,7 @@ class _Held:
                     names.update(dict.fromkeys(row))
             content.update(_text_of(_dense(rows)).encode("utf-8", "surrogatepass") + b"\n")
         if not names:
-            raise UserError(f"The rows of {self._name} have no columns; {GIVE}.")
+            raise UserError(f"{self._name} has no columns; {GIVE}.")
         about = [FORMAT, sorted(names), sorted(self._container.class_names.items())]
         whole = hashlib.sha256(_text_of(about).encode("utf-8", "surrogatepass") + b"\n" + content.digest())
         return tuple(names), whole.hexdigest()
@@ -86,9 +86,14 @@ class _Held:
         return f"{self._name}, row {index}"
 
     def _row(self, index: int) -> dict[str, Any]:
-        row = self._container.read(index)
+        try:
+            row = self._container.read(index)
+        except (LookupError, TypeError) as error:
+            raise UserError(
+                f"{self._locate(index)} cannot be read ({type(error).__name__}: {error}); {GIVE}."
+            ) from error
         if not isinstance(row, Mapping):
-            raise UserError(f"{self._locate(index)} is a {type(row).__name__} and not a dict; {GIVE}.")
+            raise UserError(f"{self._locate(index)} is of type {type(row).__name__} and not a dict; {GIVE}.")
         found = {}
         for column, value in row.items():
             if not isinstance(column, str):
@@ -153,7 +158,7 @@ class InMemory(Source):
         for split in self.splits:
             data = getattr(self, split)
             if not isinstance(data, _Held | Table):
-                object.__setattr__(self, split, _Held(data, f"the {split} split in memory"))
+                object.__setattr__(self, split, _Held(data, f"InMemory, split {split}"))
 
     def _open(self, split: str) -> Rows:
         held = getattr(self, split)
@@ -167,7 +172,7 @@ class InMemory(Source):
         for other, table in self._tables():
             if {*table.columns} != {*rows.columns}:
                 raise UserError(
-                    f"The {split} split in memory has the columns {listed(rows.columns, MOST)}, and the {other} split "
+                    f"{rows.name} has the columns {listed(rows.columns, MOST)}, and the {other} split "
                     f"has {listed(table.columns, MOST)}; give all splits the same."
                 )
         return rows

@@ -23,7 +23,7 @@ _HOMES = {
     "jaxprefix.attention": ("VirtualTokens", "kernel_attention"),
     "jaxprefix.comparison": ("Comparison", "Entry", "compare"),
     "jaxprefix.data.examples": ("TargetSpec",),
-    "jaxprefix.data.sources": ("Files", "Tfds"),
+    "jaxprefix.data.sources": ("Files", "InMemory", "Tfds"),
     "jaxprefix.distributed.mesh": ("MeshShape",),
     "jaxprefix.edits": (*("Context", "Dims", "Edits", "LayerEdit", "Leaf", "declare", "edit", "leaf", "static"),),
     "jaxprefix.errors": ("RunFailed", "UserError"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
-from jaxprefix.data import Examples, Files
+from jaxprefix.data import Examples, Files, InMemory
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
@@ -133,17 +133,28 @@ class Adapter:
                 "CausalLanguage or ConditionalGeneration."
             )
 
-    def evaluate(self, *, split: str = "test", file: str | None = None, batch_size: int = 32) -> dict[str, float]:
+    def evaluate(
+        self, *, split: str = "test", file: str | None = None, rows: Any = None, batch_size: int = 32
+    ) -> dict[str, float]:
         """The task's metrics, its own first.
 
         Args:
-          split: `train`, `validation` or `test` of the run's source.
-          file: a file with the run's columns, instead of a split.
+          split: `train`, `validation` or `test` of the run's source, where that can be read again: rows that lay in
+            memory (`InMemory`) are not stored.
+          file: a file with the run's columns, instead of a split; a folder or a pattern of shards.
+          rows: rows with the run's columns, instead of a split: whatever `InMemory` takes.
           batch_size: rows computed at a time.
+
+        Raises:
+          UserError: the rows are not there any more, cannot be read, or do not fit the task.
         """
         task = self.run.task
+        if file is not None and rows is not None:
+            raise UserError("evaluate is given a file and rows; give one of them.")
         if file is not None:
             task, split = dataclasses.replace(task, source=Files(train=file, test=file)), "test"
+        if rows is not None:
+            task, split = dataclasses.replace(task, source=InMemory(test=rows)), "test"
         examples = prepare(task, self.backbone.tokenizer, split, self.facts)
         found = task.measure(self._evaluated(examples, batch_size))
         written = score_texts(

@@ -3,12 +3,13 @@
 from jaxprefix.data.batches import Batches, batches_per_epoch, evaluation_batches, one_batch, restore_order
 from jaxprefix.data.examples import Examples, Vocabulary
 from jaxprefix.data.rows import Rows
-from jaxprefix.data.sources import Files, Source, Tfds, given_splits, open_split
+from jaxprefix.data.sources import Files, InMemory, Source, Tfds, given_splits, open_split
 
 __all__ = [
     "Batches",
     "Examples",
     "Files",
+    "InMemory",
     "Rows",
     "Source",
     "Tfds",

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from jaxprefix.data import Files, Tfds
+from jaxprefix.data.memory import Table
+from jaxprefix.data.sources import SOURCES
 from jaxprefix.distributed.mesh import MeshShape
 from jaxprefix.errors import UserError, check_rate
 from jaxprefix.generation.decoding import Decoding
@@ -166,7 +167,7 @@ class Run:
 
 load_kinds()  # which register themselves
 for _known in (
-    *(Files, Tfds),
+    *(*SOURCES, Table),
     *(Decoding, Rope),
     *METHODS,
     *STARTS,

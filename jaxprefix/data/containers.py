@@ -43,8 +43,8 @@ def open_container(data: Any, name: str) -> Container:
     if isinstance(data, Mapping):
         held = ", ".join(map(repr, list(data)[:4])) or "nothing"
         raise UserError(
-            f"{name} is of type {type(data).__name__} with {held}; give the rows of one split as a list of dicts, or as "
-            "one table."
+            f"{name} is of type {type(data).__name__} with {held}; give the rows of one split as a list of dicts, or "
+            "as one table."
         )
     found = next((found for kind in KINDS if (found := kind(data)) is not None), None) if _has_rows(data) else None
     if found is None:

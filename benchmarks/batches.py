@@ -14,7 +14,7 @@ import numpy as np
 from common import save, versions
 
 from jaxprefix.data import Batches
-from jaxprefix.data.examples import Examples, Vocabulary
+from jaxprefix.data.examples import Examples, Target, TargetSpec, Vocabulary
 
 STEPS = 50
 
@@ -26,12 +26,9 @@ def rows(count: int, longest: int = 50) -> Examples:
         ids=np.repeat(np.arange(count, dtype=np.int32) + 10, lengths),
         token_type_ids=np.zeros(lengths.sum(), np.int8),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=np.arange(count, dtype=np.int32) % 3,
-        names=("a", "b", "c"),
+        targets={"labels": Target(np.arange(count, dtype=np.int32) % 3, TargetSpec("row"))},
         vocabulary=Vocabulary(size=1000, padding_id=7, special_ids=(0, 1, 2, 7), mask_id=2),
         max_length=64,
-        per_token=False,
-        mask_rate=None,
     )
 
 

@@ -25,7 +25,7 @@ from jaxprefix.cli.configs import load_config
 from jaxprefix.distributed.mesh import make_mesh
 from jaxprefix.models.quantizing import quantize_tree
 from jaxprefix.tasks import prepare
-from jaxprefix.training.evaluation import evaluate_examples
+from jaxprefix.training.evaluation import run_rows
 from jaxprefix.training.step import make_eval_step
 
 PARTS = ("hidden", "perplexity", "quickstart")
@@ -108,7 +108,8 @@ def perplexity() -> dict[str, Any]:
     step, found = make_eval_step(model, mesh), {"rows": len(examples)}
     for name, other in {"float32": tree, "int8": quantize_tree(tree)}.items():
         frozen = {"backbone": other, "initialized": {}}
-        found[name] = {"bytes": size(other), **evaluate_examples(step, {}, frozen, task, examples, 64, mesh)}
+        measured = task.measure(run_rows(step, {}, frozen, task, jp.CausalLM(), examples, 64, mesh))
+        found[name] = {"bytes": size(other), **measured}
     return found
 
 

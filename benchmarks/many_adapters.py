@@ -51,7 +51,7 @@ def make_adapters(mixture: str, count: int, length: int) -> dict[str, Any]:
         trainable, frozen = model.init(jax.random.key(index), backbone.tree)
         trainable = jax.tree.map(lambda leaf: leaf + 0.02, trainable)  # no update of zeros, which all start with
         names = tuple(map(str, range(labels)))
-        found[f"adapter {index}"] = jp.Adapter(model, trainable, frozen, backbone, run, names, {})
+        found[f"adapter {index}"] = jp.Adapter(model, trainable, frozen, backbone, run, {"labels": list(names)}, {})
     return found
 
 

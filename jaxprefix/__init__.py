@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxprefix.methods import PUBLIC
 from jaxprefix.renamed import NAMES
+from jaxprefix.tasks import PUBLIC as TASKS
 
 __version__ = "0.2.0"
 
@@ -21,7 +22,8 @@ _HOMES = {
     "jaxprefix.allocator": ("keep_large_buffers",),
     "jaxprefix.attention": ("VirtualTokens", "kernel_attention"),
     "jaxprefix.comparison": ("Comparison", "Entry", "compare"),
-    "jaxprefix.data.sources": ("Files", "Tfds"),
+    "jaxprefix.data.examples": ("TargetSpec",),
+    "jaxprefix.data.sources": ("Files", "InMemory", "Tfds"),
     "jaxprefix.distributed.mesh": ("MeshShape",),
     "jaxprefix.edits": (*("Context", "Dims", "Edits", "LayerEdit", "Leaf", "declare", "edit", "leaf", "static"),),
     "jaxprefix.errors": ("RunFailed", "UserError"),
@@ -39,7 +41,7 @@ _HOMES = {
     "jaxprefix.models.decoder_config": ("DecoderConfig",),
     "jaxprefix.models.encoder": ("Encoder",),
     "jaxprefix.models.encoder_config": ("EncoderConfig",),
-    "jaxprefix.models.heads": ("CausalLM", "MaskedLM", "SequenceClassifier", "TokenClassifier"),
+    "jaxprefix.models.heads": ("CausalLM", "Head", "LinearHead", "MaskedLM", "PooledHead", "register_head"),
     "jaxprefix.models.merging": ("merge_lora",),
     "jaxprefix.models.positions": ("convert_positions",),
     "jaxprefix.models.tuned": ("TunedModel",),
@@ -49,7 +51,7 @@ _HOMES = {
     "jaxprefix.starts": (
         *("AdapterStart", "LabelStart", "SinkStart", "TextStart", "TokenStart", "VocabularyStart", "start"),
     ),
-    "jaxprefix.tasks": ("CausalLanguage", "Classification", "ConditionalGeneration", "MaskedLanguage", "Tagging"),
+    "jaxprefix.tasks": tuple(TASKS),
     "jaxprefix.tasks.formats": ("CnnDailyMail", "CoQA", "E2E", "Format", "Piece", "WebNLG", "WebNLGTable"),
     "jaxprefix.training.config": ("NewBackbone", "Run"),
     "jaxprefix.training.loop": ("train",),

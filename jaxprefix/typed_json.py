@@ -5,6 +5,9 @@ were registered in this process (`register`); it imports nothing and calls nothi
 `int`, finite `float`, `str`, lists and dicts with text keys are themselves; what JSON cannot tell apart carries a tag
 as well: `{"type": "tuple", "items": [...]}`, `{"type": "float", "value": "nan"}`, and
 `{"type": "dict", "items": [[key, value], ...]}` for dicts with other keys or with a key called "type".
+
+A value that holds more than a configuration may (rows in memory) has a method `__stored__`, which gives the value that
+is written, compared and shown in its place.
 """
 
 import dataclasses
@@ -42,6 +45,11 @@ def register(cls: type[T]) -> type[T]:
         raise UserError(f"{_origin(cls)} and {_origin(known)} have the same class name; rename one of them.")
     _classes[name] = cls
     return cls
+
+
+def is_registered(cls: type) -> bool:
+    """Whether `to_json` can write values of the class."""
+    return _classes.get(cls.__name__) is cls
 
 
 def _origin(cls: type) -> str:
@@ -87,6 +95,7 @@ def from_json(text: str, expected: type = object) -> Any:
 def expression(value: Any, prefix: str = "") -> str:
     """A dataclass as the Python expression that makes it, without fields that have their defaults; `prefix` is put
     before the names of classes."""
+    value = _stored(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         given = [
             f"{field.name}={expression(getattr(value, field.name), prefix)}"
@@ -104,7 +113,13 @@ def differences(a: Any, b: Any) -> list[str]:
     return list(_differences(a, b, ""))
 
 
+def _stored(value: Any) -> Any:
+    """The value that is written in the place of another one: mostly that itself."""
+    return value.__stored__() if hasattr(type(value), "__stored__") else value
+
+
 def _encode(value: Any, path: str) -> Any:
+    value = _stored(value)
     if value is None or type(value) in (bool, int, str):
         return value
     if isinstance(value, float):
@@ -188,6 +203,7 @@ def _join(path: str, key: Any) -> str:
 
 
 def _differences(a: Any, b: Any, path: str) -> Iterable[str]:
+    a, b = _stored(a), _stored(b)
     if _both_dataclasses(a, b) and type(a).__name__ == type(b).__name__:
         names = [f.name for f in _init_fields(type(a))]
         a, b = ({name: getattr(value, name, _ABSENT) for name in names} for value in (a, b))

@@ -9,7 +9,7 @@ PACKAGE = ROOT / "jaxprefix"
 
 FLOORS = (
     ("errors", "renamed"),
-    ("trees", "typed_json", "paths", "allocator"),
+    ("trees", "typed_json", "paths", "allocator", "contract"),
     ("attention",),
     ("edits",),
     ("methods", "data", "distributed"),
@@ -175,3 +175,50 @@ def _is_type_of_config(node: ast.AST) -> bool:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
         return _is_config(node.args[0])
     return isinstance(node, ast.Attribute) and node.attr in ("kind", "model_type") and _is_config(node.value)
+
+
+def kind_words() -> set[str]:
+    """The names of the classes of tasks and heads."""
+    from jaxprefix.models import heads
+    from jaxprefix.tasks import LISTED
+
+    bases = {"Task", "LabelledTask", "Head", "LinearHead", "PooledHead"}
+    lists = {name for name in heads.__all__ if name[0].isupper()} | {n for names in LISTED.values() for n in names}
+    return bases | lists
+
+
+def kind_branches() -> list[str]:
+    """Where modules outside `tasks` and `models/heads` ask which kind a task or a head is: isinstance and class
+    patterns, `type(...)`, comparisons with `.task`, tables by either, and fields looked for by name."""
+    names, found = kind_words(), []
+    for module, tree in modules().items():
+        if room(module) == "tasks" or module.startswith("models.heads"):
+            continue
+        found += [f"{module}:{node.lineno}" for node in ast.walk(tree) if _asks_kind(node, names)]
+    return sorted(found)
+
+
+def _asks_kind(node: ast.AST, names: set[str]) -> bool:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id in ("isinstance", "issubclass"):
+            return bool(_named(node.args[1]) & names)
+        if node.func.id in ("getattr", "hasattr"):
+            return _is_task_or_head(node.args[0])
+    if isinstance(node, ast.Compare):
+        parts = [node.left, *node.comparators]
+        return any(_is_kind(part) or _named(part) & names for part in parts)
+    if isinstance(node, ast.Subscript):
+        return _is_kind(node.slice)
+    return isinstance(node, ast.MatchClass) and bool(_named(node.cls) & names)
+
+
+def _is_task_or_head(node: ast.AST) -> bool:
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return name in ("task", "head")
+
+
+def _is_kind(node: ast.AST) -> bool:
+    """`type(task)`, or the word for what a head answers."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
+        return _is_task_or_head(node.args[0])
+    return isinstance(node, ast.Attribute) and node.attr == "task" and _is_task_or_head(node.value)

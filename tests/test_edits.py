@@ -16,8 +16,8 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods import HeadOnly, PTuningV2
 from jaxprefix.methods.base import Method
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.tasks import SequenceClassifier
 from tests import tiny
 
 DIMS = Encoder(tiny.config()).dims

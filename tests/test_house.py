@@ -49,3 +49,26 @@ def test_a_question_for_a_family_would_be_seen():
     for text in ("isinstance(task, Tagging)", "model.backbone.config.causal", "kind == 'tagging'"):
         (statement,) = ast.parse(text).body
         assert not house._asks_family(statement.value, names, types), text
+
+
+def test_nobody_outside_tasks_and_heads_asks_which_kind_a_task_or_a_head_is():
+    assert house.kind_branches() == []
+
+
+def test_a_question_for_a_kind_would_be_seen():
+    names = house.kind_words()
+    for text in (
+        "isinstance(run.task, Tagging)",
+        "isinstance(head, SequenceClassifier | CausalLM)",
+        "HEADS[type(run.task)]",
+        "type(task) is Classification",
+        "head.task == 'tagging'",
+        "TABLE[head.task]",
+        "getattr(run.task, 'labels', None)",
+        "hasattr(head, 'num_labels')",
+    ):
+        (statement,) = ast.parse(text).body
+        assert any(house._asks_kind(node, names) for node in ast.walk(statement)), text
+    for text in ("run.task.packed", "head.unit == 'row'", "type(task).__name__", "isinstance(run.backbone, str)"):
+        (statement,) = ast.parse(text).body
+        assert not any(house._asks_kind(node, names) for node in ast.walk(statement)), text

@@ -55,9 +55,9 @@ def main() -> None:
         seen = watch(jax, loop)
         result = jp.train(run)
         setup, last = seen["setup"], seen["last"]
-        test = loop.evaluate_examples(
-            seen["eval_step"], last, setup.frozen, run.task, setup.examples["test"], run.batch_size, setup.mesh
-        )
+        head, rows = setup.model.head, setup.examples["test"]
+        found = loop.run_rows(seen["eval_step"], last, setup.frozen, run.task, head, rows, run.batch_size, setup.mesh)
+        test = run.task.measure(found)
     used = resource.getrusage(resource.RUSAGE_SELF)
     answer(
         test_accuracy=test["accuracy"],

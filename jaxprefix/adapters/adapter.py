@@ -1,27 +1,26 @@
 """What a finished run leaves: writing its adapter folder, opening one, and asking it."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
 
 from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
-from jaxprefix.data import Files
+from jaxprefix.data import Examples, Files, InMemory
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts, stream_text
-from jaxprefix.models.heads import Head
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import encode_texts, prepare
-from jaxprefix.tasks.encode import columns_of
-from jaxprefix.tasks.formats.tokens import stop_words, with_added_tokens
+from jaxprefix.tasks.base import Evaluated, Facts
 from jaxprefix.training.config import Run
-from jaxprefix.training.evaluation import evaluate_examples, run_rows, score_texts
+from jaxprefix.training.evaluation import run_rows, score_texts
 from jaxprefix.training.export import described_backbone
 from jaxprefix.training.setup import Backbone, read_run_backbone
 from jaxprefix.training.step import make_eval_step
@@ -37,7 +36,7 @@ class Adapter:
       model, trainable, frozen: for `model.apply(trainable, frozen, batch)`.
       backbone: the module, the tokenizer and the identity of the backbone.
       run: the config that it was trained by.
-      labels: the labels' names in the order of the logits.
+      facts: what the task knows of its training rows.
       metrics: what was measured at the end of the run, by split.
     """
 
@@ -46,32 +45,37 @@ class Adapter:
     frozen: Tree
     backbone: Backbone
     run: Run
-    labels: tuple[str, ...]
+    facts: Facts
     metrics: dict[str, Any]
 
-    def predict(self, rows: Sequence[str | Mapping[str, Any]], *, batch_size: int = 32) -> list[dict[str, Any]]:
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels' names in the order of the logits, where the task has labels."""
+        return tuple(self.facts.get("labels", ()))
+
+    def predict(
+        self, rows: Sequence[str | Mapping[str, Any]], *, batch_size: int = 32, probabilities: bool = False
+    ) -> list[dict[str, Any]]:
         """Labels and scores for texts.
 
         Args:
           rows: texts, or mappings with the columns that the run's task reads (for pairs and tagging).
-          batch_size: rows computed at a time.
+          batch_size: rows computed at a time; fewer rows are padded to a power of two. One program serves all calls
+            of one padded shape.
+          probabilities: whether answers hold the probabilities of all labels (`scores`) where they do not anyway, as
+            those of a classification do.
 
         Returns:
-          For a classification `{"label", "score", "scores": {label: probability}}` per row; for tagging
-          `{"words", "labels"}`, with None for words that were cut off.
+          What the task answers for each row (`Task.answers`): for a classification `{"label", "score", "scores":
+          {label: probability}}`; for tagging `{"words", "labels"}`, with None for words that were cut off.
         """
-        if self._head.task not in ("classification", "tagging"):
-            raise UserError(f"an adapter for {type(self.run.task).__name__} predicts no labels; use its hidden states.")
+        task = self.run.task
+        task.check_answers()
         if not rows:
             return []
-        examples = encode_texts(self.run.task, self.backbone.tokenizer, rows)
-        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
-        step = make_eval_step(self.model, mesh)
-        found = run_rows(step, self.trainable, self.frozen, examples, min(batch_size, len(rows)), mesh)
-        if self._head.task == "classification":
-            probabilities = np.asarray(jax.nn.softmax(found["logits"], axis=-1))
-            return [self.classified(row) for row in probabilities]
-        return [self.tagged(row, examples.row(i), found["predictions"][i]) for i, row in enumerate(rows)]
+        examples = encode_texts(task, self.backbone.tokenizer, rows, self.facts)
+        size = min(batch_size, 1 << (len(examples) - 1).bit_length())
+        return task.answers(self._evaluated(examples, size, probabilities), rows, probabilities)
 
     def generate(
         self,
@@ -95,7 +99,7 @@ class Adapter:
         prompts = encode_texts(self.run.task, self.backbone.tokenizer, rows)
         decoding = self.run.decoding if decoding is None else decoding
         model, tokenizer = self.model, self.backbone.tokenizer
-        options = {"batch_size": batch_size, "seed": seed, "stops": stop_words(self.run.task)}
+        options = {"batch_size": batch_size, "seed": seed, "stops": self.run.task.stops}
         return generate_texts(model, self.trainable, self.frozen, tokenizer, prompts, decoding, **options)
 
     def stream(self, row: str | Mapping[str, Any], decoding: Decoding | None = None, *, seed: int = 0) -> Iterator[str]:
@@ -104,51 +108,55 @@ class Adapter:
         prompt = encode_texts(self.run.task, self.backbone.tokenizer, [row])
         decoding = self.run.decoding if decoding is None else decoding
         model, tokenizer = self.model, self.backbone.tokenizer
-        options = {"seed": seed, "stops": stop_words(self.run.task)}
+        options = {"seed": seed, "stops": self.run.task.stops}
         return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, **options)
 
-    @property
-    def _head(self) -> Head:
-        assert self.model.head is not None  # a run's model has one (`Run.resolve_head`)
-        return self.model.head
+    def _evaluated(self, examples: Examples, batch_size: int, scores: bool = False) -> Evaluated:
+        head, mesh = self.model.head, self._mesh
+        assert head is not None  # a run's model has one (`Run.resolve_head`)
+        step = self._steps[scores]
+        return run_rows(step, self.trainable, self.frozen, self.run.task, head, examples, batch_size, mesh)
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh:
+        return make_mesh(MeshShape(data=1), jax.devices()[:1])
+
+    @functools.cached_property
+    def _steps(self) -> dict[bool, Any]:
+        """The compiled evaluations without and with scores, kept for the next call."""
+        return {scores: make_eval_step(self.model, self._mesh, scores) for scores in (False, True)}
 
     def _check_writes(self) -> None:
-        if self._head.task != "causal_language":
+        if self.model.head is None or not self.model.head.writes:
             raise UserError(
                 f"an adapter for {type(self.run.task).__name__} writes no text; take one of a decoder, tuned for "
                 "CausalLanguage or ConditionalGeneration."
             )
 
-    def classified(self, probabilities: np.ndarray) -> dict[str, Any]:
-        """What `predict` says of a row, from the probabilities `[C]` of its labels."""
-        best = int(probabilities.argmax())
-        scores = {label: float(p) for label, p in zip(self.labels, probabilities, strict=True)}
-        return {"label": self.labels[best], "score": float(probabilities[best]), "scores": scores}
-
-    def tagged(self, row: Any, example: dict[str, Any], predictions: np.ndarray) -> dict[str, Any]:
-        """What `predict` says of a row of words, from its tokens' predictions `[T]`."""
-        (column,) = columns_of(self.run.task)  # that of the words
-        words = row[column] if isinstance(row, Mapping) else row
-        words = words.split() if isinstance(words, str) else list(words)
-        first = np.flatnonzero(example["labels"] == 0)
-        tags: list[str | None] = [self.labels[label] for label in predictions[first]]
-        return {"words": words, "labels": tags + [None] * (len(words) - len(tags))}
-
-    def evaluate(self, *, split: str = "test", file: str | None = None, batch_size: int = 32) -> dict[str, float]:
+    def evaluate(
+        self, *, split: str = "test", file: str | None = None, rows: Any = None, batch_size: int = 32
+    ) -> dict[str, float]:
         """The task's metrics, its own first.
 
         Args:
-          split: `train`, `validation` or `test` of the run's source.
-          file: a file with the run's columns, instead of a split.
+          split: `train`, `validation` or `test` of the run's source, where that can be read again: rows that lay in
+            memory (`InMemory`) are not stored.
+          file: a file with the run's columns, instead of a split; a folder or a pattern of shards.
+          rows: rows with the run's columns, instead of a split: whatever `InMemory` takes.
           batch_size: rows computed at a time.
+
+        Raises:
+          UserError: the rows are not there any more, cannot be read, or do not fit the task.
         """
         task = self.run.task
+        if file is not None and rows is not None:
+            raise UserError("evaluate is given a file and rows; give one of them.")
         if file is not None:
             task, split = dataclasses.replace(task, source=Files(train=file, test=file)), "test"
-        examples = prepare(task, self.backbone.tokenizer, split, self.labels)
-        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
-        step = make_eval_step(self.model, mesh)
-        found = evaluate_examples(step, self.trainable, self.frozen, task, examples, batch_size, mesh)
+        if rows is not None:
+            task, split = dataclasses.replace(task, source=InMemory(test=rows)), "test"
+        examples = prepare(task, self.backbone.tokenizer, split, self.facts)
+        found = task.measure(self._evaluated(examples, batch_size))
         written = score_texts(
             task, split, self.model, self.trainable, self.frozen, self.backbone.tokenizer, self.run.decoding, batch_size
         )
@@ -166,7 +174,7 @@ class Adapter:
             config_json=to_json(self.run),
             backbone=described_backbone(self.backbone),
             metrics=self.metrics,
-            labels=list(self.labels) or None,
+            facts=self.facts,
         )
         return Path(folder)
 
@@ -185,7 +193,7 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
     files = read_adapter(folder)
     run = from_json(files.config_json, Run)
     if isinstance(backbone, Backbone):
-        found, tokenizer = backbone, with_added_tokens(run.task, backbone.tokenizer, backbone.module.dims.vocab)
+        found, tokenizer = backbone, run.task.extend_tokenizer(backbone.tokenizer, backbone.module.dims.vocab)
         if tokenizer is not backbone.tokenizer:
             found = dataclasses.replace(backbone, tokenizer=tokenizer)
     else:
@@ -197,12 +205,13 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
             f"{folder} was trained on {files.backbone['name']}, and {found.identity['source']} holds other weights; "
             "name the folder of the former as backbone."
         )
-    labels = tuple(files.labels or ())
-    model = TunedModel(found.module, run.method, run.resolve_head(len(labels)))
+    model = TunedModel(found.module, run.method, run.resolve_head(run.task.count(files.facts)))
     trainable, initialized = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.initialized))
     moved = set(flatten(trainable.get("backbone", {})))
     _, kept = split(found.tree, lambda path: path in moved)
-    return Adapter(model, trainable, {"backbone": kept, "initialized": initialized}, found, run, labels, files.metrics)
+    return Adapter(
+        model, trainable, {"backbone": kept, "initialized": initialized}, found, run, files.facts, files.metrics
+    )
 
 
 def predict(adapter: str | Path, rows: Sequence[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:

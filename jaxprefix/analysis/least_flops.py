@@ -14,7 +14,6 @@ gradients of frozen leaves, layers computed twice, and a method's own maps (LoRA
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -95,21 +94,12 @@ def least_flops(model: TunedModel, trainable: Any, rows: int, tokens: int) -> Le
 
 
 def _head_kernels(model: TunedModel, trainable: Tree, rows: int, tokens: int) -> dict[str, int]:
-    """FLOPs of each product of the head, forwards, by the path of its kernel: `head/...` where it is the head's own,
-    else that of the backbone's leaf."""
-    head, dims = model.head, model.backbone.dims
-    if head is None:
+    """FLOPs of each product of the head, forwards, by the path of its kernel (`Head.products`)."""
+    if model.head is None:
         return {}
-    if head.task in ("causal_language", "masked_language"):
-        names = {"causal_language": "lm_head/kernel", "masked_language": "mlm/decoder/kernel"}
-        path = "embeddings/word/embedding" if model.backbone.config.tied else names[head.task]
-        found = {path: 2 * tokens * dims.width * dims.vocab}
-        return found if head.task == "causal_language" else {"mlm/dense/kernel": 2 * tokens * dims.width**2, **found}
-    count = tokens if head.task == "tagging" else rows
-    kernels = {path: leaf.shape for path, leaf in flatten(trainable.get("head", {})).items() if path.endswith("kernel")}
-    found = {f"head/{path}": 2 * count * math.prod(shape) for path, shape in kernels.items()}
-    pooled = "pooler" in str(getattr(head, "pooling", ""))
-    return {"pooler/kernel": 2 * rows * dims.width**2, **found} if pooled else found
+    leaves = flatten(trainable.get("head", {})).items()
+    kernels = {path: leaf.shape for path, leaf in leaves if path.endswith("kernel")}
+    return model.head.products(model.backbone.config, kernels, rows, tokens)
 
 
 def _words(model: TunedModel, virtual: int, causal: bool) -> str:

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class AdapterFiles:
       config_json: the run's configuration, for `typed_json.from_json`.
       backbone: name, architecture, digest and fingerprint of the backbone it belongs to.
       metrics: what was measured.
-      labels: names of the labels in the order of the logits, where there are any.
+      facts: what the task knows of its training rows; the labels' names in the order of the logits under `labels`.
       version: the version of jaxprefix that wrote it.
     """
 
@@ -46,7 +46,7 @@ class AdapterFiles:
     config_json: str
     backbone: dict[str, Any]
     metrics: dict[str, Any]
-    labels: list[str] | None
+    facts: dict[str, Any]
     version: str
 
 
@@ -57,7 +57,7 @@ def write_adapter(
     config_json: str,
     backbone: dict[str, Any],
     metrics: dict[str, Any],
-    labels: list[str] | None,
+    facts: Mapping[str, Any],
 ) -> None:
     """Writes an adapter folder; an older one in its place is replaced, and either the old or the new one is there.
 
@@ -70,7 +70,7 @@ def write_adapter(
       config_json: what `typed_json.to_json` gave for the run's configuration.
       backbone: as JSON; "name" and, if it is there, "parameters" (their number) are shown in the model card.
       metrics: as JSON; numbers at the top level are shown in the model card.
-      labels: names of the labels in the order of the logits.
+      facts: what the task knows of its training rows, as JSON; its `labels` are shown in the model card.
 
     Raises:
       UserError: the place holds something else than an adapter folder, or cannot be written.
@@ -93,13 +93,16 @@ def write_adapter(
         "jaxprefix": _version(),
         "config": json.loads(config_json),
         "backbone": backbone,
-        "labels": labels,
+        "labels": facts.get("labels"),
+        "facts": {name: value for name, value in facts.items() if name != "labels"},
         "sha256": hashlib.sha256(tensors).hexdigest(),
         "empty": [name for name, leaf in flat.items() if leaf is _EMPTY],
     }
     trained = sum(leaf.size for name, leaf in arrays.items() if name.startswith("trainable/"))
     folder = as_path(folder)
-    text = card.model_card(folder.name, description["config"], backbone, metrics, labels, trained, len(tensors))
+    text = card.model_card(
+        folder.name, description["config"], backbone, metrics, facts.get("labels"), trained, len(tensors)
+    )
     with writing("the adapter", folder):
         recover_folder(folder)
         _check_replaceable(folder)
@@ -145,7 +148,9 @@ def read_adapter(folder: Any) -> AdapterFiles:
                 f"{form}, and this version reads up to {FORMAT}; upgrade jaxprefix."
             )
         config, empty = json.dumps(upgraded_config(description["config"], form)), description["empty"]
-        backbone, labels, version = description["backbone"], description["labels"], description["jaxprefix"]
+        backbone, version = description["backbone"], description["jaxprefix"]
+        named = {} if description["labels"] is None else {"labels": description["labels"]}
+        facts = {**named, **description.get("facts", {})}
         digest = description["sha256"]
         name = METRICS
         metrics = json.loads((folder / name).read_text())
@@ -163,7 +168,7 @@ def read_adapter(folder: Any) -> AdapterFiles:
             f"the file {name} of the adapter {folder} is damaged ({reason}); copy the folder again or export again."
         ) from error
     return AdapterFiles(
-        tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, labels, version
+        tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, facts, version
     )
 
 

@@ -75,7 +75,17 @@ def parse_run(args: Sequence[str], program: str, flags: str = "") -> Any:
     import tyro
 
     run = load_config(args[0])
-    options = {"prog": f"{program} {args[0]}", "args": list(args[1:]), "config": (tyro.conf.AvoidSubcommands,)}
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.struct_rule
+    def _(info: Any) -> Any:
+        """What is stored as something else (rows in memory) has no fields that could be written on a command line."""
+        if not hasattr(info.type, "__stored__"):
+            return None
+        return tyro.constructors.StructConstructorSpec(instantiate=lambda: info.default, fields=())
+
+    options: dict[str, Any] = {"prog": f"{program} {args[0]}", "args": list(args[1:]), "registry": registry}
+    options["config"] = (tyro.conf.AvoidSubcommands,)
     if not isinstance(run.backbone, str):
         return tyro.cli(type(run), default=run, **options)
     # a union of text and a dataclass is no option for tyro while subcommands are avoided: the text alone is

@@ -13,7 +13,7 @@ def run(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="jaxprefix evaluate", description="The metrics of an adapter on a split.")
     parser.add_argument("adapter", help="the adapter folder of a finished run")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    parser.add_argument("--file", help="a .jsonl, .csv or .parquet file with the run's columns, instead of a split")
+    parser.add_argument("--file", help="a file with the run's columns, or a folder of such, instead of a split")
     parser.add_argument("--backbone", help="where the backbone lies, if not where the run found it")
     parser.add_argument("--batch-size", type=int, default=32)
     options = parser.parse_args(args)

@@ -47,13 +47,11 @@ def run(args: Sequence[str]) -> int:
 
 def _reading(adapter: Any, columns: dict[str, str]) -> Any:
     """The adapter with the columns that its task reads."""
-    from jaxprefix.tasks import CausalLanguage, Classification
-
     task = adapter.run.task
-    if isinstance(task, CausalLanguage) and "text_pair" in columns:
-        raise UserError("--text-pair is a column of a classification, and this adapter writes text; remove it.")
-    if columns and not isinstance(task, Classification | CausalLanguage):
-        raise UserError("--text and --text-pair are columns of a classification, and this adapter tags words.")
+    for field in columns:
+        if field not in task.text_fields:
+            option = f"--{field.replace('_', '-')}"
+            raise UserError(f"{option} is a column that {type(task).__name__} does not read; remove it.")
     return dataclasses.replace(adapter, run=dataclasses.replace(adapter.run, task=dataclasses.replace(task, **columns)))
 
 

@@ -18,7 +18,6 @@ from jaxprefix.errors import UserError
 from jaxprefix.hf.loading import load_pretrained
 from jaxprefix.methods import PromptTuning
 from jaxprefix.methods.base import Method
-from jaxprefix.tasks.metrics import higher_is_better, main_metric
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.resume import StopSignal
 from jaxprefix.trees import count
@@ -132,13 +131,13 @@ def _sized(entry: Entry, budget: int, dims: Dims, run: Run) -> Method:
 
 def _stages(state: State, run: Run, name: str, method: Method, rates: list[float], seeds: int) -> Iterator[None]:
     """The three stages of a method, those that are not finished yet; yields after each."""
-    folder, metric = Path(run.folder) / name, main_metric(run.task)
+    folder, metric = Path(run.folder) / name, run.task.metric
     first = of_method(run, method, rates[0], folder / "rates")
     members = [{"optimizer.learning_rate": rate} for rate in rates]
     tried = state.stage(name, "rates", lambda: run_trials(first, members))
     yield
     scores = [trial["metrics"].get("validation", {}).get(metric) for trial in tried]
-    sign = 1 if higher_is_better(metric) else -1
+    sign = 1 if run.task.higher_is_better else -1
     ranked = sorted((-sign * score, place) for place, score in enumerate(scores) if score is not None)
     rate = state.stage(name, "rate", lambda: rates[ranked[0][1] if ranked else 0])
     tried_ones = ", ".join(f"{one:.3g} ({score})" for one, score in zip(rates, scores, strict=True))
@@ -153,10 +152,10 @@ def _stages(state: State, run: Run, name: str, method: Method, rates: list[float
 
 def _write(state: State, run: Run, names: list[str], reference: str, size: int) -> Comparison:
     """The tables and the picture of what is finished."""
-    metric, folder = main_metric(run.task), Path(run.folder)
+    metric, folder = run.task.metric, Path(run.folder)
     split = "test" if "test" in given_splits(run.task.source) else "validation"
     stages = {name: state.stages[name] for name in names}
-    rows = make_rows(stages, reference, metric, split, size, higher_is_better(metric))
+    rows = make_rows(stages, reference, metric, split, size, run.task.higher_is_better)
     tried = len(state.content["settings"]["rates"])
     notes = (
         f"{metric} on the {split} rows over {len(rows[0].values)} seeds. Differences are to {reference}, seed by seed, "

@@ -1,14 +1,15 @@
 """Where the rows come from, and the padded batches that a step consumes."""
 
-from jaxprefix.data.batches import Batches, batches_per_epoch, evaluation_batches, restore_order
+from jaxprefix.data.batches import Batches, batches_per_epoch, evaluation_batches, one_batch, restore_order
 from jaxprefix.data.examples import Examples, Vocabulary
 from jaxprefix.data.rows import Rows
-from jaxprefix.data.sources import Files, Source, Tfds, given_splits, open_split
+from jaxprefix.data.sources import Files, InMemory, Source, Tfds, given_splits, open_split
 
 __all__ = [
     "Batches",
     "Examples",
     "Files",
+    "InMemory",
     "Rows",
     "Source",
     "Tfds",
@@ -16,6 +17,7 @@ __all__ = [
     "batches_per_epoch",
     "evaluation_batches",
     "given_splits",
+    "one_batch",
     "open_split",
     "restore_order",
 ]

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from jaxprefix.data.examples import IGNORED, Examples
-from jaxprefix.data.masking import mask_tokens
+from jaxprefix.data.examples import Examples
 from jaxprefix.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -36,7 +35,7 @@ class Batches:
         self.buckets = training_buckets(examples, batch_size) if buckets is None else _checked(buckets, examples)
         order = grain.MapDataset.source(range(len(examples))).seed(seed % 2**32).shuffle().repeat(None)
         self._rows = order.batch(batch_size)
-        self._lengths = examples.lengths
+        self._lengths, self._tokens = examples.lengths, examples.token_counts
 
     @property
     def epoch_steps(self) -> int:
@@ -53,19 +52,21 @@ class Batches:
 
     def tokens(self, step: int) -> int:
         """Tokens of the global batch of a step, padding not counted."""
-        return int(self._lengths[self.rows(step)].sum())
+        return int(self._tokens[self.rows(step)].sum())
 
     def batch(self, step: int, own: Places | None = None, width: int | None = None) -> Batch:
         """The rows at the places `own` of the global batch, which are this process's; None for all of them.
 
-        int32 `input_ids` [B, T], bool `attention_mask` [B, T], float32 `weight` [B], and, unless the examples are
-        unlabelled, int32 `labels` [B] or [B, T]; where rows are packed int32 `segment_ids` [B, T], and where tokens
-        have types int32 `token_type_ids` [B, T], both 0 for padding. T is `width(step)`, or a larger `width` that is
+        int32 `input_ids` [B, T], bool `attention_mask` [B, T], float32 `weight` [B], and the examples' targets under
+        their names, `[B, ...]` or `[B, T, ...]`; where texts are packed int32 `segment_ids` [B, T], and where tokens
+        have types int32 `token_type_ids` [B, T], both 0 for padding. Where examples have several sequences there is an
+        axis C behind B, and sequences that pad it have no real token. T is `width(step)`, or a larger `width` that is
         given.
         """
         rows = self.rows(step)
         width = self.width(step) if width is None else width
-        return _padded(self.examples, rows if own is None else rows[own], width, self.seed, step)
+        rows = rows if own is None else rows[own]
+        return _padded(self.examples, rows, width, self.seed, step, np.ones(len(rows), np.float32))
 
 
 def batches_per_epoch(rows: int, batch_size: int) -> int:
@@ -79,7 +80,7 @@ def evaluation_batches(
     buckets: Sequence[int] | None = None,
     own: Places | None = None,
 ) -> Iterator[tuple[Batch, Integer[np.ndarray, " rows"]]]:
-    """Every row once, sorted by length so that little is padded.
+    """Every example once, sorted by length so that little is padded.
 
     Yields each batch (its rows at the places `own`, of the form that `Batches.batch` gives) with the numbers of the
     rows in the *global* batch: `result[index] = outputs[:len(index)]`, or `restore_order`. A last batch is filled up
@@ -94,15 +95,18 @@ def evaluation_batches(
         index = order[start : start + batch_size]
         filled = np.concatenate([index, np.repeat(index[-1:], batch_size - len(index))])
         width = _bucket(int(lengths[index].max()), buckets)
-        batch = _padded(examples, filled[own], width, seed=0, step=0)
-        batch["weight"] = (np.arange(batch_size) < len(index)).astype(np.float32)[own]
-        if "labels" in batch and batch["labels"].ndim == 2:
-            batch["labels"][batch["weight"] == 0] = IGNORED
-        yield batch, index
+        weight = (np.arange(batch_size) < len(index)).astype(np.float32)[own]
+        yield _padded(examples, filled[own], width, 0, 0, weight), index
+
+
+def one_batch(examples: Examples, index: Integer[np.ndarray, " B"]) -> Batch:
+    """The examples of these numbers as one batch, padded to the longest."""
+    width = int(examples.lengths[index].max(initial=1))
+    return _padded(examples, index, width, 0, 0, np.ones(len(index), np.float32))
 
 
 def restore_order(
-    outputs: Sequence[Any], indices: Sequence[Integer[np.ndarray, " _"]], fill: int | float = IGNORED
+    outputs: Sequence[Any], indices: Sequence[Integer[np.ndarray, " _"]], fill: int | float
 ) -> np.ndarray:
     """Outputs of evaluation batches, [B, ...] each, as one array in the order of the rows.
 
@@ -153,23 +157,32 @@ def _bucket(longest: int, buckets: tuple[int, ...]) -> int:
     return next(bucket for bucket in buckets if bucket >= longest)
 
 
-def _padded(examples: Examples, rows: np.ndarray, width: int, seed: int, step: int) -> Batch:
-    starts, lengths = examples.offsets[rows], examples.offsets[rows + 1] - examples.offsets[rows]
-    columns = np.arange(width)
-    mask = columns < lengths[:, None]
-    places = np.where(mask, starts[:, None] + columns, 0)
+def _padded(examples: Examples, rows: np.ndarray, width: int, seed: int, step: int, weight: np.ndarray) -> Batch:
+    choices, columns = examples.choices, np.arange(width)
+    if choices is None:
+        sequence, there = rows, np.ones(len(rows), bool)  # [B]
+    else:
+        assert examples.sequences is not None  # else there are no choices
+        first = examples.sequences[rows]
+        there = np.arange(choices) < (examples.sequences[rows + 1] - first)[:, None]  # [B, C]
+        sequence = np.where(there, first[:, None] + np.arange(choices), 0)
+    starts = examples.offsets[sequence]
+    lengths = np.where(there, examples.offsets[sequence + 1] - starts, 0)
+    mask = columns < lengths[..., None]  # [B, T] or [B, C, T]
+    places = np.where(mask, starts[..., None] + columns, 0)
     ids = np.where(mask, examples.ids[places], np.int32(examples.vocabulary.padding_id))
-    weight = np.ones(len(rows), np.float32)
     batch = {"input_ids": ids, "attention_mask": mask, "weight": weight}
     if examples.segment_ids is not None:
         batch["segment_ids"] = np.where(mask, examples.segment_ids[places], np.int32(0))
     if examples.token_type_ids is not None:
         batch["token_type_ids"] = np.where(mask, examples.token_type_ids[places], np.int32(0))
-    if examples.mask_rate is not None:
-        rates = np.where(np.isin(ids, examples.focus_ids), examples.focus_rate, examples.mask_rate)
-        batch["input_ids"], batch["labels"] = mask_tokens(ids, mask, rows, examples.vocabulary, rates, seed, step)
-    elif examples.per_token and examples.labels is not None:
-        batch["labels"] = np.where(mask, examples.labels[places], np.int32(IGNORED))
-    elif examples.labels is not None:
-        batch["labels"] = examples.labels[rows]
-    return batch
+    for name, target in examples.targets.items():
+        spec = target.spec
+        if spec.per == "row":
+            batch[name] = target.values[rows]
+        else:
+            place, real = (sequence, there) if spec.per == "sequence" else (places, mask)
+            real = real & (weight > 0).reshape(-1, *[1] * (real.ndim - 1))
+            real = real.reshape(*real.shape, *[1] * len(spec.shape))
+            batch[name] = np.where(real, target.values[place], np.asarray(spec.fill, target.values.dtype))
+    return batch if examples.finish is None else examples.finish(batch, rows, seed, step)

@@ -9,10 +9,12 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxprefix.data.rows import Rows
+from jaxprefix.data.source import Source
 from jaxprefix.errors import UserError
 from jaxprefix.paths import cache_folder
 
@@ -23,6 +25,25 @@ DEFINED_IN = {
     "super_glue": "tensorflow_datasets.text.super_glue",
 }
 GENERATED_HERE = ("little_world",)  # needs no download, so it is kept with the rest of the cache
+
+
+@dataclass(frozen=True)
+class Tfds(Source):
+    """A TFDS dataset, read without TensorFlow (so it must be prepared as array_record, which is done on demand)."""
+
+    name: str
+    """Name as TFDS spells it, with the config after a slash: `glue/rte`, `little_world/questions`."""
+    train: str | None = "train"
+    """The split to train on; slices such as `train[:90%]` work."""
+    validation: str | None = "validation"
+    """The split that chooses the best checkpoint and stops early."""
+    test: str | None = "test"
+    """The split that is looked at once, at the end."""
+    data_dir: str | None = None
+    """Folder of prepared datasets; TFDS's own default (`~/tensorflow_datasets`) where not given."""
+
+    def _open(self, split: str) -> Rows:
+        return open_dataset(self.name, getattr(self, split), self.data_dir)
 
 
 def open_dataset(name: str, split: str, data_dir: str | None = None) -> Rows:

@@ -1,117 +1,129 @@
-"""Rows of `.jsonl`, `.csv` and `.parquet` files."""
+"""Rows of files: one, or the shards of a folder or a glob as one table."""
 
-import csv
+import bisect
+import errno
+import glob
 import hashlib
-import json
-import mmap
-from array import array
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxprefix.data.readers import READERS
+from jaxprefix.data.readers.mapping import UNPACKERS, map_file
 from jaxprefix.data.rows import Rows
-from jaxprefix.errors import UserError
+from jaxprefix.data.source import Source
+from jaxprefix.errors import UserError, listed
+
+KINDS = ", ".join(READERS)
+REMEDIES = {
+    errno.EMFILE: "raise `ulimit -n`, or join shards into fewer",
+    errno.ENOSPC: "make room in the folder for temporary files, or name another in TMPDIR",
+}
+
+
+@dataclass(frozen=True)
+class Files(Source):
+    """Your own files: `.jsonl` (one JSON object per line), `.csv` and `.tsv` (with a header line), `.parquet`, or
+    `.arrow`, each also as `.gz` or `.zst`.
+
+    A folder, or a pattern such as `data/train-*.jsonl.gz` (`**` goes into folders), is one table: its files in the
+    order of their names. The columns of `.csv`, `.tsv`, `.parquet` and `.arrow` must be the same in all of them.
+    """
+
+    train: str
+    """The file, folder or pattern to train on."""
+    validation: str | None = None
+    """The file, folder or pattern that chooses the best checkpoint and stops early."""
+    test: str | None = None
+    """The file, folder or pattern that is looked at once, at the end."""
+
+    def _open(self, split: str) -> Rows:
+        return open_files(getattr(self, split))
+
+
+def open_files(path: str) -> Rows:
+    """The rows of a file, or of all shards of a folder or a pattern.
+
+    Raises:
+      UserError: there is none, one is of another kind, or damaged, or has other columns than the first one.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        files = [entry for entry in place.iterdir() if _kind(entry) in READERS and entry.name[0] not in "._"]
+        if not files:
+            raise UserError(f"The folder {path} holds no data files; use {KINDS}, also as {' or '.join(UNPACKERS)}.")
+        names = {file: str(Path(path) / file.name) for file in files}
+    elif not place.exists() and glob.has_magic(path):
+        files = [file for file in map(Path, glob.glob(str(place), recursive=True)) if file.is_file()]
+        if not files:
+            raise UserError(f"No file matches {path}{_neighbours(place)}.")
+        names = {file: str(file) for file in files}
+    else:
+        return open_file(path)
+    kinds = sorted({_kind(file) for file in files})
+    if len(kinds) > 1:
+        raise UserError(f"{path} holds files of several kinds ({listed(kinds)}); name those of one, as in *{kinds[0]}.")
+    return _joined(path, [open_file(names[file]) for file in sorted(files)])
 
 
 def open_file(path: str) -> Rows:
     """Open a file by its suffix. Raises `UserError` if it is missing, of another kind or damaged."""
     file = Path(path).expanduser()
-    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    if file.suffix not in readers:
-        raise UserError(f"The file {path} is of no kind that can be read; use one of {', '.join(readers)}.")
+    kind = _kind(file)
+    if kind not in READERS:
+        raise UserError(
+            f"The file {path} is of no kind that can be read; use one of {KINDS}, also as {' or '.join(UNPACKERS)}."
+        )
     if not file.is_file():
         raise UserError(f"The file {path} does not exist{_neighbours(file)}.")
     try:
-        with file.open("rb") as stream:
-            identity = f"{file.suffix} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
-        return readers[file.suffix](file, path, identity)
+        content = map_file(file, path)
+        return READERS[kind](content, path, f"{kind} {hashlib.sha256(content).hexdigest()}")
     except OSError as error:
-        raise UserError(
-            f"The file {path} cannot be read ({error.strerror or error}); check it and its rights."
-        ) from None
+        remedy = REMEDIES.get(error.errno or 0, "check it and its rights")
+        raise UserError(f"The file {path} cannot be read ({error.strerror or error}); {remedy}.") from None
+
+
+def _kind(file: Path) -> str:
+    """The suffix that says what a file holds, that of its compression aside."""
+    return (file.with_suffix("") if file.suffix in UNPACKERS else file).suffix
 
 
 def _neighbours(file: Path) -> str:
     if not file.parent.is_dir():
-        return f"; nor does the folder {file.parent}"
-    names = sorted(entry.name for entry in file.parent.iterdir() if entry.suffix in (".jsonl", ".csv", ".parquet"))
+        return f"; nor does the folder {file.parent}" if not glob.has_magic(str(file.parent)) else "; correct it"
+    names = sorted(entry.name for entry in file.parent.iterdir() if _kind(entry) in READERS)
     return f"; {file.parent} holds {', '.join(names[:10])}" if names else f"; {file.parent} holds no data files"
 
 
-def _jsonl(file: Path, name: str, identity: str) -> Rows:
-    """Only the lines' places are kept; a line is parsed when it is asked for. Blank lines are no rows."""
-    starts, ends, numbers = array("q"), array("q"), array("q")
-    position = 0
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                starts.append(position)
-                ends.append(position + len(line))
-                numbers.append(number)
-            position += len(line)
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if starts else b""
+def _joined(path: str, shards: Sequence[Rows]) -> Rows:
+    """The shards as one table. A `.jsonl` row has columns of its own, so that such shards have none to compare."""
+    first = shards[0]
+    for shard in shards:
+        if shard.columns is not None and first.columns is not None and {*shard.columns} != {*first.columns}:
+            raise UserError(
+                f"{shard.name} has the columns {listed(shard.columns, 20)}, and {first.name} has "
+                f"{listed(first.columns, 20)}; give all shards of {path} the same."
+            )
+        if shard.class_names != first.class_names:
+            raise UserError(f"{shard.name} names other classes than {first.name}; give all shards of {path} the same.")
+    if len(shards) == 1:
+        return first
+    ends = list(itertools.accumulate(len(shard) for shard in shards))
 
-    def locate(index: int) -> str:
-        return f"{name}:{numbers[index]}"
+    def place(index: int) -> tuple[Rows, int]:
+        number = bisect.bisect_right(ends, index)
+        return shards[number], index - (ends[number - 1] if number else 0)
 
     def read(index: int) -> dict[str, Any]:
-        try:
-            row = json.loads(content[starts[index] : ends[index]].decode("utf-8-sig"))
-        except ValueError as error:  # of the JSON or of the encoding
-            raise UserError(f"{locate(index)} is not JSON in UTF-8 ({error}); correct the line.") from None
-        if not isinstance(row, dict):
-            raise UserError(f'{locate(index)} is not a JSON object; write {{"column": value}}.')
-        return row
+        shard, inner = place(index)
+        return shard.read(inner)
 
-    return Rows(name, identity, len(starts), read, locate)
+    def locate(index: int) -> str:
+        shard, inner = place(index)
+        return shard.locate(inner)
 
-
-def _csv(file: Path, name: str, identity: str) -> Rows:
-    """Read whole, because quoted fields may hold line ends; every value is a string."""
-    rows: list[list[str]] = []
-    numbers = array("q")
-    line = 0  # the last line of the last whole row
-    with file.open("rb") as stream:
-        # Decoded line by line, because a text stream decodes ahead and would name a line too early.
-        reader = csv.reader((part.decode("utf-8") for part in stream), strict=True)
-        try:
-            header = [name.removeprefix("\ufeff") for name in next(reader, [])]
-            line = reader.line_num
-            for row in reader:
-                number, line = line + 1, reader.line_num
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise UserError(
-                        f"{name}:{number} has {len(row)} fields where the header has {len(header)}; correct the line."
-                    )
-                rows.append(row)
-                numbers.append(number)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{name}:{line + 1} is not CSV in UTF-8 ({error}); correct the line.") from None
-    if len(set(header)) != len(header):
-        raise UserError(f"{name}:1 names a column twice ({', '.join(header)}); rename one.")
-    return Rows(
-        name,
-        identity,
-        len(rows),
-        lambda index: dict(zip(header, rows[index], strict=True)),
-        lambda index: f"{name}:{numbers[index]}",
-    )
-
-
-def _parquet(file: Path, name: str, identity: str) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(file, memory_map=True)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"The file {name} is not parquet or is damaged ({error}); write it again.") from None
-    columns = dict(zip(table.column_names, (column.combine_chunks() for column in table.columns), strict=True))
-    return Rows(
-        name,
-        identity,
-        table.num_rows,
-        lambda index: {key: column[index].as_py() for key, column in columns.items()},
-        lambda index: f"{name}, row {index}",
-    )
+    identities = hashlib.sha256("\n".join(shard.identity for shard in shards).encode()).hexdigest()
+    return Rows(path, f"shards {identities}", ends[-1], read, locate, first.class_names, first.columns)

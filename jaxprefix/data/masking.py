@@ -4,6 +4,7 @@ Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2019, se
 become the mask token, 10 % a random token, 10 % stay.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -12,6 +13,33 @@ from jaxtyping import Bool, Float, Int32, Integer, UInt64
 from jaxprefix.data.examples import IGNORED, Vocabulary
 
 MASKED, REPLACED = 0.8, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """What masked language modelling does to every batch (`Examples.finish`).
+
+    Attributes:
+      vocabulary: of the tokenizer.
+      rate: share of the tokens that are to be predicted.
+      focus_ids: tokens that are to be predicted at `focus_rate` instead.
+      focus_rate: theirs.
+    """
+
+    vocabulary: Vocabulary
+    rate: float
+    focus_ids: tuple[int, ...] = ()
+    focus_rate: float = 0.0
+
+    def __call__(
+        self, batch: dict[str, np.ndarray], rows: Integer[np.ndarray, " B"], seed: int, step: int
+    ) -> dict[str, np.ndarray]:
+        """The batch with masked `input_ids` and `labels` `[B, T]`; `rows` are the examples' numbers."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        rates = np.where(np.isin(ids, self.focus_ids), self.focus_rate, self.rate)
+        masked, labels = mask_tokens(ids, mask, rows, self.vocabulary, rates, seed, step)
+        labels[batch["weight"] == 0] = IGNORED
+        return {**batch, "input_ids": masked, "labels": labels}
 
 
 def mask_tokens(

@@ -21,6 +21,8 @@ class Rows(Sequence):
     """Where row `i` is, for messages: `train.jsonl:17`."""
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label names of columns that hold indices into them."""
+    columns: tuple[str, ...] | None = None
+    """The columns; None where every row says itself which it has."""
 
     def __len__(self) -> int:
         return self.size

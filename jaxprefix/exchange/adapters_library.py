@@ -21,8 +21,8 @@ from jaxprefix.exchange.files import read_json, read_tensors
 from jaxprefix.exchange.layout import Tensors, from_linear, from_table, refuse_unknown, reparameterised, take
 from jaxprefix.methods import PrefixTuning, PTuningV2
 from jaxprefix.methods.prefix import PrefixMethod
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
-from jaxprefix.tasks import Classification, Tagging
+from jaxprefix.tasks import Classification, SequenceClassifier, Tagging, TokenClassifier
+from jaxprefix.tasks.base import Task
 from jaxprefix.trees import Tree
 
 CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
@@ -98,9 +98,9 @@ def from_adapters(tensors: Tensors, config: Mapping[str, Any], head_config: Mapp
         )
     pool, seen = _pool(tensors)
     method, leaves = _prefix(pool, settings, dims)
-    head, trained, labels, head_names = _head(tensors, head_config, dims)
+    kind, head, trained, labels, head_names = _head(tensors, head_config, dims)
     refuse_unknown(tensors, seen | head_names, LIBRARY)
-    return Converted(method, head, {"method": leaves, **trained}, labels=labels)
+    return Converted(method, kind, head, {"method": leaves, **trained}, labels=labels)
 
 
 def _pool(tensors: Tensors) -> tuple[dict[str, np.ndarray], set[str]]:
@@ -165,8 +165,8 @@ def _prefix(pool: Tensors, settings: Mapping[str, Any], dims: Dims) -> tuple[Pre
 
 def _head(
     tensors: Tensors, head_config: Mapping[str, Any], dims: Dims
-) -> tuple[SequenceClassifier | TokenClassifier, Tree, tuple[str, ...] | None, set[str]]:
-    """The head, its leaves, its labels' names, and the names of its tensors."""
+) -> tuple[type[Task], SequenceClassifier | TokenClassifier, Tree, tuple[str, ...] | None, set[str]]:
+    """The kind of task, the head, its leaves, its labels' names, and the names of its tensors."""
     settings = head_config.get("config")
     settings = settings if isinstance(settings, Mapping) else {}
     kind, layers = settings.get("head_type"), settings.get("layers")
@@ -191,8 +191,10 @@ def _head(
     if layers == 2:
         trained["backbone"] = {"pooler": from_linear(tensors, dense, dims.width, dims.width)}
     pooling = "trained_pooler" if layers == 2 else "pooler" if pooled else "first"
-    head = SequenceClassifier(pooling=pooling) if kind == "classification" else TokenClassifier()
-    return head, trained, _labels(settings.get("label2id")), names
+    task, head = Tagging, TokenClassifier()
+    if kind == "classification":
+        task, head = Classification, SequenceClassifier(pooling=pooling)
+    return task, head, trained, _labels(settings.get("label2id")), names
 
 
 def _labels(numbers: Any) -> tuple[str, ...] | None:

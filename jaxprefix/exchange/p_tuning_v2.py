@@ -22,8 +22,7 @@ from jaxprefix.exchange.files import read_json, read_tensors
 from jaxprefix.exchange.layout import Linear, Tensors, from_linear, from_table, refuse_unknown, reparameterised, take
 from jaxprefix.methods import PTuningV2
 from jaxprefix.models.backbone_config import BackboneConfig
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
-from jaxprefix.tasks import Classification, Tagging
+from jaxprefix.tasks import Classification, SequenceClassifier, Tagging, TokenClassifier
 from jaxprefix.trees import Tree, flatten
 
 Kind = Literal["classification", "tagging"]
@@ -57,7 +56,7 @@ def import_p_tuning_v2(
         folder = Path(source).expanduser()
         tensors = read_tensors(folder, "model", "pytorch_model")
         config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    kind = kind or (task and _kind_of(type(task).__name__)) or _kind_of(" ".join(config.get("architectures") or ()))
+    kind = kind or (task and _kind_of(task.question)) or _kind_of(" ".join(config.get("architectures") or ()))
     if kind is None:
         raise UserError("the tensors do not tell sequences from tokens; say kind = 'classification' or 'tagging'.")
     base = read_base(backbone)
@@ -71,9 +70,9 @@ def import_p_tuning_v2(
 
 
 def _kind_of(name: str) -> Kind | None:
-    if re.search("TokenClassification|Tagging", name):
+    if re.search("TokenClassification|tagging", name):
         return "tagging"
-    return "classification" if re.search("SequenceClassification|Classification$", name) else None
+    return "classification" if re.search("SequenceClassification|classification", name) else None
 
 
 def from_p_tuning_v2(tensors: Tensors, kind: Kind, config: BackboneConfig, dims: Dims, backbone: Tree) -> Converted:
@@ -107,8 +106,9 @@ def from_p_tuning_v2(tensors: Tensors, kind: Kind, config: BackboneConfig, dims:
     refuse_unknown(tensors, {TABLE, *own, *encoder}, "P-Tuning v2")
     trainable: Tree = {"method": prefix, "head": {"classifier": from_linear(tensors, "classifier", dims.width)}}
     if kind == "tagging":
-        return Converted(method, TokenClassifier(), trainable)
-    return Converted(method, SequenceClassifier(pooling="pooler"), trainable, {"pooler": pooler} if pooler else {})
+        return Converted(method, Tagging, TokenClassifier(), trainable)
+    head, initialized = SequenceClassifier(pooling="pooler"), {"pooler": pooler} if pooler else {}
+    return Converted(method, Classification, head, trainable, initialized)
 
 
 def _checked_encoder(encoder: Tensors, config: BackboneConfig, backbone: Mapping[str, Any]) -> Linear | None:

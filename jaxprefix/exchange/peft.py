@@ -24,7 +24,7 @@ from jaxprefix.exchange.peft_prefix import PREFIX_TUNING
 from jaxprefix.hf.sources import EMBEDDED, find_folder
 from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.tasks import Task
+from jaxprefix.tasks.base import Task
 from jaxprefix.trees import Tree
 
 log = logging.getLogger("jaxprefix")
@@ -179,9 +179,9 @@ def from_peft(tensors: Tensors, config: Mapping[str, Any], module: Module) -> Co
             f"the tensor {wrong[0]} has the prefix of LoRA files, {lora}, where {kind.name} has {kind.root}; save the "
             "adapter again with PEFT."
         )
-    head, own, read = from_head(others, task, module.config, kind.root)
+    asked, head, own, read = from_head(others, task, module.config, kind.root)
     refuse_unknown(others, read, "PEFT", kind.what)
-    return Converted(method, head, {"method": leaves, **own})
+    return Converted(method, asked, head, {"method": leaves, **own})
 
 
 def _card(config: Mapping[str, Any], labels: Sequence[str]) -> str:

@@ -14,11 +14,12 @@ import numpy as np
 from jaxprefix.errors import UserError
 from jaxprefix.exchange.layout import Linear, Tensors, from_linear, take, to_linear
 from jaxprefix.models.backbone_config import BackboneConfig, Classifiers
-from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import CausalLM, Head
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.tasks import CausalLanguage, Classification, SequenceClassifier, Tagging, TokenClassifier
+from jaxprefix.tasks.base import Task
 from jaxprefix.trees import Tree, merge
 
-TASKS = {SequenceClassifier: "SEQ_CLS", TokenClassifier: "TOKEN_CLS", CausalLM: "CAUSAL_LM"}
 AUTO = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
@@ -35,9 +36,11 @@ class Written(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A head of PEFT in our terms: without its number of labels, its leaves by tree, and the names of its tensors."""
+    """A head of PEFT in our terms: its task, itself without its number of labels, its leaves by tree, and the names of
+    its tensors."""
 
-    head: SequenceClassifier | TokenClassifier | CausalLM
+    task: type[Task]
+    head: Head
     trainable: Tree
     known: set[str]
 
@@ -49,8 +52,8 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Writ
       UserError: transformers has no such head for this backbone.
     """
     head, config = model.head, model.backbone.config
-    task, theirs = TASKS.get(type(head), ""), config.classifiers
-    if not task or theirs is None or (task == "CAUSAL_LM" and not config.causal):
+    task, theirs = None if head is None else head.task_type, config.classifiers
+    if head is None or task is None or theirs is None or (task == "CAUSAL_LM" and not config.causal):
         raise UserError(
             f"PEFT has no counterpart of {type(head).__name__} on {config.model_type}; export an "
             "adapter with SequenceClassifier, TokenClassifier or, on a decoder, CausalLM."
@@ -62,12 +65,13 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Writ
         if theirs.tokens is None:
             raise UserError(f"transformers has no token classifier of {config.model_type}; export another adapter.")
         return Written(task, to_linear(_biased(linear), root + theirs.tokens), saved)
-    assert isinstance(head, SequenceClassifier)  # what TASKS calls SEQ_CLS
+    form = head.canonical(trainable, frozen["initialized"])
+    assert form is not None  # that of a linear map of one vector, as all heads of this task_type have
     if theirs.pooling == "last":
-        return Written(task, _last_token(head, theirs, linear, root), saved)
-    if head.pooling not in ("pooler", "trained_pooler"):
+        return Written(task, _last_token(str(form.pooling), theirs, linear, root), saved)
+    if not head.reads_pooler():
         raise UserError(
-            f'transformers has no head with pooling="{head.pooling}", so PEFT would classify another vector; '
+            f'transformers has no head with pooling="{form.pooling}", so PEFT would classify another vector; '
             'train with SequenceClassifier(pooling="trained_pooler") or "pooler".'
         )
     pooler = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))["pooler"]
@@ -75,15 +79,15 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Writ
     tensors = to_linear(_biased(linear), root + theirs.rows)
     if theirs.pooler_is_trained:
         return Written(task, {**named, **tensors}, saved)
-    if head.pooling == "trained_pooler" or "pooler" in frozen["initialized"]:
+    if head.trains("pooler/kernel") or "pooler" in frozen["initialized"]:
         return Written(task, {**tensors, **named}, ["pooler", *saved])
     return Written(task, tensors, saved)
 
 
-def _last_token(head: SequenceClassifier, theirs: Classifiers, linear: Tree, root: str) -> dict[str, np.ndarray]:
-    if head.pooling != "last":
+def _last_token(pooling: str, theirs: Classifiers, linear: Tree, root: str) -> dict[str, np.ndarray]:
+    if pooling != "last":
         raise UserError(
-            f'transformers classifies rows on a decoder by the last token, and this head has pooling="{head.pooling}"; '
+            f'transformers classifies rows on a decoder by the last token, and this head has pooling="{pooling}"; '
             'train with SequenceClassifier(pooling="last", bias=False).'
         )
     if np.any(np.asarray(linear.get("bias", 0))):
@@ -121,17 +125,17 @@ def from_head(tensors: Tensors, task: str, config: BackboneConfig, root: str) ->
             raise UserError(
                 f"task_type = CAUSAL_LM needs a decoder, and {config.model_type} is an encoder; name the base model."
             )
-        return Found(CausalLM(), {}, known)
+        return Found(CausalLanguage, CausalLM(), {}, known)
     if task == "TOKEN_CLS":
-        return Found(TokenClassifier(), {"head": {"classifier": read(theirs.tokens or "score")}}, known)
+        return Found(Tagging, TokenClassifier(), {"head": {"classifier": read(theirs.tokens or "score")}}, known)
     if theirs.pooling == "last":
         name = f"{root}{theirs.rows}.weight"
         weight = take(tensors, name, (None, width))
         leaves = {"head": {"classifier": {"kernel": np.ascontiguousarray(weight.T)}}}
-        return Found(SequenceClassifier(pooling="last", bias=theirs.bias), leaves, {name})
+        return Found(Classification, SequenceClassifier(pooling="last", bias=theirs.bias), leaves, {name})
     has_pooler = theirs.pooler_is_trained or f"{root}{theirs.pooler}.weight" in tensors
     moved = read(theirs.pooler, width) if theirs.pooler and has_pooler else None
     linear = read(theirs.rows)
     head = SequenceClassifier(pooling="pooler" if moved is None else "trained_pooler")
     leaves = {"head": {"classifier": linear}, **({} if moved is None else {"backbone": {"pooler": moved}})}
-    return Found(head, leaves, known)
+    return Found(Classification, head, leaves, known)

@@ -19,7 +19,6 @@ from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.sampling import is_stop, sample
 from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.cache import Cache
-from jaxprefix.models.heads import CausalLM
 from jaxprefix.models.stack import should_unroll
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.trees import Tree, merge
@@ -212,7 +211,7 @@ def _checked(
     model: TunedModel, trainable: Tree, batch: Mapping[str, Any], decoding: Decoding, key: Array | None
 ) -> Tree:
     """The columns that decoding reads; refuses what cannot be decoded."""
-    if not model.backbone.config.causal or not isinstance(model.head, CausalLM):
+    if not model.backbone.config.causal or model.head is None or not model.head.writes:
         raise UserError("text is made by a decoder with a CausalLM head; take such a backbone and head.")
     if decoding.draws and key is None:
         raise UserError("tokens are drawn at random; give a key, as in key=jax.random.key(0), or set temperature=0.")

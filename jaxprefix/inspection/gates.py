@@ -176,7 +176,7 @@ def read_gates(adapter: Adapter | str | Path, split: str = "validation", *, batc
         seen = observed[index]
         return seen["alpha"], seen["gate"]
 
-    examples = prepare(run.task, adapter.backbone.tokenizer, split, adapter.labels)
+    examples = prepare(run.task, adapter.backbone.tokenizer, split, adapter.facts)
     alpha = gate = np.asarray(0.0)
     rows = 0
     for batch, numbers in evaluation_batches(examples, min(batch_size, len(examples))):

@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import flax.linen as nn
 from typing_extensions import override
 
+from jaxprefix.contract import Contract, required
 from jaxprefix.edits import NO_EDITS, Dims, Edits
 from jaxprefix.errors import UserError
 
 
-class Method:
+class Method(Contract):
     """A tuning method: a frozen dataclass of hyperparameters that builds edits and knows no backbone.
 
     A class must have `build`, and may have the other members.
@@ -48,15 +49,6 @@ class Method:
         if "method_name" not in vars(cls):
             cls.method_name = snake_case(cls.__name__)
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Method":
-        """Refuses a class without `build`."""
-        if cls.build is Method.build:
-            raise UserError(
-                f"{cls.__name__} has no build; give it `def build(self, dims: jp.Dims) -> flax.linen.Module`, which "
-                "returns the module that makes its leaves and edits."
-            )
-        return super().__new__(cls)
-
     @classmethod
     def of_size(cls, size: int, like: "Method | None" = None) -> "Method":
         """The method with a size in its `size_fields`.
@@ -67,6 +59,7 @@ class Method:
         """
         return cls(**dict.fromkeys(cls.size_fields, size))
 
+    @required
     def build(self, dims: Dims) -> nn.Module:
         """The Linen module whose `apply({"params": params})` returns `Edits`; refuses what cannot be, as UserError."""
         raise NotImplementedError

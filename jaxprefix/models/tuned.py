@@ -12,7 +12,7 @@ from jaxprefix.edits import BUILT_RATES, Edits, Rates
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method, make_edits, parts_of
 from jaxprefix.models.backbone_config import Module
-from jaxprefix.models.batch_keys import check_token_types, read_attention_mask
+from jaxprefix.models.batch_keys import check_token_types, fold_choices, read_attention_mask
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head
 from jaxprefix.models.quantizing import refuse_quantized
@@ -22,7 +22,8 @@ from jaxprefix.trees import Tree, flatten, merge, split
 class Output(NamedTuple):
     """What a tuned model returns: `logits` (None without a head), the last `hidden` state `[B, T, D]`, and under
     `capture=True` every layer's, `captured` `[L + 1, B, T, D]`, and what each layer edit shows (gates, weights, shares
-    of the attention), `observed`, leaves `[L, ...]`."""
+    of the attention), `observed`, leaves `[L, ...]`. Of a batch `[B, C, T]` both are `[..., B, C, T, D]`, and
+    `observed` has `B C` rows."""
 
     logits: Array | None
     hidden: Array
@@ -128,9 +129,10 @@ class TunedModel:
         `edits` those that the method would make of its leaves; `cache` and `layers` are a decoder's; with `last` there
         are logits of the last column only."""
         backbone = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))
+        batch, unfold = fold_choices(batch)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         params = {name: backbone[name] for name in self.backbone.parts}
-        edits = self.edits(trainable) if edits is None else edits
+        edits = unfold.edits(self.edits(trainable) if edits is None else edits)
         encoded = self.backbone.apply(
             {"params": params},
             batch,
@@ -143,13 +145,16 @@ class TunedModel:
         )
         if edits.words is not None:
             backbone = {**backbone, "words": edits.words}
+        encoded = encoded._replace(
+            hidden=unfold(encoded.hidden), captured=None if encoded.captured is None else unfold(encoded.captured, 1)
+        )
         if self.head is None:
             return Output(None, *encoded)
-        mask = read_attention_mask(batch)
+        mask = unfold(read_attention_mask(batch))
         head_params, dims = trainable.get("head", {}), self.backbone.dims
         if rates.hidden is not None:
             dims = dataclasses.replace(dims, hidden_dropout=rates.hidden)
-        hidden, mask = (encoded.hidden[:, -1:], mask[:, -1:]) if last else (encoded.hidden, mask)
+        hidden, mask = (encoded.hidden[..., -1:, :], mask[..., -1:]) if last else (encoded.hidden, mask)
         logits = self.head(head_params, backbone, hidden, mask, dims, head_key if training else None)
         return Output(logits, *encoded)
 
@@ -168,8 +173,8 @@ class TunedModel:
         Args:
           trainable: from `init`, or trained since.
           frozen: from `init`.
-          batch: `input_ids` int `[B, T]`, `attention_mask` bool `[B, T]`, `token_type_ids` int `[B, T]` (the last two
-            may be absent).
+          batch: `input_ids` int `[B, T]`, or `[B, C, T]` where a row asks about C sequences; `attention_mask` bool and
+            `token_type_ids` int of the same shape (the last two may be absent).
           key: a typed key for dropout, needed when training.
           training: whether dropout applies.
           capture: whether to return every layer's hidden state and what the edits show.

@@ -171,7 +171,8 @@ def plan_run(
     devices = jax.devices() if topology is None else topology_devices(topology)
     mesh = make_mesh(dataclasses.replace(run.mesh, slices=slices) if slices > 1 else run.mesh, devices)
     shapes = run_shapes(run, mesh, tokens=tokens, labels=labels)
-    least = least_flops(shapes.model, shapes.state.trainable, run.batch_size, shapes.tokens)
+    sequences = math.prod(shapes.batch["input_ids"].shape[:-1])
+    least = least_flops(shapes.model, shapes.state.trainable, sequences, shapes.tokens)
     capacity = (devices[0].memory_stats() or {}).get("bytes_limit") if topology is None else topology.chip.usable
     train = _train_step(shapes, topology, capacity)
     both = evaluate and train.refusal is None

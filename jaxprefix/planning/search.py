@@ -165,7 +165,7 @@ def suggestions(plan: Plan, *, budget: float = 1800.0) -> list[dict[str, Any]]:
         if time.perf_counter() - started > budget:
             break
         try:
-            labels = getattr(plan.shapes.model.head, "num_labels", None)
+            labels = None if plan.shapes.model.head is None else plan.shapes.model.head.count
             other = plan_run(candidate, place, tokens=tokens, labels=labels, evaluate=False)
         except UserError as error:
             log.info("%s: %s", words, error)

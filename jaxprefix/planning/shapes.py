@@ -5,13 +5,11 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxprefix.distributed.mesh import by_rows, replicated
 from jaxprefix.models.stack import chosen_remat
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.tasks import Classification
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Abstract, placed_shape, set_up
 from jaxprefix.training.sharding import state_shardings
@@ -72,9 +70,9 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
     state = jax.tree.map(placed_shape, state, state_shardings(setup.model, state, mesh))
     rates = jax.tree.map(lambda leaf: placed_shape(leaf, replicated(mesh)), jax.eval_shape(optimizer.rates))
     eval_rows = run.eval_batch_size or run.batch_size
-    batch, eval_batch = (
-        _batch(run, module.config.has_token_types, rows, setup.longest, mesh) for rows in (run.batch_size, eval_rows)
-    )
+    assert setup.model.head is not None  # a run's model has one
+    typed, count = module.config.has_token_types, setup.model.head.count
+    batch, eval_batch = (_batch(run, typed, rows, setup.longest, count, mesh) for rows in (run.batch_size, eval_rows))
     return Shapes(
         run=run,
         mesh=mesh,
@@ -90,18 +88,6 @@ def run_shapes(run: Run, mesh: Mesh, *, tokens: int | None = None, labels: int |
     )
 
 
-def _batch(run: Run, typed: bool, rows: int, tokens: int, mesh: Mesh) -> dict[str, Any]:
-    by_token = {"input_ids": jnp.int32, "attention_mask": jnp.bool_}
-    if typed:
-        by_token["token_type_ids"] = jnp.int32
-    if getattr(run.task, "packed", False):
-        by_token["segment_ids"] = jnp.int32
-    per_row = isinstance(run.task, Classification)
-    if not per_row:
-        by_token["labels"] = jnp.int32
-    place = by_rows(mesh)
-    batch = {name: jax.ShapeDtypeStruct((rows, tokens), dtype, sharding=place) for name, dtype in by_token.items()}
-    batch["weight"] = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=place)
-    if per_row:
-        batch["labels"] = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=place)
-    return batch
+def _batch(run: Run, typed: bool, rows: int, tokens: int, count: int | None, mesh: Mesh) -> dict[str, Any]:
+    shapes, place = run.task.batch_shapes(rows, tokens, count, typed), by_rows(mesh)
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place) for name, leaf in shapes.items()}

@@ -25,9 +25,9 @@ from jaxprefix.population.step import (
     make_population_step,
     resolve_vmap_size,
 )
-from jaxprefix.tasks.metrics import evaluate_metrics, higher_is_better, main_metric
+from jaxprefix.tasks.base import Facts
 from jaxprefix.training.config import Run
-from jaxprefix.training.evaluation import run_rows
+from jaxprefix.training.evaluation import measure, run_rows, with_facts
 from jaxprefix.training.host_loop import HostLoop
 from jaxprefix.training.resume import MemberHistory, StopSignal, keep_compiled_programs
 from jaxprefix.training.setup import set_up
@@ -47,7 +47,7 @@ class Population(HostLoop[PopulationState]):
       independent_order: whether each has its own data order.
       vmap_size: how many members are computed side by side; None decides by the backend.
       checkpoints: where its states are kept.
-      labels: the labels' names where something trained fixes them.
+      facts: what the task knows of its training rows, where something trained fixes it.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Population(HostLoop[PopulationState]):
         independent_order: bool,
         vmap_size: int | None,
         checkpoints: Checkpoints,
-        labels: list[str] | None = None,
+        facts: Facts | None = None,
     ):
         keep_compiled_programs()
         # the rates of the backbone's folder are needed for members that have none of their own
-        setup = set_up(dataclasses.replace(runs[0], hidden_dropout=None, attention_dropout=None), None, labels)
+        setup = set_up(dataclasses.replace(runs[0], hidden_dropout=None, attention_dropout=None), None, facts)
         seeds = [found.seed for found in runs] if independent_order else [run.seed]
         rows = setup.examples["train"]
         self._batches = [Batches(rows, run.batch_size, seed, run.buckets) for seed in seeds]
@@ -91,7 +91,7 @@ class Population(HostLoop[PopulationState]):
             label_smoothing=run.label_smoothing,
         )
         self._eval_step = make_population_eval_step(self.models[0], mesh, vmap_size)
-        self._maximise = higher_is_better(main_metric(run.task))
+        self._maximise = run.task.higher_is_better
         self._active = np.ones(len(runs), bool)
         self.histories = [MemberHistory() for _ in runs]
 
@@ -157,7 +157,7 @@ class Population(HostLoop[PopulationState]):
         self, step: int, state: PopulationState, progress: Progress, writers: Writers
     ) -> tuple[PopulationState, None]:
         """The state after an evaluation: best leaves renewed, members without patience at rest."""
-        metrics = self.measure(state.train.trainable, "validation")
+        metrics = [found for found, _ in self.measure(state.train.trainable, "validation")]
         improved, goes_on = np.zeros(len(self.runs), bool), np.ones(len(self.runs), bool)
         name = next(iter(metrics[0]))
         for index in np.flatnonzero(self._active):
@@ -176,20 +176,21 @@ class Population(HostLoop[PopulationState]):
         active, best = jax.device_put((state.active & goes_on, best), replicated(self.setup.mesh))
         return PopulationState(state.train, active, best), None
 
-    def measure(self, trainable: Tree, split: str) -> list[dict[str, float]]:
-        """Every member's metrics over all rows of a split."""
+    def measure(
+        self, trainable: Tree, split: str, facts: Sequence[Facts] | None = None
+    ) -> list[tuple[dict[str, float], Facts]]:
+        """Every member's metrics over all rows of a split, and its facts with what the split decides; `facts` are the
+        members' own, where another split decided something before."""
         examples, rows = self.setup.examples[split], self.run.eval_batch_size or self.run.batch_size
-        found = run_rows(self._eval_step, trainable, self.frozen, examples, rows, self.setup.mesh)
-        return [
-            evaluate_metrics(
-                self.run.task,
-                found["labels"],
-                found["predictions"][:, index],
-                label_names=examples.names,
-                losses=found["losses"][:, index],
-            )
+        task, head = self.run.task, self.models[0].head
+        assert head is not None  # a run's model has one
+        found = run_rows(self._eval_step, trainable, self.frozen, task, head, examples, rows, self.setup.mesh)
+        facts = [found.facts] * len(self.runs) if facts is None else facts
+        members = (
+            dataclasses.replace(found, outputs={name: value[:, index] for name, value in found.outputs.items()})
             for index in range(len(self.runs))
-        ]
+        )
+        return [measure(task, with_facts(member, own), split) for member, own in zip(members, facts, strict=True)]
 
     @override
     def info(self) -> dict[str, Any]:
@@ -198,7 +199,7 @@ class Population(HostLoop[PopulationState]):
             "members": [to_json(run) for run in self.runs],
             "independent_order": self.independent_order,
             "backbone": self.setup.backbone.identity,
-            "labels": list(self.setup.labels),
+            "facts": dict(self.setup.facts),
             "histories": [dataclasses.asdict(history) for history in self.histories],
             "jaxprefix": jaxprefix.__version__,
         }

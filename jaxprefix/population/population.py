@@ -96,8 +96,8 @@ def train_population(
         stored = checkpoints.read_info()
         if stored is not None:
             _refuse_other_members(run, runs, independent_order, stored)
-        labels = None if stored is None else stored["labels"] or None
-        population = Population(run, runs, independent_order, vmap_size, checkpoints, labels)
+        facts = None if stored is None else stored["facts"]
+        population = Population(run, runs, independent_order, vmap_size, checkpoints, facts)
         if stored is not None:
             refuse_other_backbone(population.setup, stored)
         state = population.init()
@@ -123,16 +123,19 @@ def _members(population: Population, state: PopulationState, members: Sequence[F
     setup, histories = population.setup, population.histories
     evaluated = np.array([history.best_step > 0 for history in histories])
     best = chosen(evaluated, state.best, state.train.trainable)
-    measured = {split: population.measure(best, split) for split in setup.examples if split != "train"}
+    measured, facts = {}, [setup.facts] * len(population.runs)
+    for split in sorted(setup.examples.keys() - {"train"}, key=lambda split: split != "validation"):
+        measured[split] = population.measure(best, split, facts)
+        facts = [own for _, own in measured[split]]
     found = []
     for index, (run, fields) in enumerate(zip(population.runs, members, strict=True)):
         folder = Path(run.folder) / str(index)
         run = dataclasses.replace(run, folder=str(folder))
-        metrics = {split: values[index] for split, values in measured.items()}
+        metrics = {split: values[index][0] for split, values in measured.items()}
         trainable = jax.device_get(member_of(best, index))
         frozen = {**population.frozen, "initialized": member_of(population.frozen["initialized"], index)}
         own = dataclasses.replace(setup, run=run, model=population.models[index], frozen=frozen)
-        adapter = write_run_adapter(folder / "adapter", own, trainable, metrics)
+        adapter = write_run_adapter(folder / "adapter", own, trainable, metrics, facts[index])
         found.append(Member(run, dict(fields), adapter, metrics, trainable, histories[index]))
         for split, values in metrics.items():
             log.info("member %d, %s: %s %.4f", index, split, *next(iter(values.items())))

@@ -128,8 +128,7 @@ def make_population_step(
 
 
 def make_population_eval_step(model: TunedModel, mesh: Mesh, vmap_size: int) -> OnMesh:
-    """The compiled evaluation of all members at one batch: `predictions` `[B, K]` or `[B, K, T]`, and `losses` of the
-    same shape where the batch has labels."""
+    """The compiled evaluation of all members at one batch: the outputs of a run's, with an axis K behind B."""
     look = pure_eval_step(model)
 
     def eval_step(trainable: Tree, frozen: Tree, batch: dict) -> dict[str, Array]:
@@ -137,7 +136,7 @@ def make_population_eval_step(model: TunedModel, mesh: Mesh, vmap_size: int) -> 
             return look(own[0], {**frozen, "initialized": own[1]}, batch)
 
         found = over_members(member_look, (trainable, frozen["initialized"]), vmap_size)
-        return {name: jnp.moveaxis(value, 0, 1) for name, value in found.items() if name != "logits"}
+        return {name: jnp.moveaxis(value, 0, 1) for name, value in found.items()}
 
     whole = replicated(mesh)
     look_at_all = jax.jit(eval_step, in_shardings=(whole, None, by_rows(mesh)), out_shardings=whole)

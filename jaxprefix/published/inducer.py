@@ -26,8 +26,8 @@ from jaxprefix.methods import (
     SequentialAdapter,
 )
 from jaxprefix.methods.base import Method
-from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.published.value import Published
+from jaxprefix.tasks import SequenceClassifier
 from jaxprefix.training.optimizer import Optimizer
 
 CODE = "of ychen-stat-ml/kernel-adapters"

@@ -15,8 +15,8 @@ import dataclasses
 
 from jaxprefix.methods.adaptive_prefix import AdaptivePrefix
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
 from jaxprefix.published.value import Published, Question
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 from jaxprefix.training.optimizer import Optimizer
 
 BERT, BERT_NAMES, ROBERTA = "bert-large-cased", "bert-large-uncased", "roberta-large"

@@ -7,9 +7,8 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods import NewTokens
 from jaxprefix.methods.base import Method
 from jaxprefix.models.heads import Head
-from jaxprefix.tasks import ConditionalGeneration, Task
-from jaxprefix.tasks.formats.tokens import added_tokens
-from jaxprefix.training.config import HEADS, Run
+from jaxprefix.tasks.base import Task
+from jaxprefix.training.config import Run
 from jaxprefix.training.optimizer import Optimizer
 
 Question = Literal["classification", "tagging", "multiple_choice", "generation"]
@@ -63,8 +62,7 @@ class Published:
         Raises:
           UserError: the configuration is for another kind of task, or for one that cannot be run here.
         """
-        kind = "generation" if isinstance(task, ConditionalGeneration) else HEADS[type(task)].task
-        if kind != self.question:
+        if task.question != self.question:
             asked = self.question.replace("_", " ")
             raise UserError(
                 f"{self.name} was published for {asked}, and {type(task).__name__} asks something else; take its "
@@ -72,7 +70,7 @@ class Published:
             )
         if self.max_length is not None:
             task = dataclasses.replace(task, max_length=self.max_length)
-        new = len(added_tokens(task))
+        new = len(task.added_tokens)
         fields = {
             "task": task,
             "backbone": self.backbone,

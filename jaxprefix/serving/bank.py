@@ -18,8 +18,8 @@ import numpy as np
 from jax import Array
 
 from jaxprefix.adapters.adapter import Adapter, load_adapter
-from jaxprefix.data import evaluation_batches, restore_order
-from jaxprefix.data.examples import Examples, joined
+from jaxprefix.data import evaluation_batches
+from jaxprefix.data.examples import joined
 from jaxprefix.edits import Edits, LayerEdit
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
@@ -29,7 +29,8 @@ from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.heads import CausalLM
-from jaxprefix.serving.heads import Classifier, HeadSlots, make_head_slots, read_head
+from jaxprefix.serving.answers import Part, answers, in_order, members_of
+from jaxprefix.serving.heads import HeadSlots, Served, make_head_slots, read_head
 from jaxprefix.serving.slots import Slot, canonical_edits, fill_slots, make_slots
 from jaxprefix.serving.writing import bank_generate
 from jaxprefix.tasks import encode_texts
@@ -48,7 +49,7 @@ class Member(NamedTuple):
     adapter: Adapter
     edits: tuple[LayerEdit, ...]
     offset: int
-    head: Classifier
+    head: Served
 
 
 class BankState(NamedTuple):
@@ -152,29 +153,29 @@ class Bank:
         """
         state = self._state
         which = _indices(state, adapters, len(rows))
-        if state.head_slots.task == "causal_language":
-            raise UserError("these adapters predict no labels; call bank.generate(rows, adapters) for their texts.")
+        for name in dict.fromkeys(adapters):
+            state.members[name].adapter.run.task.check_answers()
         if not rows:
             return []
-        order = np.argsort(which, kind="stable")
-        examples = self._encoded(state, rows, which, order)
-        self._check_lengths(state, examples.lengths, which[order])
-        size = min(batch_size, 1 << (len(rows) - 1).bit_length())
-        kept = "logits" if state.head_slots.task == "classification" else "predictions"
-        outputs, indices = [], []
+        parts = self._encoded(state, rows, which)
+        examples, members = joined([part.examples for part in parts]), members_of(parts)
+        self._check_lengths(state, examples.lengths, members)
+        size = min(batch_size, 1 << (len(examples) - 1).bit_length())
+        collected: list[list[dict[str, Array]]] = []
+        indices = []
         for batch, index in evaluation_batches(examples, size, self._buckets()):
             filled = np.concatenate([index, np.repeat(index[-1:], size - len(index))])
-            outputs.append(self._answer(state, batch, which[order][filled])[kept])
+            collected.append(self._answer(state, batch, members[filled])["outputs"])
             indices.append(index)
-        found = restore_order(jax.device_get(outputs), indices)
+        outputs = in_order(state.head_slots.heads, jax.device_get(collected), indices)
         results: list[dict[str, Any]] = [{}] * len(rows)
-        members = list(state.members.values())
-        for place, row in enumerate(order):
-            adapter = members[which[row]].adapter
-            if kept == "logits":
-                results[row] = adapter.classified(_softmax(found[place, : len(adapter.labels)]))
-            else:
-                results[row] = adapter.tagged(rows[row], examples.row(place), found[place])
+        for part, begin in zip(parts, np.cumsum([0, *(len(part.examples) for part in parts)]), strict=False):
+            member = list(state.members.values())[part.member]
+            found = outputs[state.head_slots.heads.index(member.head.head)]
+            own = {name: value[begin : begin + len(part.examples)] for name, value in found.items()}
+            answered = answers(member.adapter, member.head, own, part, [rows[row] for row in part.rows])
+            for row, answer in zip(part.rows, answered, strict=True):
+                results[row] = answer
         return results
 
     def generate(
@@ -197,7 +198,7 @@ class Bank:
         """
         state = self._state
         which = _indices(state, adapters, len(rows))
-        if state.head_slots.task != "causal_language":
+        if not all(head.writes for head in state.head_slots.heads):
             raise UserError("these adapters write no text; call bank(rows, adapters) for their labels.")
         if not rows:
             return []
@@ -206,30 +207,35 @@ class Bank:
         decoding.check(dims.vocab)
         if decoding.beams > 1:
             raise UserError("a bank decodes without a beam; set beams=1, or take one adapter with jp.load_adapter.")
-        order = np.argsort(which, kind="stable")
-        examples = self._encoded(state, rows, which, order)
-        self._check_lengths(state, examples.lengths + decoding.max_new_tokens - 1, which[order])
+        parts = self._encoded(state, rows, which)
+        examples, members = joined([part.examples for part in parts]), members_of(parts)
+        self._check_lengths(state, examples.lengths + decoding.max_new_tokens - 1, members)
 
         def decode(batch: dict, index: np.ndarray) -> Generated:
             filled = np.concatenate([index, np.repeat(index[-1:], len(batch["input_ids"]) - len(index))])
             key = jax.random.fold_in(jax.random.key(seed), int(index[0])) if decoding.draws else None
-            module, own = self.backbone.module, which[order][filled]
+            module, own = self.backbone.module, members[filled]
             return bank_generate(module, decoding, state.stacks, self._frozen(), batch, own, key)
 
         texts = decoded_texts(examples, self.backbone.tokenizer, decode, batch_size, dims.positions)
+        order = np.concatenate([part.rows for part in parts])
         return [texts[place] for place in np.argsort(order, kind="stable")]
 
-    def _encoded(self, state: BankState, rows: Sequence[Any], which: np.ndarray, order: np.ndarray) -> Examples:
-        """The rows' tokens in the given order, which is by adapter, each by its adapter's task."""
+    def _encoded(self, state: BankState, rows: Sequence[Any], which: np.ndarray) -> list[Part]:
+        """The rows' tokens by adapter, each by its adapter's task."""
         parts = []
         for index, (name, member) in enumerate(state.members.items()):
-            own = [rows[row] for row in order if which[row] == index]
-            if own:
+            own = np.flatnonzero(which == index)
+            if len(own):
+                adapter = member.adapter
                 try:
-                    parts.append(encode_texts(member.adapter.run.task, self.backbone.tokenizer, own))
+                    made = encode_texts(
+                        adapter.run.task, self.backbone.tokenizer, [rows[int(row)] for row in own], adapter.facts
+                    )
                 except UserError as error:
                     raise UserError(f"of the rows for the adapter {name!r}: {error}") from error
-        return joined(parts)
+                parts.append(Part(index, own, made))
+        return parts
 
     def _buckets(self) -> list[int]:
         """Padded lengths, each twice the one before, the last being all that the position table can serve."""
@@ -242,7 +248,7 @@ class Bank:
         worst = int(np.argmax(lengths + offsets))
         check_positions(int(lengths[worst]), int(offsets[worst]), self.backbone.module.dims)
 
-    def _answer(self, state: BankState, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Array]:
+    def _answer(self, state: BankState, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Any]:
         columns = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
         return bank_forward(self.backbone.module, state.head_slots, state.stacks, self._frozen(), columns, which)
 
@@ -311,21 +317,22 @@ def load_adapters(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def bank_forward(
     encoder: Module, head_slots: HeadSlots, stacks: Tree, frozen: Tree, batch: Tree, which: Any
-) -> dict[str, Array]:
-    """`logits` `[B, C]` or `[B, T, C]` and their `predictions`, row i with the leaves at `which[i]` of the stacks."""
+) -> dict[str, Any]:
+    """`logits` `[B, C]` or `[B, T, C]`, and what each head makes of them, `outputs`; row i with the leaves at
+    `which[i]` of the stacks."""
     params = {name: frozen[name] for name in encoder.parts}
 
     def answer(leaves: Tree, columns: Tree) -> Array:
         one = {name: column[None] for name, column in columns.items()}
         edits = Edits(leaves["edits"], row_offsets=leaves["offset"][None])
         hidden = encoder.apply({"params": params}, one, edits).hidden
-        if head_slots.task == "causal_language":
+        if head_slots.unit == "vocabulary":
             return CausalLM()({}, frozen, hidden, one["attention_mask"], encoder.dims)[0]
         return head_slots.logits(leaves["head"], frozen, hidden, one["attention_mask"])[0]
 
     rows = jax.tree.map(lambda stack: jnp.take(stack, which, axis=0, mode="clip"), stacks)
     logits = jax.vmap(answer)(rows, batch)
-    return {"logits": logits, "predictions": logits.argmax(-1).astype(jnp.int32)}
+    return {"logits": logits, "outputs": head_slots.outputs(logits, batch)}
 
 
 @jax.jit
@@ -351,8 +358,3 @@ def _indices(state: BankState, adapters: Sequence[str], rows: int) -> np.ndarray
             near = difflib.get_close_matches(str(name), places, n=1) or list(places)
             raise UserError(f"the bank has no adapter {name!r}; name {' or '.join(map(repr, near))}.")
     return np.array([places[name] for name in adapters], np.int32)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()

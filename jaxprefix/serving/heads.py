@@ -4,32 +4,26 @@ A row's logits beyond its own labels are `-inf`: no probability, never the large
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import CausalLM, Head, Pooling, SequenceClassifier, TokenClassifier, affine, pool
-from jaxprefix.trees import Tree, flatten, merge
-
-Place = Pooling | Literal["own_pooler"]
+from jaxprefix.models.heads import Canonical, Head, Place, Unit, affine, pool
+from jaxprefix.trees import Tree, flatten
 
 POOLINGS: tuple[Place, ...] = ("mean", "first", "last", "pooler", "own_pooler")
 """Poolings that a program may hold: "pooler" is the backbone's, "own_pooler" one that came with the adapter."""
 
 
-class Classifier(NamedTuple):
-    """An adapter's head: its task, its pooling (None for tokens), its leaves as numpy arrays."""
+class Served(NamedTuple):
+    """An adapter's head in its canonical form, and without what differs between adapters of one kind."""
 
-    task: str
-    pooling: Place | None
-    kernel: np.ndarray  # [D, C]
-    bias: np.ndarray  # [C]
-    pooler: Tree | None
+    head: Head
+    form: Canonical
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,26 +31,29 @@ class HeadSlots:
     """What the heads of one program can be; hashable.
 
     Attributes:
-      task: `classification`, `tagging` or `causal_language`, whose head is the backbone's own.
+      unit: what one vector of logits stands for; that of the vocabulary is computed by the backbone's own head.
+      heads: the different heads, without their numbers of labels; each reduces the logits to its outputs.
       poolings: those that some row may ask for, in the order of `POOLINGS`; none for tokens.
       labels: the largest C.
     """
 
-    task: str
+    unit: Unit
+    heads: tuple[Head, ...]
     poolings: tuple[Place, ...]
     labels: int
 
-    def holds(self, head: Classifier) -> bool:
+    def holds(self, served: Served) -> bool:
         """Whether a head fits into these slots."""
-        fits = head.pooling is None or head.pooling in self.poolings
-        return fits and head.task == self.task and len(head.bias) <= self.labels
+        fits = served.form.pooling is None or served.form.pooling in self.poolings
+        return fits and served.head in self.heads and len(served.form.bias) <= self.labels
 
-    def fill(self, head: Classifier) -> Tree:
+    def fill(self, served: Served) -> Tree:
         """The head's leaves in the shapes of the slots."""
+        head = served.form
         more = self.labels - len(head.bias)
         leaves: Tree = {
             "kernel": np.pad(head.kernel, ((0, 0), (0, more))),
-            "bias": np.pad(head.bias, (0, more), constant_values=-np.inf),
+            "bias": np.pad(head.bias, (0, more), constant_values=head.fill),
         }
         if self.poolings:
             leaves["pooling"] = np.int32(self.poolings.index(head.pooling))
@@ -79,18 +76,22 @@ class HeadSlots:
             pooled = made[0] if len(made) == 1 else jnp.stack(made)[leaves["pooling"]]
         return affine(leaves, pooled)
 
+    def outputs(self, logits: Array, batch: Tree) -> list[dict[str, Array]]:
+        """What each of `heads` makes of logits `[B, C]`, `[B, T, C]` or `[B, T, V]`, with what tells scores."""
+        return [{**head.outputs(logits, batch), **head.scores(logits)} for head in self.heads]
 
-def read_head(name: str, head: Head | None, trainable: Tree, initialized: Tree) -> Classifier:
+
+def read_head(name: str, head: Head | None, trainable: Tree, initialized: Tree) -> Served:
     """An adapter's head.
 
     Raises:
-      UserError: it predicts neither labels nor words, is none of the package's, or leaves of the backbone were trained
-        beside it.
+      UserError: it has no canonical form, or leaves of the backbone were trained beside it.
     """
-    if head is None or type(head) not in (SequenceClassifier, TokenClassifier, CausalLM):
+    form = None if head is None or not _is_whole(type(head)) else head.canonical(trainable, initialized)
+    if head is None or form is None:
         raise UserError(
-            f"the adapter {name!r} has the head {type(head).__name__}, and only SequenceClassifier, TokenClassifier "
-            "and CausalLM can share a program; serve it on its own with jp.load_adapter."
+            f"the adapter {name!r} has the head {type(head).__name__}, which has no form that others share "
+            "(Head.canonical); serve it on its own with jp.load_adapter."
         )
     moved = [path for path in flatten(trainable.get("backbone", {})) if not head.trains(path)]
     if moved:
@@ -98,25 +99,31 @@ def read_head(name: str, head: Head | None, trainable: Tree, initialized: Tree) 
             f"the adapter {name!r} has trained {len(moved)} leaves of the backbone ({moved[0]}, for one), which the "
             "others share; serve it on its own with jp.load_adapter."
         )
-    if isinstance(head, CausalLM):  # it is the backbone's
-        return Classifier(head.task, None, np.zeros((1, 0), np.float32), np.zeros(0, np.float32), None)
-    pooling, pooler = getattr(head, "pooling", None), None
-    if pooling in ("pooler", "trained_pooler"):
-        pooler = merge(initialized, trainable.get("backbone", {})).get("pooler")
-        pooling = "pooler" if pooler is None else "own_pooler"
-    classifier, pooler = jax.tree.map(np.asarray, (trainable["head"]["classifier"], pooler))
-    bias = classifier.get("bias", np.zeros(classifier["kernel"].shape[1], np.float32))
-    return Classifier(head.task, pooling, classifier["kernel"], bias, pooler)
+    return Served(head.shared(), form)
 
 
-def make_head_slots(heads: dict[str, Classifier]) -> HeadSlots:
-    """Slots that hold every head; refuses heads of different tasks."""
-    first, task = next((name, head.task) for name, head in heads.items())
-    for name, head in heads.items():
-        if head.task != task:
+def _is_whole(cls: type[Head]) -> bool:
+    """Whether the form of a class is that of its own call: a subclass with another call has another form, or none."""
+    order = cls.__mro__
+    definers = {
+        name: next(i for i, base in enumerate(order) if name in vars(base)) for name in ("canonical", "__call__")
+    }
+    return definers["canonical"] <= definers["__call__"]
+
+
+def make_head_slots(served: dict[str, Served]) -> HeadSlots:
+    """Slots that hold every head; refuses heads whose logits are for different things."""
+    first, (head, _) = next(iter(served.items()))
+    for name, (other, _) in served.items():
+        if other.unit != head.unit:
             raise UserError(
-                f"the adapter {name!r} is for {head.task} and {first!r} for {task}, whose logits have different "
+                f"the adapter {name!r} is for {other.task} and {first!r} for {head.task}, whose logits have different "
                 "shapes; load them into two banks."
             )
-    asked = {head.pooling for head in heads.values()}
-    return HeadSlots(task, tuple(p for p in POOLINGS if p in asked), max(len(head.bias) for head in heads.values()))
+    asked = {form.pooling for _, form in served.values()}
+    return HeadSlots(
+        unit=head.unit,
+        heads=tuple(dict.fromkeys(head for head, _ in served.values())),
+        poolings=tuple(place for place in POOLINGS if place in asked),
+        labels=max(len(form.bias) for _, form in served.values()),
+    )

@@ -1,43 +1,50 @@
 """Which labels there are, and which of them a row has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError, listed
-from jaxprefix.tasks.encode import tag_values
-from jaxprefix.tasks.kinds import Classification, Tagging
 
 MOST = 20  # labels that a message lists
+LabelsOf = Callable[[Rows, Mapping[str, Any], int], Iterable[Any]]
+"""The raw labels of a row, from the rows, the row and its number."""
 
 
-def label_names(task: Classification | Tagging, rows: Rows) -> tuple[str, ...]:
-    """The labels in the order of the logits: the task's, else the dataset's own, else those of these training rows.
+def label_names(labels: Sequence[str] | None, column: str, rows: Rows, labels_of: LabelsOf) -> tuple[str, ...]:
+    """The labels in the order of the logits: the given ones, else the dataset's own, else those of these training rows.
 
     Labels found in the rows are sorted, as numbers where all are whole numbers.
+
+    Args:
+      labels: those that the task names, or None.
+      column: where the labels are.
+      rows: the training rows.
+      labels_of: the raw labels of a row.
     """
-    column = _column(task)
-    if task.labels is not None:
-        if len(set(task.labels)) != len(task.labels):
-            raise UserError(f"The labels {listed(task.labels, MOST)} name one twice; give each once.")
-        return task.labels
+    if labels is not None:
+        return checked_labels(labels)
     if column in rows.class_names:
         return rows.class_names[column]
     found: set[str] = set()
     for index, row in enumerate(rows):
-        raw = (
-            [rows.value(row, index, column)] if isinstance(task, Classification) else tag_values(task, rows, row, index)
-        )
-        found.update(map(str, raw))
+        found.update(map(str, labels_of(rows, row, index)))
     return tuple(sorted(found, key=int if all(map(_is_whole, found)) else None))
 
 
-def label_finder(task: Classification | Tagging, rows: Rows, names: tuple[str, ...]) -> Callable[[Any, int, str], int]:
-    """A function (raw value, row, column) -> index into `names`, raising `UserError` for a label that is not there."""
-    indices = {name: index for index, name in enumerate(names)}
-    own_names = rows.class_names.get(_column(task))
+def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels; refuses, as UserError, one that is named twice."""
+    if len(set(labels)) != len(labels):
+        raise UserError(f"The labels {listed(labels, MOST)} name one twice; give each once.")
+    return tuple(labels)
 
-    def find(value: Any, row: int, column: str) -> int:
+
+def label_finder(rows: Rows, column: str, names: Sequence[str]) -> Callable[[Any, int], int]:
+    """A function (raw value, row) -> index into `names`, raising `UserError` for a label that is not there."""
+    indices = {name: index for index, name in enumerate(names)}
+    own_names = rows.class_names.get(column)
+
+    def find(value: Any, row: int) -> int:
         name = str(value)
         if own_names is not None and isinstance(value, int):
             if not 0 <= value < len(own_names):
@@ -51,10 +58,6 @@ def label_finder(task: Classification | Tagging, rows: Rows, names: tuple[str, .
         return indices[name]
 
     return find
-
-
-def _column(task: Classification | Tagging) -> str:
-    return task.label if isinstance(task, Classification) else task.tags
 
 
 def _is_whole(text: str) -> bool:

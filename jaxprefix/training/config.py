@@ -3,7 +3,8 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from jaxprefix.data import Files, Tfds
+from jaxprefix.data.memory import Table
+from jaxprefix.data.sources import SOURCES
 from jaxprefix.distributed.mesh import MeshShape
 from jaxprefix.errors import UserError, check_rate
 from jaxprefix.generation.decoding import Decoding
@@ -11,24 +12,17 @@ from jaxprefix.methods import METHODS, PTuningV2
 from jaxprefix.methods.base import Method
 from jaxprefix.models.backbones import BackboneConfig  # whose families are values of runs
 from jaxprefix.models.fresh_init import Start as BackboneStart
-from jaxprefix.models.heads import CausalLM, Head, MaskedLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import CausalLM, Head, MaskedLM
 from jaxprefix.models.quantizing import Quantize
 from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
 from jaxprefix.starts import STARTS, Start, TextStart, startable
-from jaxprefix.tasks import CausalLanguage, Classification, ConditionalGeneration, MaskedLanguage, Tagging, Task
-from jaxprefix.tasks.formats import FORMATS
+from jaxprefix.tasks import load_kinds
+from jaxprefix.tasks.base import Task, check_task
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.typed_json import register
 
 Writer = Literal["tensorboard", "wandb"]
-HEADS: dict[type, type[Head]] = {
-    Classification: SequenceClassifier,
-    Tagging: TokenClassifier,
-    MaskedLanguage: MaskedLM,
-    CausalLanguage: CausalLM,
-    ConditionalGeneration: CausalLM,
-}
 
 
 @register
@@ -152,12 +146,7 @@ class Run:
             raise UserError("quantize is for pretrained weights, and this backbone is new; set quantize=None.")
         if self.start is not None:
             startable(self.method)
-        expected = HEADS[type(self.task)]
-        if self.head is not None and self.head.task != expected.task:
-            raise UserError(
-                f"{type(self.head).__name__} does not answer the task {type(self.task).__name__}; "
-                f"take {expected.__name__}, or remove head."
-            )
+        check_task(self.task, self.head, self.label_smoothing)
 
     def with_method(self, method: Method) -> "Run":
         """The run with another method and no baseline. The start goes along where that method has virtual tokens, a
@@ -171,23 +160,17 @@ class Run:
             start = dataclasses.replace(start, fit=True)
         return dataclasses.replace(self, method=method, start=start, baseline=None)
 
-    def resolve_head(self, num_labels: int) -> Head:
-        """The head with its number of labels filled in from the data."""
-        head = HEADS[type(self.task)]() if self.head is None else self.head
-        if not hasattr(head, "num_labels"):
-            return head
-        given = getattr(head, "num_labels", None)
-        if given not in (None, num_labels):
-            raise UserError(f"head.num_labels is {given}, but the data has {num_labels} labels; remove it.")
-        return dataclasses.replace(head, num_labels=num_labels)
+    def resolve_head(self, count: int | None) -> Head:
+        """The head with its number of labels filled in from the data (`Task.count`)."""
+        return (self.task.default_head() if self.head is None else self.head).with_count(count)
 
 
+load_kinds()  # which register themselves
 for _known in (
-    *(CausalLanguage, Classification, ConditionalGeneration, Files, MaskedLanguage, Tagging, Tfds),
+    *(*SOURCES, Table),
     *(Decoding, Rope),
     *METHODS,
-    *FORMATS,
     *STARTS,
-    *(CausalLM, MaskedLM, SequenceClassifier, TokenClassifier),
+    *(CausalLM, MaskedLM),
 ):
     register(_known)

@@ -6,12 +6,13 @@ import jax
 
 from jaxprefix.checkpoints.adapter import write_adapter
 from jaxprefix.distributed.rows import fetch_global
+from jaxprefix.tasks.base import Facts
 from jaxprefix.training.setup import Backbone, Setup
 from jaxprefix.trees import Tree, count
 from jaxprefix.typed_json import to_json
 
 
-def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any]) -> Any:
+def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any], facts: Facts) -> Any:
     """Writes the adapter folder of a run; returns it. All processes call it, the first one writes."""
     leaves = fetch_global({"trainable": trainable, "initialized": setup.frozen["initialized"]})
     if jax.process_index() == 0:
@@ -21,7 +22,7 @@ def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[
             config_json=to_json(setup.run),
             backbone=described_backbone(setup.backbone),
             metrics=metrics,
-            labels=list(setup.labels) or None,
+            facts=facts,
         )
     return folder
 

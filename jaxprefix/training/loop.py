@@ -17,9 +17,9 @@ from jaxprefix.distributed.mesh import put_batch, replicated
 from jaxprefix.distributed.processes import Agreement
 from jaxprefix.distributed.rows import local_rows
 from jaxprefix.errors import RunFailed
-from jaxprefix.tasks.metrics import higher_is_better, main_metric
+from jaxprefix.tasks.base import Facts
 from jaxprefix.training.config import Run
-from jaxprefix.training.evaluation import evaluate_examples, score_texts
+from jaxprefix.training.evaluation import measure, run_rows, score_texts, with_facts
 from jaxprefix.training.export import write_run_adapter
 from jaxprefix.training.host_loop import HostLoop
 from jaxprefix.training.preflight import check_before_training
@@ -86,7 +86,7 @@ def train(run: Run) -> Result:
 def _train(run: Run) -> Result:
     run.check()
     folder = run_folder(run.folder)
-    maximise = higher_is_better(main_metric(run.task))
+    maximise = run.task.higher_is_better
     keep_compiled_programs()
     # One process that is told to stop before its first step just ends; among several that would end the others badly.
     stop, listening = StopSignal(), jax.process_count() > 1
@@ -97,7 +97,7 @@ def _train(run: Run) -> Result:
         stored = checkpoints.read_info()
         if stored is not None:
             refuse_other_run(run, stored)
-        setup = set_up(run, labels=None if stored is None else stored["labels"] or None)
+        setup = set_up(run, facts=None if stored is None else stored["facts"])
         if stored is not None:
             refuse_other_backbone(setup, stored)
 
@@ -159,7 +159,7 @@ class _Loop(HostLoop[TrainState]):
         super().__init__(setup.run, setup, checkpoints, steps, batches.epoch_steps)
         self._batches, self._history = batches, history
         self._train_step, self._eval_step = train_step, eval_step
-        self._maximise = higher_is_better(main_metric(setup.run.task))
+        self._maximise = setup.run.task.higher_is_better
         self._rows = local_rows(setup.mesh, setup.run.batch_size)
         self._rates = jax.device_put(setup.run.optimizer.rates(), replicated(setup.mesh))
 
@@ -205,15 +205,13 @@ class _Loop(HostLoop[TrainState]):
 
     def measure(self, trainable: Tree, split: str) -> dict[str, float]:
         """The metrics over all rows of a split."""
-        run, setup = self.run, self.setup
-        rows, examples = run.eval_batch_size or run.batch_size, setup.examples[split]
-        return evaluate_examples(self._eval_step, trainable, setup.frozen, run.task, examples, rows, setup.mesh)
+        return _measured(self.setup, self._eval_step, trainable, split)[0]
 
     def info(self) -> dict[str, Any]:
         return {
             "run": to_json(self.run),
             "backbone": self.setup.backbone.identity,
-            "labels": list(self.setup.labels),
+            "facts": dict(self.setup.facts),
             "history": dataclasses.asdict(self._history),
             "jaxprefix": jaxprefix.__version__,
         }
@@ -235,20 +233,31 @@ def _finish(
         if best is not None:
             state = best[1]
     rows, tokenizer = run.eval_batch_size or run.batch_size, setup.backbone.tokenizer
-    metrics = {
-        split: {
-            **evaluate_examples(eval_step, state.trainable, setup.frozen, run.task, examples, rows, setup.mesh),
-            **score_texts(run.task, split, setup.model, state.trainable, setup.frozen, tokenizer, run.decoding, rows),
-        }
-        for split, examples in setup.examples.items()
-        if split != "train"
-    }
+    facts, metrics = setup.facts, {}
+    # the validation rows come first: what they decide is part of the adapter that the test rows are asked with
+    for split in sorted(setup.examples.keys() - {"train"}, key=lambda split: split != "validation"):
+        found, facts = _measured(setup, eval_step, state.trainable, split, facts)
+        written = score_texts(
+            run.task, split, setup.model, state.trainable, setup.frozen, tokenizer, run.decoding, rows
+        )
+        metrics[split] = {**found, **written}
     folder = run_folder(run.folder)
-    adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics)
+    adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics, facts)
     for split, found in metrics.items():
         log.info("%s: %s", split, _numbers(found))
     log.info("adapter: %s", adapter)
     return Result(folder, adapter, steps, metrics)
+
+
+def _measured(
+    setup: Setup, eval_step: Any, trainable: Tree, split: str, facts: Facts | None = None
+) -> tuple[dict[str, float], Facts]:
+    """The metrics over all rows of a split, and the facts with what the split decides."""
+    run, examples, head = setup.run, setup.examples[split], setup.model.head
+    assert head is not None  # a run's model has one
+    rows = run.eval_batch_size or run.batch_size
+    found = run_rows(eval_step, trainable, setup.frozen, run.task, head, examples, rows, setup.mesh)
+    return measure(run.task, found if facts is None else with_facts(found, facts), split)
 
 
 def _announce(setup: Setup, steps: int, batches: Batches) -> None:

@@ -45,7 +45,7 @@ def other_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def other_words_at_pads(
-    ids: Int[np.ndarray, "B T"], mask: Bool[np.ndarray, "B T"], vocab: int
-) -> Int[np.ndarray, "B T"]:
+    ids: Int[np.ndarray, "*B T"], mask: Bool[np.ndarray, "*B T"], vocab: int
+) -> Int[np.ndarray, "*B T"]:
     """Token ids with other words in place of pads."""
     return np.where(mask, ids, (ids + 7) % vocab)

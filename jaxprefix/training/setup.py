@@ -5,6 +5,7 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +32,8 @@ from jaxprefix.models.leaf_table import leaf_table
 from jaxprefix.models.model_sizes import known_config
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts import start
-from jaxprefix.tasks import CausalLanguage, ConditionalGeneration, MaskedLanguage, prepare
-from jaxprefix.tasks.formats.tokens import added_tokens, with_added_tokens
+from jaxprefix.tasks import prepare
+from jaxprefix.tasks.base import Facts, check_stack
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.sharding import frozen_shardings, tree_shardings
 from jaxprefix.trees import Tree
@@ -100,8 +101,13 @@ class Setup:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels' names in the order of the logits."""
-        return next(iter(self.examples.values())).names
+        """The labels' names in the order of the logits, where the task has labels."""
+        return tuple(self.facts.get("labels", ()))
+
+    @property
+    def facts(self) -> Facts:
+        """What the task knows of its training rows."""
+        return next(iter(self.examples.values())).facts
 
 
 def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
@@ -123,7 +129,7 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
         identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
     name_inputs(tokenizer, config.has_token_types)
     check_vocabulary(tokenizer, config, source)
-    tokenizer = with_added_tokens(run.task, tokenizer, config.vocab)
+    tokenizer = run.task.extend_tokenizer(tokenizer, config.vocab)
     return Backbone(_run_module(run, config), tree, tokenizer, identity)
 
 
@@ -178,7 +184,7 @@ def _run_module(run: Run, config: BackboneConfig) -> Module:
 def set_up(
     run: Run,
     splits: Sequence[str] | None = None,
-    labels: Sequence[str] | None = None,
+    facts: Facts | None = None,
     *,
     abstract: Abstract | None = None,
 ) -> Setup:
@@ -187,7 +193,7 @@ def set_up(
     Args:
       run: the run.
       splits: which splits to prepare; None for all that the source gives.
-      labels: the labels' names where something trained fixes them.
+      facts: what the task knows of its training rows, where something trained fixes it.
       abstract: what stands in for devices and data; None reads them.
 
     Raises:
@@ -199,23 +205,25 @@ def set_up(
     backbone = read_run_backbone(run, mesh) if abstract is None else read_backbone_shapes(run, mesh)
     dims = backbone.module.dims
     run.method.build(dims)  # what cannot be is refused before the data is read
-    _refuse_other_side(run, backbone.module)
+    check_stack(run.task, dims.causal, run.backbone if isinstance(run.backbone, str) else "this backbone")
     examples: dict[str, Examples] = {}
     names: Sequence[str] = ()
     if abstract is None:
         examples = {
-            split: prepare(run.task, backbone.tokenizer, split, labels)
+            split: prepare(run.task, backbone.tokenizer, split, facts)
             for split in (given_splits(run.task.source) if splits is None else splits)
         }
-        names = next(iter(examples.values())).names
-        count, longest = len(names), max(int(rows.lengths.max(initial=0)) for rows in examples.values())
+        first = next(iter(examples.values()))
+        names, count = first.labels, run.task.count(first.facts)
+        longest = max(int(rows.lengths.max(initial=0)) for rows in examples.values())
     else:
         count = labels_of(run, abstract.labels)
         longest = abstract.tokens or (max(run.buckets) if run.buckets else run.task.max_length)
     model = TunedModel(backbone.module, run.method, run.resolve_head(count))
     if abstract is None:
         # from here on all processes compute together
-        word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)}".encode()).hexdigest()
+        known = json.dumps(first.facts, sort_keys=True)
+        word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)} {known}".encode()).hexdigest()
         barrier(f"the set-up of {run.folder}", word)
         trainable, frozen = init_trees(run, model, backbone, names)
         places = tree_shardings(backbone.module, {"initialized": frozen["initialized"]}, mesh)
@@ -236,23 +244,24 @@ def placed_shape(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
 
 def labels_of(run: Run, labels: int | None) -> int:
     """How many labels a run has, as far as it says so itself."""
-    if labels is not None:
-        return labels
-    named = getattr(run.task, "labels", None)
-    known = getattr(run.head, "num_labels", None)
-    return len(named) if named else known or LABELS
+    known = None if run.head is None else run.head.count
+    return labels or run.task.count(None) or known or LABELS
 
 
 def _check_run(run: Run, backbone: Backbone, model: TunedModel, edits: Edits) -> None:
     """Refuses what method, task and optimizer do not have for each other."""
-    form = getattr(run.task, "format", None)
-    needed, there = len(added_tokens(run.task)), 0 if edits.words is None else edits.words.shape[0]
+    needed, there = len(run.task.added_tokens), 0 if edits.words is None else edits.words.shape[0]
     if needed and needed != there:
         raise UserError(
-            f"{type(form).__name__} adds {needed} tokens and the method has new rows for {there}; put "
+            f"{type(run.task).__name__} adds {needed} tokens and the method has new rows for {there}; put "
             f"NewTokens({needed}) into the method, as in {type(run.method).__name__}(...) + NewTokens({needed})."
         )
-    if edits.prompt is not None and getattr(run.task, "packed", False):
+    if run.task.packed and not model.backbone.dims.causal:
+        raise UserError(
+            f"{type(run.task).__name__} packs several texts into a row, which an encoder would read as one; set "
+            "packed=False, or take a decoder."
+        )
+    if edits.prompt is not None and run.task.packed:
         raise UserError(
             f"{type(run.method).__name__} puts a prompt before each row, and a packed row holds several examples; set "
             "packed=False."
@@ -264,10 +273,12 @@ def _check_run(run: Run, backbone: Backbone, model: TunedModel, edits: Edits) ->
             f"optimizer.gate_learning_rate is set, but {type(run.method).__name__} has no gate; remove it, or take "
             "AdaptivePrefix."
         )
-    if isinstance(run.task, MaskedLanguage) and "mlm" not in backbone.tree and not run.method.trains("mlm/bias"):
+    assert model.head is not None  # a run's model has one
+    needed = model.head.pretrained
+    if needed is not None and needed not in backbone.tree and not run.method.trains(f"{needed}/bias"):
         raise UserError(
-            f"{run.backbone} has no masked-LM head and {type(run.method).__name__} would leave a random one frozen; "
-            "use FullFineTuning, or a backbone with that head."
+            f"{run.backbone} has no leaves of {type(model.head).__name__} and {type(run.method).__name__} would leave "
+            "random ones frozen; use FullFineTuning, or a backbone with that head."
         )
 
 
@@ -277,13 +288,3 @@ def init_trees(run: Run, model: TunedModel, backbone: Backbone, labels: Sequence
     if run.start is not None:
         trainable = start(model, trainable, frozen, backbone.tokenizer, run.start, labels)
     return trainable, frozen
-
-
-def _refuse_other_side(run: Run, module: Module) -> None:
-    """Refuses a task for decoders on an encoder, and the other way round."""
-    causal, name = isinstance(run.task, CausalLanguage | ConditionalGeneration), type(run.task).__name__
-    source = "this backbone" if isinstance(run.backbone, NewBackbone) else run.backbone
-    if causal and not module.dims.causal:
-        raise UserError(f"{name} needs a decoder and {source} is an encoder; take one such as 'tiny-decoder'.")
-    if isinstance(run.task, MaskedLanguage) and module.dims.causal:
-        raise UserError(f"{name} needs an encoder and {source} is a decoder; take CausalLanguage.")

@@ -183,29 +183,22 @@ def make_train_step(model: TunedModel, optimizer: Optimizer, mesh: Mesh, **optio
     return OnMesh(mesh, build)
 
 
-def pure_eval_step(model: TunedModel) -> EvalStep:
-    """One evaluation `(trainable, frozen, batch) -> dict`, not compiled yet.
-
-    It returns `predictions` int32 `[B]` or `[B, T]`; where the batch has labels, `losses` float32 of the same shape,
-    the cross entropy of each; and of a classification `logits` `[B, C]` as well (V or T times C would be too much to
-    fetch).
-    """
+def pure_eval_step(model: TunedModel, scores: bool = False) -> EvalStep:
+    """One evaluation `(trainable, frozen, batch) -> dict`, not compiled yet: the head's outputs (`Head.outputs`), and
+    with `scores` what answers with scores need beside them."""
+    head = model.head
+    assert head is not None, "a model without a head predicts nothing"
 
     def eval_step(trainable: Tree, frozen: Tree, batch: dict) -> dict[str, Array]:
         logits = model.forward(trainable, frozen, batch).logits
-        assert logits is not None, "a model without a head predicts nothing"
-        found = {"predictions": logits.argmax(-1).astype(jnp.int32)}
-        if "labels" in batch:
-            log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-            found["losses"] = -jnp.take_along_axis(log_p, jnp.maximum(batch["labels"], 0)[..., None], -1)[..., 0]
-        if logits.ndim == 2:
-            found["logits"] = logits
-        return found
+        assert logits is not None  # there is a head
+        return {**head.outputs(logits, batch), **(head.scores(logits) if scores else {})}
 
     return eval_step
 
 
-def make_eval_step(model: TunedModel, mesh: Mesh) -> OnMesh:
+def make_eval_step(model: TunedModel, mesh: Mesh, scores: bool = False) -> OnMesh:
     """The compiled evaluation of one run on a mesh; see `pure_eval_step`."""
-    look = jax.jit(pure_eval_step(model), in_shardings=(None, None, by_rows(mesh)), out_shardings=replicated(mesh))
+    step = pure_eval_step(model, scores)
+    look = jax.jit(step, in_shardings=(None, None, by_rows(mesh)), out_shardings=replicated(mesh))
     return OnMesh(mesh, lambda *_: look)

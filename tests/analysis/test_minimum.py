@@ -8,8 +8,9 @@ from jaxprefix.methods import FullFineTuning, HeadOnly, LoRA, PromptTuning, PTun
 from jaxprefix.models.backbones import drawn_backbone, make_backbone
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder_config import EncoderConfig
-from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import CausalLM
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 
 ENCODER = EncoderConfig("bert", 60, 64, 3, 4, 128, 80)
 DECODER = DecoderConfig("llama", 96, 64, 4, 4, 2, 16, 160, 512, pattern=("sliding", "full"), window=8)

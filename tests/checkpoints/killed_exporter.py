@@ -16,7 +16,7 @@ def export(folder, turn: int) -> None:
         config_json=f'{{"type": "Run", "seed": {turn}}}',
         backbone={"name": "b", "turn": turn},
         metrics={"turn": turn},
-        labels=None,
+        facts={},
     )
 
 

@@ -47,7 +47,13 @@ BACKBONE = {"name": "tiny-encoder", "architecture": "bert", "fingerprint": "abc"
 def write(folder: Path, **changes: Any) -> None:
     kwargs = {"leaves": LEAVES, "config_json": json.dumps(CONFIG), "backbone": BACKBONE}
     write_adapter(
-        folder, **{**kwargs, "metrics": {"accuracy": np.float32(0.5), "steps": 7}, "labels": ["no", "yes"], **changes}
+        folder,
+        **{
+            **kwargs,
+            "metrics": {"accuracy": np.float32(0.5), "steps": 7},
+            "facts": {"labels": ["no", "yes"], "scale": [2.0]},
+            **changes,
+        },
     )
 
 
@@ -63,14 +69,15 @@ def test_round_trip_to_the_bit(tmp_path: Path):
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
     assert back.trainable["prefix"]["half"].dtype == ml_dtypes.bfloat16
     assert json.loads(back.config_json) == CONFIG
-    assert (back.backbone, back.labels, back.metrics) == (BACKBONE, ["no", "yes"], {"accuracy": 0.5, "steps": 7})
+    assert (back.backbone, back.metrics) == (BACKBONE, {"accuracy": 0.5, "steps": 7})
+    assert back.facts == {"labels": ["no", "yes"], "scale": [2.0]}
 
 
 def test_born_may_be_absent(tmp_path: Path):
-    write(tmp_path / "a", leaves={"trainable": {"x": np.ones(2)}}, labels=None)
+    write(tmp_path / "a", leaves={"trainable": {"x": np.ones(2)}}, facts={})
     back = read_adapter(tmp_path / "a")
     assert back.initialized == {}
-    assert back.labels is None
+    assert back.facts == {}
 
 
 @pytest.mark.parametrize(

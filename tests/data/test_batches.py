@@ -8,8 +8,8 @@ import pytest
 
 from jaxprefix.data import Batches, Files, evaluation_batches, restore_order
 from jaxprefix.data.batches import batches_per_epoch
-from jaxprefix.data.examples import Examples, Vocabulary
-from jaxprefix.data.masking import row_bits
+from jaxprefix.data.examples import Examples, Target, TargetSpec, Vocabulary
+from jaxprefix.data.masking import Masking, row_bits
 from jaxprefix.errors import UserError
 from jaxprefix.tasks import Classification, MaskedLanguage, Tagging
 
@@ -28,12 +28,11 @@ def examples(rows=100, per_token=False, mask_rate=None, longest=50, seed=0):
         ids=ids,
         token_type_ids=(ids % 2).astype(np.int32),
         offsets=offsets,
-        labels=None if mask_rate else labels,
-        names=("a", "b", "c"),
+        targets={} if mask_rate else {"labels": Target(labels, TargetSpec("token" if per_token else "row"))},
+        facts={"labels": ["a", "b", "c"]},
         vocabulary=VOCABULARY,
         max_length=64,
-        per_token=per_token,
-        mask_rate=mask_rate,
+        finish=Masking(VOCABULARY, mask_rate) if mask_rate else None,
     )
 
 
@@ -158,7 +157,7 @@ def test_evaluation_counts_every_row_once(rows, processes):
         ids.append(batch["input_ids"][:, 1])
         indices.append(index)
     assert weights == rows
-    np.testing.assert_array_equal(restore_order(ids, indices), np.arange(rows) + 10)
+    np.testing.assert_array_equal(restore_order(ids, indices, -100), np.arange(rows) + 10)
 
 
 def test_evaluation_of_tags_ignores_filling_rows_and_restores_order_over_buckets():
@@ -167,7 +166,7 @@ def test_evaluation_of_tags_ignores_filling_rows_and_restores_order_over_buckets
     assert len({batch["labels"].shape for batch, _ in batches}) > 1
     assert (batches[-1][0]["labels"][batches[-1][0]["weight"] == 0] == -100).all()
     assert sum((batch["labels"] != -100).sum() for batch, _ in batches) == len(source.ids)
-    labels = restore_order([batch["labels"] for batch, _ in batches], [index for _, index in batches])
+    labels = restore_order([batch["labels"] for batch, _ in batches], [index for _, index in batches], -100)
     for row in range(21):
         np.testing.assert_array_equal(labels[row][labels[row] != -100], source.row(row)["labels"])
 
@@ -199,7 +198,7 @@ def test_masking_follows_the_published_rates():
 
 def test_words_in_focus_are_masked_at_their_own_rate():
     plain = examples(rows=300, longest=64, mask_rate=0.15)
-    focused = replace(plain, focus_ids=(20, 30, 40), focus_rate=0.7)
+    focused = replace(plain, finish=Masking(VOCABULARY, 0.15, (20, 30, 40), 0.7))
     chosen = []
     for source in (plain, focused):
         found = [Batches(source, 300, seed=0).batch(step) for step in range(6)]
@@ -212,14 +211,14 @@ def test_words_in_focus_are_masked_at_their_own_rate():
             np.concatenate([p[i == k][o[i == k]] for p, o, i in zip(predicted, ordinary, inside, strict=True)]).mean()
             for k in (True, False)
         ]
-        assert rates == pytest.approx([0.7 if source.focus_ids else 0.15, 0.15], abs=0.07)
+        assert rates == pytest.approx([0.7 if source.finish.focus_ids else 0.15, 0.15], abs=0.07)
     assert all((focus | ~other).all() for other, focus in zip(*chosen, strict=True))  # the same draws
 
 
 def test_masking_changes_with_the_step_but_not_with_the_company():
     source = examples(mask_rate=0.5)
     whole, halved = (list(evaluation_batches(source, size)) for size in (100, 10))
-    labels = [restore_order([b["labels"] for b, _ in part], [i for _, i in part]) for part in (whole, halved)]
+    labels = [restore_order([b["labels"] for b, _ in part], [i for _, i in part], -100) for part in (whole, halved)]
     np.testing.assert_array_equal(*labels)
     a, b = (row_bits(1, step, np.array([4]), 16) for step in (0, 1))
     assert (a != b).all() and (row_bits(2, 0, np.array([4]), 16) != a).all()

@@ -9,7 +9,6 @@ from jaxprefix.data import Batches, Files
 from jaxprefix.data.sources import open_split
 from jaxprefix.errors import UserError
 from jaxprefix.tasks import CausalLanguage, ConditionalGeneration, encode_texts, prepare
-from jaxprefix.tasks.causal import prompt_text
 from tests.data.conftest import letters, write_rows
 
 END, BOS, LINE, SPACE, BAR, A, B, C, D = range(9)
@@ -37,7 +36,7 @@ def test_a_text_predicts_each_next_token_and_its_end(tmp_path):
     examples = prepare(CausalLanguage(texts(tmp_path, "ab c", "a")), letters())
     assert row(examples, 0) == ([A, B, SPACE, C, END], [B, SPACE, C, END, NO])
     assert row(examples, 1) == ([A, END], [END, NO])
-    assert examples.per_token and examples.names == () and examples.max_length == 128
+    assert examples.targets["labels"].spec.per == "token" and examples.labels == () and examples.max_length == 128
 
 
 def test_a_target_alone_is_predicted(tmp_path):
@@ -122,7 +121,7 @@ def test_a_template_makes_the_prompt(tmp_path):
     examples = prepare(task, letters())
     assert row(examples, 0) == ([B, BAR, A, SPACE, C, END], [NO, NO, NO, C, END, NO])
     opened = open_split(task.source, "train")
-    assert prompt_text(task, opened, opened[0], 0) == "b|a "
+    assert task.prompt_text(opened, opened[0], 0) == "b|a "
     prompts = encode_texts(task, letters(), [{"x": "c", "y": "d"}])
     assert prompts.row(0)["ids"].tolist() == [D, BAR, C, SPACE]
 
@@ -130,12 +129,12 @@ def test_a_template_makes_the_prompt(tmp_path):
 def test_prompts_have_no_labels_and_are_what_training_rows_begin_with(tmp_path):
     task = ConditionalGeneration(pairs(tmp_path, ("ab", "cd")))
     examples = encode_texts(task, letters(), ["ab", {"prompt": "c"}])
-    assert examples.labels is None and set(examples.row(0)) == {"ids"}
+    assert examples.targets == {} and set(examples.row(0)) == {"ids"}
     assert [examples.row(i)["ids"].tolist() for i in range(2)] == [[A, B, LINE], [C, LINE]]
     ids, _ = row(prepare(task, letters()), 0)
     assert ids[:3] == examples.row(0)["ids"].tolist()
     begun = encode_texts(CausalLanguage(Files("none.jsonl")), letters(), ["ab"])  # a text to go on, without an end
-    assert begun.labels is None and begun.row(0)["ids"].tolist() == [A, B]
+    assert begun.targets == {} and begun.row(0)["ids"].tolist() == [A, B]
 
 
 def test_a_tokenizer_that_puts_a_token_first_does_so_once(tmp_path):
@@ -170,4 +169,4 @@ def test_many_rows_keep_their_places(tmp_path):
         prompt, target = ([B - 1 + "abcd".index(letter) for letter in text] for text in rows[index])
         ids = [*prompt, LINE, *target, END]
         assert row(examples, index) == (ids, [*[NO] * len(prompt), *target, END, NO])
-    assert np.diff(examples.offsets).sum() == len(examples.labels)
+    assert np.diff(examples.offsets).sum() == len(examples.targets["labels"].values)

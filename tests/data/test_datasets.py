@@ -53,18 +53,21 @@ def test_rows_are_decoded_and_labels_named(prepared, tokenizer):
     assert all(type(word) is str for row in rows for word in row["words"]) and type(rows[0]["label"]) is int
     task = Classification(Tfds("tiny_talk/plain", data_dir=prepared))
     examples = prepare(task, tokenizer)
-    assert examples.names == ("no", "yes") and sorted(examples.labels) == [0, 0, 1, 1]
+    assert examples.labels == ("no", "yes") and sorted(examples.targets["labels"].values) == [0, 0, 1, 1]
     for index, row in enumerate(rows):
         assert examples.row(index)["ids"].tolist() == tokenizer(row["text"])["input_ids"]
-        assert examples.labels[index] == row["label"] == (len(row["words"]) - 1) % 2
-    swapped = prepare(task, tokenizer, labels=("yes", "no"))
-    assert swapped.names == ("yes", "no") and (swapped.labels == 1 - examples.labels).all()
+        assert examples.targets["labels"].values[index] == row["label"] == (len(row["words"]) - 1) % 2
+    swapped = prepare(task, tokenizer, facts={"labels": ["yes", "no"]})
+    assert (
+        swapped.labels == ("yes", "no")
+        and (swapped.targets["labels"].values == 1 - examples.targets["labels"].values).all()
+    )
 
 
 def test_tags_are_named(prepared, tokenizer):
     task = Tagging(Tfds("tiny_talk/plain", data_dir=prepared), words="words")
     examples = prepare(task, tokenizer, "validation")
-    assert examples.names == ("O", "B-X")
+    assert examples.labels == ("O", "B-X")
     labels = sorted(examples.row(index)["labels"].tolist() for index in range(2))
     assert labels == [[-100, 1, -100], [-100, 1, 0, -100]]
 

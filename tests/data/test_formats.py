@@ -11,9 +11,6 @@ from jaxprefix.data import Batches, Files
 from jaxprefix.errors import UserError
 from jaxprefix.generation.texts import prompt_batches, with_tokens_of
 from jaxprefix.tasks import encode_texts, prepare
-from jaxprefix.tasks.formats.rows import open_rows
-from jaxprefix.tasks.formats.tokens import added_tokens, stop_words, with_added_tokens
-from jaxprefix.training.evaluation import cases
 from tests.data.conftest import letters, write_rows
 
 END, FIRST, LINE, SPACE, BAR, A, B, C, D, E = range(10)
@@ -28,7 +25,7 @@ def task(path, made, **fields):
 
 
 def extended(made):
-    return with_added_tokens(task("none", made), letters(), VOCAB)
+    return task("none", made).extend_tokenizer(letters(), VOCAB)
 
 
 def written(path, content):
@@ -82,7 +79,7 @@ def test_webnlg_of_the_inducer_paper(tmp_path):
     ]
     assert labels == [*[NO] * 14, A, B, SPACE, C, EOS_W, NO]
     assert row(examples, 2)[0] == [BOS_W, SUBJECT, E, PROPERTY, B, OBJECT, C, TARGET, E, EOS_W]
-    prompts, references = cases(given, "test")
+    prompts, references = given.cases("test")
     assert references == [["ab c", "d"], ["e"]] and prompts[1]["triples"] == [["e", "b", "c"]]
 
 
@@ -105,7 +102,7 @@ def test_webnlg_of_prefix_tuning(tmp_path):
     source = [SPACE, SPACE, BAR, SPACE, E, SPACE, colon, SPACE, B, SPACE, colon, SPACE, C, SPACE]
     assert examples.row(2)["ids"].tolist() == [*source, FIRST, SPACE, E, SPACE, END]
     assert examples.row(2)["labels"].tolist() == [*[NO] * 14, SPACE, E, SPACE, END, NO]
-    assert added_tokens(given) == () and stop_words(given) == ()
+    assert given.added_tokens == () and given.stops == ()
 
 
 def letters_with_colon():
@@ -121,7 +118,7 @@ def test_e2e_in_all_its_files(tmp_path):
     table = [SPACE, A, SPACE, VOCAB, SPACE, B, SPACE, BAR, SPACE, C, SPACE, VOCAB, SPACE, D, SPACE]
     assert examples.row(0)["ids"].tolist() == [*table, FIRST, SPACE, A, B, SPACE, END]
     assert examples.row(0)["labels"].tolist() == [*[NO] * 15, SPACE, A, B, SPACE, END, NO]
-    assert cases(given, "train")[1] == [["ab", "e"]]
+    assert given.cases("train")[1] == [["ab", "e"]]
     expected = jp.E2E().prompt({"table": "a : b | c : d"}, "x")
     cells = {"column_header": ["a", "c"], "content": ["b", "d"], "row_number": [1, 1]}
     listed = [{"column_header": "a", "content": "b"}, {"column_header": "c", "content": "d"}]
@@ -134,7 +131,7 @@ def test_e2e_in_all_its_files(tmp_path):
     many = {"meaning_representation": "a[b, c]", "target": "e", "references": ["e", "d"]}
     assert jp.E2E().prompt(many, "x")[0].text == " a : b, c " and jp.E2E().references(many, "x") == ["e", "d"]
     with pytest.raises(UserError, match=r"src.txt:2 has no \|\|; write the table"):
-        open_rows(task(written(tmp_path / "src.txt", "a||b\nc\n"), jp.E2E()), "train")
+        task(written(tmp_path / "src.txt", "a||b\nc\n"), jp.E2E()).open_rows("train")
 
 
 COQA = {
@@ -213,7 +210,7 @@ def test_types_reach_batches_and_prompts(tmp_path):
     ]  # fmt: skip
     packed = prepare(replace(given, packed=True), tokenizer)
     assert len(packed) == 1 and packed.token_type_ids.tolist() == examples.token_type_ids.tolist()
-    decoding = with_tokens_of(jp.Decoding(), tokenizer, stop_words(given))
+    decoding = with_tokens_of(jp.Decoding(), tokenizer, given.stops)
     assert set(decoding.stop) == {BOS_W, EOS_W, SUBJECT, PROPERTY, OBJECT, TARGET} and decoding.pad == PAD
 
 
@@ -242,26 +239,26 @@ def test_damaged_files_are_named(tmp_path, made):
     for content in ("{", {"train": [{}]}, {"entries": [1]}, []):
         path = written(tmp_path / "train.json", content)
         with pytest.raises(UserError, match=r"train.json (is no|is not JSON|has no train split)"):
-            open_rows(task(path, made), "train")
+            task(path, made).open_rows("train")
 
 
 def test_tokens_are_added_to_a_copy_behind_the_word_table():
     tokenizer = letters()
     given = task("none", jp.WebNLG())
-    assert len(added_tokens(given)) == 16
-    more = with_added_tokens(given, tokenizer, VOCAB)
+    assert len(given.added_tokens) == 16
+    more = given.extend_tokenizer(tokenizer, VOCAB)
     assert len(tokenizer) == VOCAB and len(more) == VOCAB + 16
-    assert more.convert_tokens_to_ids(list(added_tokens(given))) == list(range(VOCAB, VOCAB + 16))
+    assert more.convert_tokens_to_ids(list(given.added_tokens)) == list(range(VOCAB, VOCAB + 16))
     assert (more.eos_token_id, more.pad_token_id) == (EOS_W, PAD)
     assert more.decode([A, SUBJECT, B, EOS_W], skip_special_tokens=True) == "ab"
-    assert len(with_added_tokens(given, more, VOCAB)) == len(more)
-    wide = with_added_tokens(given, tokenizer, 50)  # a word table with rows that no token has
+    assert len(given.extend_tokenizer(more, VOCAB)) == len(more)
+    wide = given.extend_tokenizer(tokenizer, 50)  # a word table with rows that no token has
     assert wide.convert_tokens_to_ids("<pad>") == 50 and len(wide) == 66
     with pytest.raises(
         UserError, match="the tokens of WebNLG have ids from 31 on in this tokenizer instead of from 40"
     ):
-        with_added_tokens(given, more, 40)
-    assert with_added_tokens(jp.CausalLanguage(Files("x.jsonl")), tokenizer, VOCAB) is tokenizer
+        given.extend_tokenizer(more, 40)
+    assert jp.CausalLanguage(Files("x.jsonl")).extend_tokenizer(tokenizer, VOCAB) is tokenizer
     with pytest.raises(UserError, match="The tokenizer has no token <bos_webnlg>; add the tokens of the format"):
         encode_texts(given, tokenizer, ["a | b | c"])
 

@@ -8,7 +8,7 @@ import pytest
 from jaxprefix.data import Batches, Files
 from jaxprefix.errors import UserError
 from jaxprefix.tasks import Classification, MaskedLanguage, Tagging, encode_texts, prepare
-from jaxprefix.tasks.encode import align
+from jaxprefix.tasks.tagging import align
 from tests.data.conftest import write_rows
 
 
@@ -22,10 +22,10 @@ def decoded(tokenizer, examples, row):
 
 def test_ids_segments_and_labels_are_those_of_the_tokenizer(tokenizer, tmp_path, rows_of_text):
     examples = prepare(Classification(files(tmp_path, train=rows_of_text)), tokenizer)
-    assert len(examples) == 40 and examples.names == ("no", "yes")
+    assert len(examples) == 40 and examples.labels == ("no", "yes")
     for index, row in enumerate(rows_of_text):
         assert examples.row(index)["ids"].tolist() == tokenizer(row["text"])["input_ids"]
-        assert examples.names[examples.row(index)["labels"]] == row["label"]
+        assert examples.labels[examples.row(index)["labels"]] == row["label"]
     assert examples.lengths.tolist() == [len(tokenizer(row["text"])["input_ids"]) for row in rows_of_text]
 
 
@@ -48,7 +48,7 @@ def test_templates_make_texts_out_of_columns(tokenizer, tmp_path):
     source = files(tmp_path, train=rows)
     one = prepare(Classification(source, template="{s1} {s2} {word} {n}"), tokenizer)
     assert decoded(tokenizer, one, 1) == ["[CLS]", "the", "cat", "sat", "a", "cat", "ran", "cat", "1", "[SEP]"]
-    assert one.names == ("False", "True") and one.labels.tolist() == [0, 1]
+    assert one.labels == ("False", "True") and one.targets["labels"].values.tolist() == [0, 1]
     pair = prepare(Classification(source, template="{word}: {s1}", template_pair="{word}: {s2}"), tokenizer)
     assert decoded(tokenizer, pair, 0) == [
         "[CLS]",
@@ -72,7 +72,7 @@ def test_tags_lie_on_first_sub_tokens(tokenizer, tmp_path):
     rows = [{"tokens": ["alice", "visiteds", "paris"], "tags": ["B-PER", "O", "B-LOC"]},
             {"tokens": ["xyz", "a"], "tags": ["B-PER", "O"]}]  # fmt: skip
     examples = prepare(Tagging(files(tmp_path, train=rows)), tokenizer)
-    assert examples.names == ("B-LOC", "B-PER", "O")
+    assert examples.labels == ("B-LOC", "B-PER", "O")
     assert decoded(tokenizer, examples, 0) == ["[CLS]", "alice", "visited", "##s", "paris", "[SEP]"]
     assert examples.row(0)["labels"].tolist() == [-100, 1, 2, -100, 0, -100]
     assert decoded(tokenizer, examples, 1) == ["[CLS]", "x", "##y", "##z", "a", "[SEP]"]
@@ -114,7 +114,7 @@ def test_the_three_file_formats_give_the_same_examples(tokenizer, tmp_path, rows
         for suffix in (".jsonl", ".csv", ".parquet")
     ]
     for other in found[1:]:
-        assert other.names == found[0].names
+        assert other.labels == found[0].labels
         for name in ("ids", "token_type_ids", "offsets", "labels"):
             np.testing.assert_array_equal(getattr(other, name), getattr(found[0], name))
 
@@ -122,16 +122,22 @@ def test_the_three_file_formats_give_the_same_examples(tokenizer, tmp_path, rows
 def test_labels_of_other_splits_are_numbered_as_in_training(tokenizer, tmp_path):
     rows = [{"text": "a", "label": label} for label in (10, 9, 2)]
     source = files(tmp_path, train=rows, validation=rows[:1])
-    assert prepare(Classification(source), tokenizer).names == ("2", "9", "10")
+    assert prepare(Classification(source), tokenizer).labels == ("2", "9", "10")
     validation = prepare(Classification(source), tokenizer, "validation")
-    assert validation.names == ("2", "9", "10") and validation.labels.tolist() == [2]
-    assert prepare(Classification(source), tokenizer, "validation", labels=["10", "2"]).labels.tolist() == [0]
-    assert prepare(Classification(source, labels=("10", "9", "2")), tokenizer).labels.tolist() == [0, 1, 2]
+    assert validation.labels == ("2", "9", "10") and validation.targets["labels"].values.tolist() == [2]
+    assert prepare(Classification(source), tokenizer, "validation", facts={"labels": ["10", "2"]}).targets[
+        "labels"
+    ].values.tolist() == [0]
+    assert prepare(Classification(source, labels=("10", "9", "2")), tokenizer).targets["labels"].values.tolist() == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_masked_language_rows_carry_no_labels_but_batches_do(tokenizer, tmp_path, rows_of_text):
     examples = prepare(MaskedLanguage(files(tmp_path, train=rows_of_text), mask_rate=0.5), tokenizer)
-    assert examples.labels is None and examples.names == ()
+    assert examples.targets == {} and examples.labels == ()
     batch = Batches(examples, 16, 0).batch(0)
     assert (batch["input_ids"] == tokenizer.mask_token_id).any()
     assert not np.isin(batch["labels"], tokenizer.all_special_ids).any()
@@ -144,13 +150,13 @@ def test_masked_language_takes_pairs_and_single_texts(tokenizer, tmp_path):
     assert decoded(tokenizer, examples, 0) == ["[CLS]", "the", "cat", "[SEP]", "a", "dog", "[SEP]"]
     assert decoded(tokenizer, examples, 1) == ["[CLS]", "the", "cat", "[SEP]"]
     assert examples.row(0)["token_type_ids"].tolist() == [0, 0, 0, 0, 1, 1, 1]
-    assert examples.focus_ids == (tokenizer.convert_tokens_to_ids("cat"),) and examples.focus_rate == 0.5
+    assert examples.finish.focus_ids == (tokenizer.convert_tokens_to_ids("cat"),) and examples.finish.focus_rate == 0.5
 
 
 def test_texts_to_predict(tokenizer, tmp_path, rows_of_text):
     source = Files("none.jsonl")
     examples = encode_texts(Classification(source), tokenizer, ["the cat", {"text": "a dog"}])
-    assert examples.labels is None and "labels" not in Batches(examples, 2, 0).batch(0)
+    assert examples.targets == {} and "labels" not in Batches(examples, 2, 0).batch(0)
     assert decoded(tokenizer, examples, 1) == ["[CLS]", "a", "dog", "[SEP]"]
     pair = Classification(source, text="a", text_pair="b", max_length=6)
     assert decoded(tokenizer, encode_texts(pair, tokenizer, [{"a": "the cat", "b": "dog"}]), 0) == (

@@ -21,7 +21,7 @@ from jaxprefix.tasks import prepare as prepare_function
 from tests.data.conftest import write_rows
 
 ROOT = Path(__file__).parents[2]
-FIELDS = ("ids", "token_type_ids", "offsets", "labels")
+FIELDS = ("ids", "token_type_ids", "offsets")
 
 
 @pytest.fixture
@@ -33,20 +33,21 @@ def task(tmp_path, rows_of_text):
 def encodings(monkeypatch):
     """Counts how often rows are tokenised."""
     module = sys.modules[prepare_function.__module__]
-    calls, encode = [], module.encode
-    monkeypatch.setattr(module, "encode", lambda *arguments: calls.append(1) or encode(*arguments))
+    calls, encode = [], module._arrays
+    monkeypatch.setattr(module, "_arrays", lambda *arguments: calls.append(1) or encode(*arguments))
     return calls
 
 
 def same(one, other):
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    np.testing.assert_array_equal(one.targets["labels"].values, other.targets["labels"].values)
 
 
 def test_rows_are_tokenised_once(task, tokenizer, encodings):
     first, second = prepare(task, tokenizer), prepare(task, tokenizer)
     same(first, second)
-    assert len(encodings) == 1 and second.names == first.names and second.vocabulary == first.vocabulary
+    assert len(encodings) == 1 and second.labels == first.labels and second.vocabulary == first.vocabulary
     assert not second.ids.flags.writeable  # memory-mapped
     tokenizer(["a cat"], truncation=True, max_length=2, padding=True)  # leaves its settings in the tokenizer
     prepare(task, tokenizer)
@@ -70,12 +71,13 @@ def test_the_key_holds_whatever_changes_the_arrays(task, tokenizer, encodings, r
         assert len(encodings) == count
     prepare(MaskedLanguage(task.source, mask_rate=0.4, focus=("cat",), focus_rate=0.9), tokenizer)
     assert len(encodings) == 7
-    prepare(task, tokenizer, labels=["yes", "no"])
-    assert len(encodings) == 7  # the same as the third variant
+    for _ in range(2):
+        prepare(task, tokenizer, facts={"labels": ["yes", "no"]})
+    assert len(encodings) == 8
     rows_of_text[3]["text"] += " cat"
     write_rows(tmp_path / "one.jsonl", rows_of_text)
     assert prepare(task, tokenizer).row(3)["ids"].tolist() == tokenizer(rows_of_text[3]["text"])["input_ids"]
-    assert len(encodings) == 8
+    assert len(encodings) == 9
 
 
 def test_another_tokenizer_has_another_key(task, tokenizer, encodings):
@@ -94,11 +96,13 @@ def test_label_names_of_the_training_rows_are_part_of_the_key(tokenizer, tmp_pat
     numbered = {}
     for label in "az":
         train = write_rows(tmp_path / f"{label}.jsonl", [*rows, {"text": "a", "label": label}])
-        numbered[label] = prepare(Classification(Files(train, validation)), tokenizer, "validation").labels.tolist()
+        numbered[label] = (
+            prepare(Classification(Files(train, validation)), tokenizer, "validation").targets["labels"].values.tolist()
+        )
     assert numbered == {"a": [1, 2], "z": [0, 1]}
 
 
-@pytest.mark.parametrize("name", ["ids.npy", "labels.npy", "meta.json"])
+@pytest.mark.parametrize("name", ["ids.npy", "target.labels.npy", "meta.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_damaged_entries_are_made_again(task, tokenizer, encodings, cache, name, damage):
     good = [np.array(getattr(prepare(task, tokenizer), field)) for field in FIELDS]

@@ -8,9 +8,8 @@ import numpy as np
 
 from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.exchange.converted import NO_ROWS, read_base
-from jaxprefix.models.heads import TokenClassifier
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.tasks import Classification, Tagging
+from jaxprefix.tasks import Classification, Tagging, TokenClassifier
 from jaxprefix.training.config import Run
 from tests import tiny
 
@@ -63,4 +62,4 @@ def own_adapter(name, method, head, seed=0, source=None):
     task = (Tagging if isinstance(head, TokenClassifier) else Classification)(NO_ROWS, max_length=10)
     run = Run(task, backbone=base.identity["source"], method=method, head=head)
     model = TunedModel(base.module, method, run.resolve_head(len(LABELS)))
-    return Adapter(model, *tiny.drawn(model, base.tree, seed), base, run, LABELS, {})
+    return Adapter(model, *tiny.drawn(model, base.tree, seed), base, run, {"labels": list(LABELS)}, {})

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 import jaxprefix as jp
 from jaxprefix.cli import main as cli
 from jaxprefix.methods import PTuningV2
-from jaxprefix.models.heads import SequenceClassifier
+from jaxprefix.tasks import SequenceClassifier
 from tests.exchange.cases import FIXTURES, LABELS, backbone, batch, expected, files, logits, own_adapter
 
 
@@ -49,7 +49,7 @@ def test_the_files_tell_whose_they_are(tmp_path, capsys):
     found = jp.load_adapter(tmp_path / "a")
     np.testing.assert_allclose(logits(found, batch("bert")), expected("bert-tagging"), atol=1e-5, rtol=0)
     assert cli.main([*args, "--kind", "tagging", "--text-pair", "b"]) == 2
-    assert "this adapter tags words" in capsys.readouterr().err
+    assert "is a column that Tagging does not read" in capsys.readouterr().err
 
     library = tmp_path / "library"
     library.mkdir()

@@ -13,8 +13,9 @@ from jaxprefix.cli import main as cli
 from jaxprefix.exchange.converted import NO_ROWS, read_base
 from jaxprefix.exchange.peft import to_peft
 from jaxprefix.methods import LoRA, PromptTuning, PTuningV2
-from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import CausalLM
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 from tests.exchange.cases import FIXTURES, LABELS, logits
 
 DECODERS = FIXTURES.with_name("decoder_fixtures")
@@ -89,7 +90,7 @@ def test_the_commands(tmp_path, capsys):
     adapter, out = str(tmp_path / "adapter"), str(tmp_path / "peft")
     args = ["import", str(DECODERS / "llama-causal-mlp"), "--backbone", base("llama"), "--out", adapter]
     assert cli.main([*args, "--text-pair", "b"]) == 2
-    assert "this adapter writes text" in capsys.readouterr().err
+    assert "--text-pair is a column that CausalLanguage does not read" in capsys.readouterr().err
     assert cli.main([*args, "--labels", "a", "b"]) == 2
     assert "has no labels" in capsys.readouterr().err
     assert cli.main([*args, "--text", "story"]) == 0

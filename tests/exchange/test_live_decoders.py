@@ -11,9 +11,10 @@ import jaxprefix as jp
 from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.exchange.converted import NO_ROWS, read_base
 from jaxprefix.methods import PrefixTuning, PTuningV2
-from jaxprefix.models.heads import CausalLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import CausalLM
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.training.config import HEADS, Run
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
+from jaxprefix.training.config import Run
 from tests.exchange.cases import logits
 
 pytestmark = pytest.mark.parity
@@ -21,6 +22,7 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 made = pytest.importorskip("tests.exchange.make_decoder_fixtures")
 
+KINDS = {"causal": jp.CausalLanguage, "classification": jp.Classification, "tagging": jp.Tagging}
 HEAD_OF = {
     "causal": CausalLM(),
     "classification": SequenceClassifier(pooling="last", bias=False),
@@ -59,15 +61,14 @@ def test_a_folder_of_pefts_gives_the_same_logits_here(kind, task, folders, tmp_p
 
 def own(folder, task, method, seed=0):
     base = read_base(folder)
-    kinds = {head: kind for kind, head in reversed(HEADS.items())}
     head = HEAD_OF[task]
-    run = Run(kinds[type(head)](NO_ROWS), backbone=folder, method=method, head=head)
+    run = Run(KINDS[task](NO_ROWS), backbone=folder, method=method, head=head)
     labels = () if task == "causal" else ("no", "maybe", "yes")
     model = TunedModel(base.module, method, run.resolve_head(len(labels)))
     trainable, frozen = model.init(jax.random.key(seed), base.tree)
     random = np.random.default_rng(seed)
     trainable = jax.tree.map(lambda leaf: leaf + 0.3 * random.standard_normal(leaf.shape).astype(np.float32), trainable)
-    return Adapter(model, trainable, frozen, base, run, labels, {})
+    return Adapter(model, trainable, frozen, base, run, {"labels": list(labels)} if labels else {}, {})
 
 
 METHODS = {

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxprefix as jp
 from jaxprefix.methods import PrefixTuning, PTuningV2
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 from tests.exchange.cases import FIXTURES, LABELS, backbone, batch, expected, logits, own_adapter
 
 pytestmark = pytest.mark.parity

@@ -15,7 +15,7 @@ from jaxprefix.edits import Edits
 from jaxprefix.exchange.layout import from_table, to_table
 from jaxprefix.exchange.peft import from_peft, to_peft
 from jaxprefix.methods import HeadOnly, PrefixTuning, PTuningV2
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 from tests.exchange.cases import FIXTURES, LABELS, NAMES, backbone, batch, expected, files, kind_of, logits, own_adapter
 
 SEQUENCE = SequenceClassifier(pooling="trained_pooler")

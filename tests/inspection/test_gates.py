@@ -41,7 +41,7 @@ def made(gate, lengths=None, **changes):
 def test_gates_are_the_mean_over_the_rows_of_the_split(gated, gates):
     """40 rows in batches of 16, the last of them filled up, and all of them in one."""
     adapter = load_adapter(gated.adapter)
-    examples = prepare(adapter.run.task, adapter.backbone.tokenizer, "validation", adapter.labels)
+    examples = prepare(adapter.run.task, adapter.backbone.tokenizer, "validation", adapter.facts)
     batch = Batches(examples, len(examples), seed=1).batch(0)
     (seen,) = adapter.model.apply(adapter.trainable, adapter.frozen, batch, capture=True).observed
     assert gates.rows == len(examples) == 40

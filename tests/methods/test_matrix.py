@@ -188,7 +188,7 @@ def test_config_and_leaves_survive_the_disk(name, tmp_path):
         config_json=to_json(run),
         backbone={"name": "tiny"},
         metrics={},
-        labels=None,
+        facts={},
     )
     files = read_adapter(tmp_path / "adapter")
     assert from_json(files.config_json, Run) == run

@@ -140,7 +140,7 @@ def test_new_tokens_are_saved_with_the_adapter(tmp_path):
     about = {"name": "x", "architecture": "gpt2", "parameters": 1, "digest": "", "fingerprint": {}}
     write_adapter(
         tmp_path / "adapter", leaves={"trainable": trainable, "initialized": {}}, config_json="{}", backbone=about,
-        metrics={}, labels=None,
+        metrics={}, facts={},
     )  # fmt: skip
     read = flatten(read_adapter(tmp_path / "adapter").trainable)
     assert set(read) == set(flatten(trainable))

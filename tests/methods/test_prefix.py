@@ -12,8 +12,8 @@ from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.methods import HeadOnly, PrefixTuning, PTuningV2, collapse
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.tasks import SequenceClassifier
 from jaxprefix.trees import count
 from tests import tiny
 

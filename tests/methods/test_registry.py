@@ -104,7 +104,7 @@ def test_a_method_without_build_is_refused_when_it_is_made():
     class Unfinished(jp.Method):
         rank: int = 4
 
-    with pytest.raises(UserError, match=r"Unfinished has no build; give it `def build\(self, dims: jp.Dims\)"):
+    with pytest.raises(UserError, match=r"Unfinished has no build; give it `def build\(self, dims: Dims\) -> Module`"):
         Unfinished(rank=3)
 
 

@@ -14,8 +14,9 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods import FullFineTuning, HeadOnly, Inducer, LoRA, ParallelAdapter, PrefixTuning, PTuningV2
 from jaxprefix.methods.base import Method
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import MaskedLM
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 from jaxprefix.trees import count, flatten
 from tests import tiny
 

@@ -10,7 +10,8 @@ import pytest
 
 from jaxprefix.hf.loading import load_pretrained, read_backbone
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.heads import MaskedLM, SequenceClassifier
+from jaxprefix.models.heads import MaskedLM
+from jaxprefix.tasks import SequenceClassifier
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

@@ -14,10 +14,9 @@ from jaxprefix.data import Files
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.methods import AdaptivePrefix, LoRA, PromptTuning, PTuningV2
-from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.planning.search import candidates, difference, larger, meshes
 from jaxprefix.planning.shapes import run_shapes
-from jaxprefix.tasks import CausalLanguage, Classification, MaskedLanguage, Tagging
+from jaxprefix.tasks import CausalLanguage, Classification, MaskedLanguage, SequenceClassifier, Tagging
 from jaxprefix.training.config import Run
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.training.setup import backbone_config, labels_of, set_up

@@ -14,10 +14,11 @@ from jaxprefix.cli import main as cli
 from jaxprefix.edits import Edits, LayerEdit, edit
 from jaxprefix.methods.base import Method
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.heads import MaskedLM, SequenceClassifier, TokenClassifier
+from jaxprefix.models.heads import MaskedLM
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.self_check.check import check
 from jaxprefix.self_check.report import Check, CheckItem
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 from tests import tiny
 from tests.training.conftest import world  # noqa: F401
 

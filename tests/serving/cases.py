@@ -68,7 +68,7 @@ def adapter(method, kind: str = "bert", head=None, seed: int = 2, **run) -> jp.A
     trainable, frozen = tiny.drawn(model, found.tree, seed)
     labels = tuple(f"label {index}" for index in range(getattr(head, "num_labels", 0)))
     config = jp.Run(jp.Classification(jp.Files(train="train.jsonl")), method=method, **run)
-    return jp.Adapter(model, trainable, frozen, found, config, labels, {})
+    return jp.Adapter(model, trainable, frozen, found, config, {"labels": list(labels)} if labels else {}, {})
 
 
 def several(names, kind: str = "bert", heads=(None,)) -> dict[str, jp.Adapter]:

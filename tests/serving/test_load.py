@@ -31,7 +31,7 @@ def adapter(run, labels, seed):
     found = read_run_backbone(run, make_mesh(jp.MeshShape(data=1), jax.devices()[:1]))
     model = jp.TunedModel(found.module, run.method, run.resolve_head(len(labels)))
     trainable, frozen = model.init(jax.random.key(seed), found.tree)
-    return jp.Adapter(model, shaken(trainable, seed), frozen, found, run, tuple(labels), {})
+    return jp.Adapter(model, shaken(trainable, seed), frozen, found, run, {"labels": list(labels)}, {})
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def stored(folder, kind, method, seed=1):
         config_json=to_json(run),
         backbone=backbone,
         metrics={},
-        labels=None,
+        facts={},
     )
     return hidden(model, trainable, frozen, rows()), model.edits(trainable)
 

@@ -19,8 +19,8 @@ from jaxprefix.distributed.mesh import MeshShape, make_mesh, put_batch  # noqa: 
 from jaxprefix.methods import AdaptivePrefix, FullFineTuning, Inducer, LoRA, PTuningV2  # noqa: E402
 from jaxprefix.models.decoder import Decoder  # noqa: E402
 from jaxprefix.models.encoder import Encoder  # noqa: E402
-from jaxprefix.models.heads import SequenceClassifier  # noqa: E402
 from jaxprefix.models.tuned import TunedModel  # noqa: E402
+from jaxprefix.tasks import SequenceClassifier  # noqa: E402
 from jaxprefix.training.optimizer import Optimizer  # noqa: E402
 from jaxprefix.training.sharding import tree_shardings  # noqa: E402
 from jaxprefix.training.step import init_state, make_eval_step, make_train_step  # noqa: E402

@@ -83,7 +83,7 @@ CONFIGS = {
     "a layer that is not there": ({"method": "jp.PTuningV2(layers=(0, 7))"}, ["layers = (0, 7)", "0 to 1"]),
     "a masked-LM head that is not there": (
         {"task": "jp.MaskedLanguage(jp.Files({train!r}), max_length=32)"},
-        ["no masked-LM head", "FullFineTuning"],
+        ["has no leaves of MaskedLM", "FullFineTuning"],
     ),
     "a task's room for text": (
         {"task": "jp.Classification(jp.Files({train!r}), max_length=2)"},

@@ -34,7 +34,7 @@ def run(tmp_path, monkeypatch):
     ("method", "there"), [(jp.PTuningV2(length=2), 0), (jp.PTuningV2(length=2) + jp.NewTokens(4), 4)]
 )
 def test_a_method_without_the_new_rows_is_refused(run, method, there):
-    message = rf"WebNLG adds 16 tokens and the method has new rows for {there}; put NewTokens\(16\) into the method"
+    message = rf"ConditionalGeneration adds 16 tokens and the method has new rows for {there}; put NewTokens\(16\)"
     with pytest.raises(UserError, match=message):
         set_up(replace(run, method=method))
 

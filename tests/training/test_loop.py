@@ -14,7 +14,7 @@ from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.errors import RunFailed
 from jaxprefix.methods import FullFineTuning, HeadOnly, PrefixTuning, PTuningV2
 from jaxprefix.models.encoder_config import EncoderConfig
-from jaxprefix.models.heads import SequenceClassifier
+from jaxprefix.tasks import SequenceClassifier
 from jaxprefix.training import loop
 from jaxprefix.training.config import NewBackbone
 from jaxprefix.training.optimizer import Optimizer
@@ -130,7 +130,7 @@ def test_the_step_is_compiled_once_for_each_bucket(trained):
 
 def test_the_checkpoint_names_run_backbone_and_labels(trained, world):
     info = record(trained.result.folder)["info"]
-    assert info["labels"] == ["bad", "good"]
+    assert info["facts"] == {"labels": ["bad", "good"]}
     assert info["backbone"]["source"] == world.bert
     assert len(info["backbone"]["fingerprint"]) > 10 * LAYERS
     assert json.loads(info["run"])["method"]["length"] == 4

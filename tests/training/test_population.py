@@ -13,10 +13,10 @@ from jaxprefix.adapters.adapter import load_adapter
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.errors import UserError
 from jaxprefix.methods import BitFit, FullFineTuning, HeadOnly, Inducer, LoRA, PrefixTuning, PTuningV2
-from jaxprefix.models.heads import SequenceClassifier
 from jaxprefix.population import loop as population_loop
 from jaxprefix.population.members import grid, member_models, stacked_dropout, with_fields
 from jaxprefix.population.population import train_population
+from jaxprefix.tasks import SequenceClassifier
 from jaxprefix.training import loop
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.trees import flatten
@@ -163,12 +163,12 @@ def test_best_leaves_and_patience_are_each_members_own(world, tmp_path, monkeypa
     kept = {}
     real = population_loop.Population.measure
 
-    def measure(self, trainable, split):
+    def measure(self, trainable, split, facts=None):
         step = 2 * (len(kept) + 1)
         if step not in script:
-            return real(self, trainable, split)
+            return real(self, trainable, split, facts)
         kept[step] = jax.device_get(trainable)
-        return [{"accuracy": value} for value in script[step]]
+        return [({"accuracy": value}, {}) for value in script[step]]
 
     monkeypatch.setattr(population_loop.Population, "measure", measure)
     run = world.run(tmp_path, steps=6, evaluate_every=2, patience=1)

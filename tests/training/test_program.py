@@ -12,8 +12,8 @@ from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.methods import FullFineTuning, HeadOnly, PTuningV2
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.encoder_config import EncoderConfig
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.training.step import first_state, make_train_step
 

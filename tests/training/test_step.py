@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jaxprefix.distributed.mesh import MeshShape, make_mesh, put_batch
 from jaxprefix.methods import PTuningV2
 from jaxprefix.models.encoder import Encoder
-from jaxprefix.models.heads import SequenceClassifier, TokenClassifier
 from jaxprefix.models.tuned import TunedModel
+from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.training.step import TrainState, init_state, make_eval_step, make_train_step
 from jaxprefix.trees import flatten

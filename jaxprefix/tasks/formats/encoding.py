@@ -1,7 +1,6 @@
 """Rows of a format to token ids, token types and labels."""
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -9,15 +8,21 @@ import numpy as np
 from jaxprefix.data.examples import IGNORED
 from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError
-from jaxprefix.tasks.encode import CHUNK, Encoded, serialised
-from jaxprefix.tasks.formats.format import BOS, Piece
-from jaxprefix.tasks.kinds import ConditionalGeneration
+from jaxprefix.tasks.formats.format import BOS, Format, Piece
+from jaxprefix.tasks.tokenizing import Encoded, chunks, serialised
 
 
-def encode_format(task: ConditionalGeneration, tokenizer: Any, rows: Rows, labelled: bool = True) -> Iterator[Encoded]:
+def encode_format(
+    made: Format, limits: tuple[int, int], tokenizer: Any, rows: Rows, labelled: bool = True
+) -> Iterator[Encoded]:
     """Tokenises all rows piece by piece; labels are the next tokens of target and end, -100 elsewhere.
 
-    With `labelled=False` there are the prompts alone, up to the marker of the target.
+    Args:
+      made: the format.
+      limits: most tokens of a prompt (`max_prompt_length`) and of a target (`max_target_length`).
+      tokenizer: with the format's tokens.
+      rows: of a split.
+      labelled: whether there are targets; without, there are the prompts alone, up to the marker of the target.
 
     Raises:
       UserError: a missing column, an empty target, a marker that the tokenizer has not, or a prompt or a target that
@@ -26,10 +31,8 @@ def encode_format(task: ConditionalGeneration, tokenizer: Any, rows: Rows, label
     from tokenizers import Tokenizer
 
     backend = Tokenizer.from_str(serialised(tokenizer))
-    made, ids_of = task.format, _Ids(tokenizer)
-    assert made is not None  # `prepare` sends tasks with a format here
-    numbered = iter(enumerate(rows))
-    while chunk := list(islice(numbered, CHUNK)):
+    ids_of = _Ids(tokenizer)
+    for chunk in chunks(rows):
         prompts = [made.prompt(row, rows.locate(index)) for index, row in chunk]
         targets = [made.target(row, rows.locate(index)) for index, row in chunk] if labelled else []
         for (index, _), piece in zip(chunk, targets, strict=False):
@@ -44,7 +47,7 @@ def encode_format(task: ConditionalGeneration, tokenizer: Any, rows: Rows, label
             texts_of = [next(before) for _ in prompts[place]]
             pieces = [*zip(prompts[place], texts_of, strict=True)]
             ids, types = _joined(pieces, ids_of)
-            _check(task, rows, index, len(ids), "prompt")
+            _check(limits[0], rows, index, len(ids), "prompt")
             if not labelled:
                 encoded.append((ids, types, ids))
                 continue
@@ -52,7 +55,7 @@ def encode_format(task: ConditionalGeneration, tokenizer: Any, rows: Rows, label
             if any(len(text) < piece.least for piece, text in (*pieces, (target, new))):
                 continue
             new = [*new[: target.limit], tokenizer.eos_token_id]
-            _check(task, rows, index, len(new), "target")
+            _check(limits[1], rows, index, len(new), "target")
             kinds = [] if target.kind is None else [ids_of(target.kind)] * len(new)
             encoded.append(([*ids, *new], [*types, *kinds], [*[IGNORED] * (len(ids) - 1), *new, IGNORED]))
         if encoded:
@@ -92,11 +95,10 @@ def _joined(pieces: list[tuple[Piece, list[int]]], ids_of: _Ids) -> tuple[list[i
     return ids, types
 
 
-def _check(task: ConditionalGeneration, rows: Rows, index: int, length: int, what: str) -> None:
-    field = f"max_{what}_length"
-    if length > getattr(task, field):
+def _check(limit: int, rows: Rows, index: int, length: int, what: str) -> None:
+    if length > limit:
         raise UserError(
-            f"{rows.locate(index)} has {length} tokens of {what} and {field} is {getattr(task, field)}; raise it."
+            f"{rows.locate(index)} has {length} tokens of {what} and max_{what}_length is {limit}; raise it."
         )
 
 
@@ -107,6 +109,6 @@ def _flat(encoded: list[tuple[list[int], list[int], list[int]]], labelled: bool)
     return Encoded(
         ids=ids,
         lengths=np.array([len(row) for row, _, _ in encoded], np.int64),
-        labels=labels if labelled else None,
+        targets={"labels": labels} if labelled else {},
         token_type_ids=types if len(types) else None,
     )

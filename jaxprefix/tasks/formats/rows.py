@@ -1,21 +1,20 @@
-"""Rows of a task: those of its source, or what its format reads out of a published file."""
+"""Rows of a published file, as a format reads them."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from jaxprefix.data.rows import Rows
-from jaxprefix.data.sources import Files, open_split
+from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
-from jaxprefix.tasks.kinds import Task
+from jaxprefix.tasks.formats.format import Format
 
 
-def open_rows(task: Task, split: str) -> Rows:
-    """The rows of `train`, `validation` or `test`; see `open_split` for what is refused."""
-    made, source = getattr(task, "format", None), task.source
-    path = getattr(source, split, None) if isinstance(source, Files) else None
-    if made is None or path is None or Path(path).suffix != made.suffix:
-        return open_split(source, split)
+def open_published(made: Format, source: Source, split: str) -> Rows | None:
+    """The rows of a split that is a published file of the format; None where it is none."""
+    path = getattr(source, split, None)
+    if not isinstance(path, str) or Path(path).suffix != made.suffix:
+        return None
     try:
         content = Path(path).expanduser().read_bytes()
         text = content.decode("utf-8-sig")

@@ -1,20 +1,14 @@
-"""Tokens that formats add to a tokenizer, and what they mean for decoding."""
+"""Tokens that formats add to a tokenizer."""
 
 import copy
 from typing import Any
 
 from jaxprefix.errors import UserError
-from jaxprefix.tasks.kinds import Task
+from jaxprefix.tasks.formats.format import Format
 
 
-def added_tokens(task: Task) -> tuple[str, ...]:
-    """The tokens that a task's format adds to the vocabulary, in the order of their ids."""
-    made = getattr(task, "format", None)
-    return () if made is None else made.added_tokens
-
-
-def with_added_tokens(task: Task, tokenizer: Any, vocab: int) -> Any:
-    """The tokenizer with the tokens of a task's format, whose ids are `vocab` and those that follow.
+def with_tokens(made: Format, tokenizer: Any, vocab: int) -> Any:
+    """The tokenizer with the tokens of a format, whose ids are `vocab` and those that follow.
 
     It is a copy where anything is added. Where the word table has more rows than the tokenizer entries, names that no
     text holds stand for the rows between. Its end and padding are the format's.
@@ -22,8 +16,8 @@ def with_added_tokens(task: Task, tokenizer: Any, vocab: int) -> Any:
     Raises:
       UserError: the tokenizer has these tokens already, under other ids.
     """
-    made, tokens = getattr(task, "format", None), added_tokens(task)
-    if made is None or not tokens:
+    tokens = made.added_tokens
+    if not tokens:
         return tokenizer
     from tokenizers import AddedToken
 
@@ -41,9 +35,3 @@ def with_added_tokens(task: Task, tokenizer: Any, vocab: int) -> Any:
     if made.padding is not None:
         tokenizer.pad_token = made.padding
     return tokenizer
-
-
-def stop_words(task: Task) -> tuple[str, ...]:
-    """Tokens of a task's format of which each ends a text that is decoded."""
-    made = getattr(task, "format", None)
-    return () if made is None else made.stops

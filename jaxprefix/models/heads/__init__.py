@@ -1,0 +1,23 @@
+"""From hidden states to logits: what every head is, and those of language models. Other heads stand beside their tasks,
+in `jaxprefix/tasks`."""
+
+from jaxprefix.models.heads.base import IGNORED, Canonical, Head, Unit, affine, cross_entropy, register_head
+from jaxprefix.models.heads.language import CausalLM, MaskedLM
+from jaxprefix.models.heads.linear import LinearHead, Place, PooledHead, Pooling, pool
+
+__all__ = [
+    "IGNORED",
+    "Canonical",
+    "CausalLM",
+    "Head",
+    "LinearHead",
+    "MaskedLM",
+    "Place",
+    "PooledHead",
+    "Pooling",
+    "Unit",
+    "affine",
+    "cross_entropy",
+    "pool",
+    "register_head",
+]

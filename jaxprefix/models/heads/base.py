@@ -1,0 +1,238 @@
+"""What a head is: from hidden states to logits, from logits to a loss and to what the host needs of them.
+
+A head is a plain frozen dataclass. What it trains lies under `trainable["head"]`; what it reads of the backbone (a
+pooler, the masked-LM transform) stays in the backbone's tree. A batch is `[B, T]`, or `[B, C, T]` where a row asks
+about C sequences; the model folds C into the backbone's rows, and a head gets hidden states `[B, C, T, D]` again.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from jaxprefix.contract import Contract, required
+from jaxprefix.edits import Dims
+from jaxprefix.errors import UserError
+from jaxprefix.models.backbone_config import BackboneConfig
+from jaxprefix.trees import Tree
+from jaxprefix.typed_json import register
+
+IGNORED = -100  # the label of a position that has none
+Unit = Literal["row", "token", "vocabulary"]
+H = TypeVar("H", bound=type)
+
+
+def affine(params: Tree, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+    """`x kernel + bias`, float32; without a bias where there is none."""
+    y = x.astype(jnp.float32) @ params["kernel"].astype(jnp.float32)
+    return y + params["bias"].astype(jnp.float32) if "bias" in params else y
+
+
+def cross_entropy(
+    logits: Float[Array, "*B C"],
+    labels: Int[Array, "*B"],
+    weight: Float[Array, "*B"],
+    class_weights: tuple[float, ...] | None = None,
+    smoothing: float = 0.0,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The weighted sum of cross entropies in nats, and the sum of weights: a mean over any number of parts is exact.
+
+    Class weights multiply each example's weight by that of its label, as torch's `CrossEntropyLoss` does. With
+    smoothing `s` the target is `(1 - s)` on the label and `s / C` on every class (Szegedy et al. 2016, section 7).
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    safe = jnp.maximum(labels, 0)
+    loss = -jnp.take_along_axis(log_p, safe[..., None], axis=-1)[..., 0]
+    if smoothing:
+        loss = (1 - smoothing) * loss - smoothing * log_p.mean(-1)
+    if class_weights is not None:
+        weight = weight * jnp.asarray(class_weights, weight.dtype)[safe]
+    return (loss * weight).sum(), weight.sum()
+
+
+def label_outputs(logits: Float[Array, "*B C"], batch: Mapping[str, Array]) -> dict[str, Array]:
+    """`predictions` int32 `[*B]`, the largest logit's; and where the batch has `labels`, `losses` `[*B]`, their cross
+    entropies in nats (meaningless where a label is -100)."""
+    found = {"predictions": logits.argmax(-1).astype(jnp.int32)}
+    if "labels" in batch:
+        log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+        found["losses"] = -jnp.take_along_axis(log_p, jnp.maximum(batch["labels"], 0)[..., None], -1)[..., 0]
+    return found
+
+
+def check_class_weights(weights: tuple[float, ...] | None, count: int | None) -> None:
+    """Refuses, as UserError, weights of another number than there are labels."""
+    if weights is not None and len(weights) != count:
+        raise UserError(f"class_weights has {len(weights)} entries for {count} labels; give one for each.")
+
+
+class Canonical(NamedTuple):
+    """A head in the one form in which the heads of many adapters share a program: a linear map of a pooled vector, or
+    of every token.
+
+    Attributes:
+      pooling: where the vector comes from (`Place`); None for every token.
+      kernel: `[D, C]`; C may be padded.
+      bias: `[C]`.
+      fill: the bias of outputs that pad C.
+      pooler: leaves of a pooler of the head's own, or None.
+    """
+
+    pooling: str | None
+    kernel: np.ndarray
+    bias: np.ndarray
+    fill: float
+    pooler: Tree | None
+
+
+class Head(Contract):
+    """A frozen dataclass of settings; its leaves are passed to it. One of your own is registered with
+    `jp.register_head`.
+
+    Attributes:
+      task: the kind of question that it answers, a word that its task asks for (`Task.question`).
+      unit: what one vector of logits stands for: a row, a token, or a token with the vocabulary for its labels.
+      writes: whether text is written by it, token after token.
+      fills: what pads each output (`outputs`) where rows of several lengths are put together; -100 for integers and
+        NaN for other numbers where it says nothing.
+      over_labels: the outputs whose last axis is that of the labels, C.
+      task_type: what PEFT calls what it answers; None where it has no word.
+      problem_type: what transformers' sequence classifiers call it; None where they have no word.
+      smooths: whether `label_smoothing` means something for it.
+      pretrained: the top of the backbone's tree that it reads and that is of no use where it was drawn at random and
+        stays frozen; None where there is none.
+
+    Raises:
+      UserError: at construction, where a required member is missing.
+    """
+
+    task: ClassVar[str] = ""
+    unit: ClassVar[Unit] = "row"
+    writes: ClassVar[bool] = False
+    fills: ClassVar[Mapping[str, float]] = {}
+    over_labels: ClassVar[tuple[str, ...]] = ("logits",)
+    task_type: ClassVar[str | None] = None
+    problem_type: ClassVar[str | None] = None
+    smooths: ClassVar[bool] = True
+    pretrained: ClassVar[str | None] = None
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # of the subclasses
+
+    @required
+    def __call__(
+        self,
+        params: Tree,
+        backbone: Tree,
+        hidden: Float[Array, "*B T D"],
+        mask: Bool[Array, "*B T"],
+        dims: Dims,
+        key: Array | None = None,
+    ) -> Float[Array, "..."]:
+        """Logits of C labels or words, for each row or each token.
+
+        Args:
+          params: the head's leaves.
+          backbone: the backbone's leaves.
+          hidden: the last hidden states, `[B, T, D]` or `[B, C, T, D]`.
+          mask: True for real tokens; a sequence that pads a row has none.
+          dims: of the backbone.
+          key: a typed key for dropout, which applies where there is one.
+        """
+        raise NotImplementedError
+
+    @required
+    def loss(
+        self, logits: Float[Array, "..."], batch: dict[str, Array], smoothing: float = 0.0
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sum of losses and of weights over what the batch's targets and `weight` count.
+
+        Args:
+          logits: what a call returned.
+          batch: with `weight` `[B]` and the task's targets under their names.
+          smoothing: see `cross_entropy`.
+        """
+        raise NotImplementedError
+
+    @required
+    def outputs(self, logits: Float[Array, "..."], batch: Mapping[str, Array]) -> dict[str, Array]:
+        """What metrics and answers need of a batch, `[B, ...]` each, reduced inside the compiled step (no `[B, T, V]`).
+
+        Where the batch has targets, `losses` is among them, `[B]` or `[B, T]`.
+        """
+        raise NotImplementedError
+
+    def scores(self, logits: Float[Array, "..."]) -> dict[str, Array]:
+        """What answers with scores need beyond `outputs`, `[B, ...]` each."""
+        return {}
+
+    def fill(self, name: str, dtype: Any) -> float:
+        """What pads the output `name` of a dtype."""
+        return float(self.fills.get(name, IGNORED if np.issubdtype(dtype, np.integer) else np.nan))
+
+    @property
+    def count(self) -> int | None:
+        """C, where the head says it itself."""
+        return None
+
+    def with_count(self, count: int | None) -> "Head":
+        """The head for C labels, as its task counts them; refuses, as UserError, another number than its own."""
+        return self
+
+    def init(self, key: Array, dims: Dims) -> Tree:
+        """The leaves under `trainable["head"]`, float32."""
+        return {}
+
+    def init_missing(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
+        """Leaves that the head needs in the backbone's tree and the folder lacks."""
+        return {}
+
+    def trains(self, path: str) -> bool:
+        """Whether the backbone's leaf at `path` moves to `trainable` for this head."""
+        return False
+
+    def reads_pooler(self) -> bool:
+        """Whether it reads the backbone's pooler."""
+        return False
+
+    def products(self, config: BackboneConfig, kernels: Mapping[str, tuple[int, ...]], rows: int, tokens: int) -> dict:
+        """FLOPs of each product, forwards, by the path of its kernel: `head/...` where it is the head's own, else that
+        of the backbone's leaf.
+
+        Args:
+          config: of the backbone.
+          kernels: shapes of the head's own kernels by path.
+          rows: pooled vectors of a batch, one for each sequence.
+          tokens: of a batch.
+        """
+        count = rows if self.unit == "row" else tokens
+        found = {f"head/{path}": 2 * count * int(np.prod(shape)) for path, shape in kernels.items()}
+        return {"pooler/kernel": 2 * rows * config.width**2, **found} if self.reads_pooler() else found
+
+    def shared(self) -> "Head":
+        """The head without what it has for itself in a bank (C, dropout, weights in the loss): adapters of equal
+        shared heads have their outputs made by one function."""
+        return type(self)()
+
+    def canonical(self, trainable: Tree, initialized: Tree) -> Canonical | None:
+        """The form in which a bank computes it; None where there is none, and the head is served alone."""
+        return None
+
+
+def register_head(cls: H) -> H:
+    """Makes a head of your own known to runs, checkpoints and adapters; a class decorator above `@dataclass`.
+
+    Raises:
+      UserError: it is no frozen dataclass that derives from `jp.Head`, or its name is taken.
+    """
+    if not issubclass(cls, Head):
+        raise UserError(f"{cls.__name__} is no head; derive it from jp.Head.")
+    return register(cls)
+
+
+def normal(key: Array, shape: tuple[int, ...], dims: Dims) -> Array:
+    """A fresh kernel, N(0, initializer_range)."""
+    return dims.initializer_range * jax.random.normal(key, shape, jnp.float32)

@@ -1,0 +1,163 @@
+"""One label for a text, or for a pair of texts."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+from typing_extensions import override
+
+from jaxprefix.data.examples import Examples, TargetSpec
+from jaxprefix.data.rows import Rows
+from jaxprefix.data.sources import Source
+from jaxprefix.edits import Dims
+from jaxprefix.errors import UserError
+from jaxprefix.models.heads import PooledHead, cross_entropy, register_head
+from jaxprefix.models.heads.base import check_class_weights, label_outputs
+from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
+from jaxprefix.tasks.labelled import LabelledTask
+from jaxprefix.tasks.labels import label_finder
+from jaxprefix.tasks.metrics import ACCURACY, LOSS, f1_macro, predicted
+from jaxprefix.tasks.texts import columns_of, sides, texts_of
+from jaxprefix.tasks.tokenizing import Encoded, Tokenizing, chunks
+from jaxprefix.trees import Tree
+
+
+@register_head
+@dataclasses.dataclass(frozen=True)
+class SequenceClassifier(PooledHead):
+    """One label for a row, by a linear map of one vector.
+
+    Attributes:
+      class_weights: one weight for each label in the loss, or None for equal ones.
+    """
+
+    class_weights: tuple[float, ...] | None = None
+    task: ClassVar[str] = "classification"
+    task_type: ClassVar[str | None] = "SEQ_CLS"
+    problem_type: ClassVar[str | None] = "single_label_classification"
+    fills: ClassVar[Mapping[str, float]] = {"logits": -np.inf}
+
+    @override
+    def init(self, key: Array, dims: Dims) -> Tree:
+        """Kernel N(0, initializer_range), bias 0."""
+        made = super().init(key, dims)
+        check_class_weights(self.class_weights, self.num_labels)
+        return made
+
+    @override
+    def loss(
+        self, logits: Float[Array, "B C"], batch: dict[str, Array], smoothing: float = 0.0
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sum of losses and of weights over the rows."""
+        return cross_entropy(logits, batch["labels"], batch["weight"], self.class_weights, smoothing)
+
+    @override
+    def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Array]) -> dict[str, Array]:
+        """`predictions` int32 `[B]`, `logits` `[B, C]` and, with labels, `losses` `[B]`."""
+        return {**label_outputs(logits, batch), "logits": logits}
+
+
+@register_task
+@dataclasses.dataclass(frozen=True)
+class Classification(LabelledTask):
+    """One label for a text, or for a pair of texts."""
+
+    source: Source
+    """Where the rows come from."""
+    text: str = "text"
+    """Column of the text, or of the first text of a pair; not read where `template` is given."""
+    text_pair: str | None = None
+    """Column of the second text; not read where `template_pair` is given."""
+    label: str = "label"
+    """Column of the label."""
+    labels: tuple[str, ...] | None = None
+    """The labels in the order of the logits; by default the dataset's own, else the training rows' own, sorted."""
+    template: str | None = None
+    """Makes the first text out of columns: `{question} {passage}`."""
+    template_pair: str | None = None
+    """Makes the second text out of columns."""
+    max_length: int = 128
+    """Longest input in tokens, special tokens included; of a pair the longer text is cut first."""
+    truncation: bool = True
+    """Whether longer inputs are cut; if not, they are an error."""
+    metric: Literal["accuracy", "f1_macro"] = "accuracy"
+    """The metric that chooses the best checkpoint."""
+
+    question: ClassVar[str] = "classification"
+    cache_version: ClassVar[int | None] = 1
+    text_fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+
+    @property
+    @override
+    def columns(self) -> tuple[str, ...]:
+        return columns_of(self._sides)
+
+    @property
+    @override
+    def label_column(self) -> str:
+        return self.label
+
+    @property
+    def _sides(self) -> list:
+        return sides(self.text, self.text_pair, self.template, self.template_pair)
+
+    @override
+    def raw_labels(self, rows: Rows, row: Mapping[str, Any], index: int) -> list[Any]:
+        return [rows.value(row, index, self.label)]
+
+    @override
+    def encode(self, tokenizer: Any, rows: Rows, facts: Facts | None) -> Iterator[Encoded]:
+        texts = self._sides
+        tokenizing = Tokenizing(tokenizer, self.max_length, self.truncation, pairs=len(texts) > 1)
+        find = None if facts is None else label_finder(rows, self.label, facts["labels"])
+        for chunk in chunks(rows):
+            inputs = [texts_of(texts, rows, row, index) for index, row in chunk]
+            found = tokenizing(inputs, [rows.locate(index) for index, _ in chunk])
+            targets = {}
+            if find is not None:
+                labels = [find(rows.value(row, index, self.label), index) for index, row in chunk]
+                targets["labels"] = np.array(labels, np.int32)
+            yield tokenizing.encoded(found, targets)
+
+    @override
+    def targets(self, count: int | None) -> dict[str, TargetSpec]:
+        return {"labels": TargetSpec("row")}
+
+    @classmethod
+    @override
+    def default_head(cls) -> SequenceClassifier:
+        return SequenceClassifier()
+
+    @property
+    @override
+    def metrics(self) -> dict[str, Metric]:
+        return {"accuracy": ACCURACY, "f1_macro": Metric(lambda found: f1_macro(*predicted(found))), "loss": LOSS}
+
+    @override
+    def answers(self, evaluated: Evaluated, inputs: Sequence[Any], scores: bool) -> list[dict[str, Any]]:
+        """`{"label", "score", "scores": {label: probability}}` for each row."""
+        names = evaluated.facts["labels"]
+        probabilities = np.asarray(jax.nn.softmax(evaluated.outputs["logits"], axis=-1))
+        return [
+            {"label": names[best], "score": float(row[best]), "scores": dict(zip(names, row.tolist(), strict=True))}
+            for row, best in zip(probabilities, probabilities.argmax(-1).tolist(), strict=True)
+        ]
+
+    @override
+    def check_training_rows(self, examples: Examples, name: str) -> None:
+        refuse_one_class(examples, name)
+
+
+def refuse_one_class(examples: Examples, name: str) -> None:
+    """Refuses, as UserError, training rows that all have one label."""
+    seen = np.unique(examples.targets["labels"].values)
+    seen = seen[seen >= 0]
+    if len(seen) < 2:
+        only = examples.labels[seen[0]] if len(seen) else "none"
+        raise UserError(
+            f"All rows of the training split {name} have one label ({only}); give rows of two classes or more."
+        )

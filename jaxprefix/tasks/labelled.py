@@ -1,0 +1,76 @@
+"""What tasks with a list of labels have in common."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from jaxprefix.data.rows import Rows
+from jaxprefix.data.sources import Source
+from jaxprefix.errors import UserError
+from jaxprefix.tasks.base import Facts, Task
+from jaxprefix.tasks.labels import checked_labels, label_names
+
+
+class LabelledTask(Task):
+    """A task whose logits are for labels with names, which it lists or its training rows tell.
+
+    Attributes:
+      labels: the labels in the order of the logits, or None.
+      fewest: how many labels there must be.
+    """
+
+    labels: tuple[str, ...] | None
+    fewest: ClassVar[int] = 2
+
+    @property
+    def label_column(self) -> str:
+        """Where the labels are."""
+        raise NotImplementedError
+
+    def raw_labels(self, rows: Rows, row: Mapping[str, Any], index: int) -> Iterable[Any]:
+        """The labels of a row as they stand there."""
+        raise NotImplementedError
+
+    @override
+    def learns_from_rows(self, rows: Rows) -> bool:
+        return self.labels is None and self.label_column not in rows.class_names
+
+    @override
+    def fit(self, rows: Rows) -> Facts:
+        return {"labels": list(label_names(self.labels, self.label_column, rows, self.raw_labels))}
+
+    @override
+    def count(self, facts: Facts | None) -> int | None:
+        names = self.labels if facts is None else facts["labels"]
+        return None if names is None else len(names)
+
+    @classmethod
+    @override
+    def imported(cls, source: Source, max_length: int, count: int | None, names: Sequence[str] | None) -> "Task":
+        named = tuple(names or (f"LABEL_{index}" for index in range(count or 0)))
+        kind: Any = cls  # a subclass, which has these fields
+        return kind(source, max_length=max_length, labels=named)
+
+    @override
+    def with_names(self, names: Sequence[str] | None, otherwise: Sequence[str] | None = None) -> "Task":
+        found = names or self.labels or otherwise
+        this: Any = self  # of a subclass, which is a dataclass
+        return this if found is None else dataclasses.replace(this, labels=tuple(found))
+
+    @override
+    def imported_facts(self, count: int | None) -> Facts:
+        named = self.labels or tuple(f"LABEL_{index}" for index in range(count or 0))
+        if count is not None and count < self.fewest:
+            raise UserError(
+                "the head has one output, as for a regression; import an adapter that chooses among labels."
+            )
+        if len(named) != count or len(set(named)) != count:
+            raise UserError(f"the head has {count} labels, but these are given: {', '.join(named)}; name each once.")
+        return {"labels": list(named)}
+
+    @override
+    def check(self) -> None:
+        if self.labels is not None:
+            checked_labels(self.labels)

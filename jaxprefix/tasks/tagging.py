@@ -1,0 +1,187 @@
+"""One label for each word of a sentence."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int32
+from typing_extensions import override
+
+from jaxprefix.data.examples import IGNORED, Examples, TargetSpec
+from jaxprefix.data.rows import Rows
+from jaxprefix.data.sources import Source
+from jaxprefix.edits import Dims
+from jaxprefix.errors import UserError
+from jaxprefix.models.heads import LinearHead, Unit, cross_entropy, register_head
+from jaxprefix.models.heads.base import check_class_weights, label_outputs
+from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
+from jaxprefix.tasks.classification import refuse_one_class
+from jaxprefix.tasks.labelled import LabelledTask
+from jaxprefix.tasks.labels import label_finder
+from jaxprefix.tasks.metrics import ACCURACY, LOSS, counted, seqeval_f1
+from jaxprefix.tasks.texts import listed_values
+from jaxprefix.tasks.tokenizing import Encoded, Tokenizing, chunks, first_of_words, flat
+from jaxprefix.trees import Tree
+
+
+@register_head
+@dataclasses.dataclass(frozen=True)
+class TokenClassifier(LinearHead):
+    """One label for each token: dropout and a linear map of the last layer (P-Tuning v2, named entities).
+
+    Attributes:
+      class_weights: one weight for each label in the loss, or None for equal ones.
+    """
+
+    class_weights: tuple[float, ...] | None = None
+    task: ClassVar[str] = "tagging"
+    task_type: ClassVar[str | None] = "TOKEN_CLS"
+    unit: ClassVar[Unit] = "token"
+    fills: ClassVar[Mapping[str, float]] = {"logits": -np.inf}
+
+    @override
+    def init(self, key: Array, dims: Dims) -> Tree:
+        """Kernel N(0, initializer_range), bias 0."""
+        made = super().init(key, dims)
+        check_class_weights(self.class_weights, self.num_labels)
+        return made
+
+    @override
+    def loss(
+        self, logits: Float[Array, "B T C"], batch: dict[str, Array], smoothing: float = 0.0
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sum of losses and of weights over the labelled tokens; a token's weight is its row's."""
+        weight = batch["weight"][:, None] * (batch["labels"] != IGNORED)
+        return cross_entropy(logits, batch["labels"], weight, self.class_weights, smoothing)
+
+    @override
+    def outputs(self, logits: Float[Array, "B T C"], batch: Mapping[str, Array]) -> dict[str, Array]:
+        """`predictions` int32 and, with labels, `losses` `[B, T]`."""
+        return label_outputs(logits, batch)
+
+    @override
+    def scores(self, logits: Float[Array, "B T C"]) -> dict[str, Array]:
+        """`logits` `[B, T, C]`."""
+        return {"logits": logits}
+
+
+@register_task
+@dataclasses.dataclass(frozen=True)
+class Tagging(LabelledTask):
+    """One label for each word of a sentence, for instance BIO tags of names."""
+
+    source: Source
+    """Where the rows come from."""
+    words: str = "tokens"
+    """Column of the words: a list, or one string in which spaces separate them."""
+    tags: str = "tags"
+    """Column of the tags, one for each word, in the same form."""
+    labels: tuple[str, ...] | None = None
+    """The tags in the order of the logits; by default the dataset's own, else the training rows' own, sorted."""
+    max_length: int = 128
+    """Longest input in tokens, special tokens included."""
+    truncation: bool = True
+    """Whether longer sentences are cut; if not, they are an error. Words that were cut off are not scored."""
+    metric: Literal["seqeval_f1", "accuracy"] = "seqeval_f1"
+    """The metric that chooses the best checkpoint."""
+
+    question: ClassVar[str] = "tagging"
+    cache_version: ClassVar[int | None] = 1
+
+    @property
+    @override
+    def columns(self) -> tuple[str, ...]:
+        return (self.words,)
+
+    @property
+    @override
+    def label_column(self) -> str:
+        return self.tags
+
+    @override
+    def raw_labels(self, rows: Rows, row: Mapping[str, Any], index: int) -> list[Any]:
+        return listed_values(rows, row, index, self.tags)
+
+    @override
+    def encode(self, tokenizer: Any, rows: Rows, facts: Facts | None) -> Iterator[Encoded]:
+        """Unlabelled rows have label 0 on the first sub-token of each word: where answers are to be read off."""
+        tokenizing = Tokenizing(tokenizer, self.max_length, self.truncation, words=True)
+        find = None if facts is None else label_finder(rows, self.tags, facts["labels"])
+        for chunk in chunks(rows):
+            words = [[str(word) for word in listed_values(rows, row, index, self.words)] for index, row in chunk]
+            found = tokenizing(words, [rows.locate(index) for index, _ in chunk])
+            tags: list[int] = []
+            for (index, row), row_words in zip(chunk, words, strict=True):
+                if find is None:
+                    tags += [0] * len(row_words)
+                    continue
+                row_tags = self.raw_labels(rows, row, index)
+                if len(row_tags) != len(row_words):
+                    raise UserError(
+                        f"{rows.locate(index)} has {len(row_words)} words in {self.words!r} and {len(row_tags)} tags "
+                        f"in {self.tags!r}; give each word one tag."
+                    )
+                tags += [find(tag, index) for tag in row_tags]
+            counts, word_ids = [len(row_words) for row_words in words], [encoding.word_ids for encoding in found]
+            yield tokenizing.encoded(found, {"labels": align(np.array(tags, np.int32), counts, word_ids)})
+
+    @override
+    def targets(self, count: int | None) -> dict[str, TargetSpec]:
+        return {"labels": TargetSpec("token")}
+
+    @classmethod
+    @override
+    def default_head(cls) -> TokenClassifier:
+        return TokenClassifier()
+
+    @property
+    @override
+    def metrics(self) -> dict[str, Metric]:
+        return {"seqeval_f1": Metric(_entities), "accuracy": ACCURACY, "loss": LOSS}
+
+    @override
+    def answers(self, evaluated: Evaluated, inputs: Sequence[Any], scores: bool) -> list[dict[str, Any]]:
+        """`{"words", "labels"}` for each row, with None for words that were cut off; with `scores`, each word's
+        `{label: probability}` under `scores`."""
+        names, found = evaluated.facts["labels"], []
+        for place, row in enumerate(inputs):
+            words = row[self.words] if isinstance(row, Mapping) else row
+            words = words.split() if isinstance(words, str) else list(words)
+            first = np.flatnonzero(evaluated.targets["labels"][place] == 0)
+            cut = [None] * (len(words) - len(first))
+            tags = [names[label] for label in evaluated.outputs["predictions"][place][first]]
+            answer = {"words": words, "labels": tags + cut}
+            if scores:
+                shares = np.asarray(jax.nn.softmax(evaluated.outputs["logits"][place][first], axis=-1)).tolist()
+                answer["scores"] = [dict(zip(names, word, strict=True)) for word in shares] + cut
+            found.append(answer)
+        return found
+
+    @override
+    def check_training_rows(self, examples: Examples, name: str) -> None:
+        refuse_one_class(examples, name)
+
+
+def _entities(evaluated: Evaluated) -> float:
+    where, names = counted(evaluated), evaluated.facts["labels"]
+    return seqeval_f1(evaluated.targets["labels"], evaluated.outputs["predictions"], where, names)
+
+
+def align(
+    tags: Int32[np.ndarray, " words"], counts: Sequence[int], word_ids: Sequence[Sequence[int | None]]
+) -> Int32[np.ndarray, " tokens"]:
+    """One label per token: the word's tag on its first sub-token, -100 on the others and on special tokens.
+
+    `tags` holds all rows' tags one after the other, `counts` the number of words of each row, `word_ids` each row's
+    word index per token, None for special tokens.
+    """
+    words = flat([-1 if word is None else word for word in row] for row in word_ids)
+    tokens = np.array([len(row) for row in word_ids], np.int64)
+    first = first_of_words(words, tokens)
+    starts = np.repeat(np.cumsum([0, *counts])[:-1], tokens)
+    labels = np.full(len(words), IGNORED, np.int32)
+    labels[first] = tags[(starts + words)[first]]
+    return labels

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxprefix.data.readers.arrow import class_names
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, listed
 
 GIVE = "give a list of dicts, a Hugging Face dataset, a pandas or Arrow table, or a sequence of dicts"
 BLOCK = 1000  # rows that are taken out of a dataset at a time
@@ -41,10 +41,9 @@ def open_container(data: Any, name: str) -> Container:
     if isinstance(data, str | bytes):
         raise UserError(f"{name} is text; {GIVE}, or name files by jp.Files.")
     if isinstance(data, Mapping):
-        held = ", ".join(map(repr, list(data)[:4])) or "nothing"
         raise UserError(
-            f"{name} is of type {type(data).__name__} with {held}; give the rows of one split as a list of dicts, or "
-            "as one table."
+            f"{name} is of type {type(data).__name__} with {listed(map(repr, data))}; give the rows of one split as a "
+            "list of dicts, or as one table."
         )
     found = next((found for kind in KINDS if (found := kind(data)) is not None), None) if _has_rows(data) else None
     if found is None:

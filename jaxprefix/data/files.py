@@ -33,11 +33,11 @@ class Files(Source):
     """
 
     train: str
-    """The file, folder or pattern to train on."""
+    """The file to train on, or a folder or pattern of shards; so may the others be."""
     validation: str | None = None
-    """The file, folder or pattern that chooses the best checkpoint and stops early."""
+    """The file that chooses the best checkpoint and stops early."""
     test: str | None = None
-    """The file, folder or pattern that is looked at once, at the end."""
+    """The file that is looked at once, at the end."""
 
     def _open(self, split: str) -> Rows:
         return open_files(getattr(self, split))

@@ -47,7 +47,7 @@ class _Held:
     @cached_property
     def _walked(self) -> tuple[tuple[str, ...], str]:
         """The columns in their order, and the digest of the content."""
-        names: dict[str, None] = dict.fromkeys(self._container.columns or (), None)
+        names: dict[str, None] = dict.fromkeys(self._container.columns or ())
         content = hashlib.sha256()
         for start in range(0, self._container.size, BLOCK):
             rows = [self._row(index) for index in range(start, min(start + BLOCK, self._container.size))]

@@ -11,7 +11,6 @@ from pathlib import Path
 import jaxprefix as jp
 from jaxprefix.allocator import keep_large_buffers
 from jaxprefix.cli.configs import load_config
-from jaxprefix.data import open_split
 from jaxprefix.data.world.tokenizer import train_bpe
 from jaxprefix.trees import merge
 
@@ -22,7 +21,7 @@ def main(folder: Path) -> None:
     keep_large_buffers()
     run = load_config(str(ROOT / "configs" / "pretrain_decoder.py"))
     config = run.backbone.config
-    texts = [row["text"] for row in open_split(run.task.source, "train")]
+    texts = [row["text"] for row in run.task.source.open("train")]
     train_bpe(texts, config.vocab, run.backbone.tokenizer, config.positions)
     result = jp.train(run)
     adapter = jp.load_adapter(result.adapter)

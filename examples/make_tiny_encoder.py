@@ -12,7 +12,6 @@ from pathlib import Path
 import jaxprefix as jp
 from jaxprefix.allocator import keep_large_buffers
 from jaxprefix.cli.configs import load_config
-from jaxprefix.data import open_split
 from jaxprefix.data.world.tokenizer import train_tokenizer
 from jaxprefix.trees import merge
 
@@ -20,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _texts(run: jp.Run) -> Iterator[str]:
-    return (f"{row['text']} {row['text_pair']}" for row in open_split(run.task.source, "train"))
+    return (f"{row['text']} {row['text_pair']}" for row in run.task.source.open("train"))
 
 
 def main(folder: Path) -> None:

@@ -11,7 +11,6 @@ from jaxprefix.comparison.plot import plot_rows
 from jaxprefix.comparison.stages import of_method, run_trials, step_cost, stopped
 from jaxprefix.comparison.state import State, write_whole
 from jaxprefix.comparison.table import Row, comma_separated, make_rows, markdown
-from jaxprefix.data import given_splits
 from jaxprefix.distributed.processes import one_process_only
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
@@ -111,7 +110,7 @@ def _check(run: Run, methods: Sequence[Any], seeds: int, budget: float, rates: S
     one_process_only("a comparison")
     if isinstance(run.backbone, NewBackbone):
         raise UserError("a comparison tunes a pretrained backbone; name a folder or a hub name.")
-    if "validation" not in given_splits(run.task.source):
+    if "validation" not in run.task.source.splits:
         raise UserError("a comparison chooses learning rates on validation rows; give the source a validation split.")
     if not methods:
         raise UserError("the comparison has no methods; name some.")
@@ -153,7 +152,7 @@ def _stages(state: State, run: Run, name: str, method: Method, rates: list[float
 def _write(state: State, run: Run, names: list[str], reference: str, size: int) -> Comparison:
     """The tables and the picture of what is finished."""
     metric, folder = run.task.metric, Path(run.folder)
-    split = "test" if "test" in given_splits(run.task.source) else "validation"
+    split = "test" if "test" in run.task.source.splits else "validation"
     stages = {name: state.stages[name] for name in names}
     rows = make_rows(stages, reference, metric, split, size, run.task.higher_is_better)
     tried = len(state.content["settings"]["rates"])

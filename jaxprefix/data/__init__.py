@@ -3,7 +3,7 @@
 from jaxprefix.data.batches import Batches, batches_per_epoch, evaluation_batches, one_batch, restore_order
 from jaxprefix.data.examples import Examples, Vocabulary
 from jaxprefix.data.rows import Rows
-from jaxprefix.data.sources import Files, InMemory, Source, Tfds, given_splits, open_split
+from jaxprefix.data.sources import Files, InMemory, Source, Tfds
 
 __all__ = [
     "Batches",
@@ -16,8 +16,6 @@ __all__ = [
     "Vocabulary",
     "batches_per_epoch",
     "evaluation_batches",
-    "given_splits",
     "one_batch",
-    "open_split",
     "restore_order",
 ]

@@ -50,8 +50,9 @@ def live_gradients(model: TunedModel, trainable: Tree, frozen: Tree, batch: Tree
 
     def objective(trainable: Tree) -> Array:
         out = model.forward(trainable, frozen, batch)
-        if model.head is not None and out.logits is not None and {"labels", "weight"} <= set(batch):
-            total, weight = model.head.loss(out.logits, batch)
+        told = {} if model.head is None or out.logits is None else model.head.outputs(out.logits, batch)
+        if model.head is not None and out.logits is not None and "weight" in batch and "losses" in told:
+            total, weight = model.head.loss(out.logits, batch)  # the batch has the head's targets
             return total / jnp.maximum(weight, 1e-8)
         outputs = out.hidden if out.logits is None else out.logits
         return (outputs * jax.random.normal(jax.random.key(0), outputs.shape)).sum() / outputs.shape[0]

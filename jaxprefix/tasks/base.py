@@ -16,7 +16,7 @@ from jaxtyping import Int
 from jaxprefix.contract import Contract, required
 from jaxprefix.data.examples import Examples, TargetSpec
 from jaxprefix.data.rows import Rows
-from jaxprefix.data.sources import Source, given_splits, open_split
+from jaxprefix.data.source import Source
 from jaxprefix.errors import UserError, listed
 from jaxprefix.models.heads import Head
 from jaxprefix.tasks.tokenizing import Encoded
@@ -150,7 +150,7 @@ class Task(Contract):
 
     def open_rows(self, split: str) -> Rows:
         """The rows of `train`, `validation` or `test`."""
-        return open_split(self.source, split)
+        return self.source.open(split)
 
     def finish(self, examples: Examples, tokenizer: Any) -> Callable[..., dict[str, np.ndarray]] | None:
         """What is done to every batch (`Examples.finish`)."""
@@ -306,8 +306,3 @@ def register_task(cls: T) -> T:
         if name not in cls.__dataclass_fields__:
             raise UserError(f"{cls.__name__} has no field {name}, which every task has; add it.")
     return register(cls)
-
-
-def has_validation(task: Task) -> bool:
-    """Whether the source has a validation split."""
-    return "validation" in given_splits(task.source)

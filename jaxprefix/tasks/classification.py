@@ -1,7 +1,7 @@
 """One label for a text, or for a pair of texts."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -13,40 +13,25 @@ from typing_extensions import override
 from jaxprefix.data.examples import Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
-from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import PooledHead, cross_entropy, register_head
-from jaxprefix.models.heads.base import check_class_weights, label_outputs
+from jaxprefix.models.heads import LabelHead, PooledHead, cross_entropy, register_head
+from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.labelled import LabelledTask
 from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.metrics import ACCURACY, LOSS, f1_macro, predicted
-from jaxprefix.tasks.texts import columns_of, sides, texts_of
-from jaxprefix.tasks.tokenizing import Encoded, Tokenizing, chunks
-from jaxprefix.trees import Tree
+from jaxprefix.tasks.text_task import TextTask
+from jaxprefix.tasks.tokenizing import Chunk
 
 
 @register_head
 @dataclasses.dataclass(frozen=True)
-class SequenceClassifier(PooledHead):
-    """One label for a row, by a linear map of one vector.
+class SequenceClassifier(LabelHead, PooledHead):
+    """One label for a row, by a linear map of one vector."""
 
-    Attributes:
-      class_weights: one weight for each label in the loss, or None for equal ones.
-    """
-
-    class_weights: tuple[float, ...] | None = None
     task: ClassVar[str] = "classification"
     task_type: ClassVar[str | None] = "SEQ_CLS"
     problem_type: ClassVar[str | None] = "single_label_classification"
-    fills: ClassVar[Mapping[str, float]] = {"logits": -np.inf}
-
-    @override
-    def init(self, key: Array, dims: Dims) -> Tree:
-        """Kernel N(0, initializer_range), bias 0."""
-        made = super().init(key, dims)
-        check_class_weights(self.class_weights, self.num_labels)
-        return made
 
     @override
     def loss(
@@ -63,7 +48,7 @@ class SequenceClassifier(PooledHead):
 
 @register_task
 @dataclasses.dataclass(frozen=True)
-class Classification(LabelledTask):
+class Classification(TextTask, LabelledTask):
     """One label for a text, or for a pair of texts."""
 
     source: Source
@@ -89,39 +74,21 @@ class Classification(LabelledTask):
 
     question: ClassVar[str] = "classification"
     cache_version: ClassVar[int | None] = 1
-    text_fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
-
-    @property
-    @override
-    def columns(self) -> tuple[str, ...]:
-        return columns_of(self._sides)
 
     @property
     @override
     def label_column(self) -> str:
         return self.label
 
-    @property
-    def _sides(self) -> list:
-        return sides(self.text, self.text_pair, self.template, self.template_pair)
-
     @override
     def raw_labels(self, rows: Rows, row: Mapping[str, Any], index: int) -> list[Any]:
         return [rows.value(row, index, self.label)]
 
     @override
-    def encode(self, tokenizer: Any, rows: Rows, facts: Facts | None) -> Iterator[Encoded]:
-        texts = self._sides
-        tokenizing = Tokenizing(tokenizer, self.max_length, self.truncation, pairs=len(texts) > 1)
-        find = None if facts is None else label_finder(rows, self.label, facts["labels"])
-        for chunk in chunks(rows):
-            inputs = [texts_of(texts, rows, row, index) for index, row in chunk]
-            found = tokenizing(inputs, [rows.locate(index) for index, _ in chunk])
-            targets = {}
-            if find is not None:
-                labels = [find(rows.value(row, index, self.label), index) for index, row in chunk]
-                targets["labels"] = np.array(labels, np.int32)
-            yield tokenizing.encoded(found, targets)
+    def chunk_targets(self, rows: Rows, chunk: Chunk, facts: Facts) -> dict[str, np.ndarray]:
+        find = label_finder(rows, self.label, facts["labels"])
+        labels = [find(rows.value(row, index, self.label), index) for index, row in chunk]
+        return {"labels": np.array(labels, np.int32)}
 
     @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
+from jaxprefix.contract import required
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
@@ -25,10 +26,12 @@ class LabelledTask(Task):
     fewest: ClassVar[int] = 2
 
     @property
+    @required
     def label_column(self) -> str:
         """Where the labels are."""
         raise NotImplementedError
 
+    @required
     def raw_labels(self, rows: Rows, row: Mapping[str, Any], index: int) -> Iterable[Any]:
         """The labels of a row as they stand there."""
         raise NotImplementedError

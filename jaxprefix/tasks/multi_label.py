@@ -1,7 +1,7 @@
 """Any number of labels for a text, or for a pair of texts."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -15,11 +15,11 @@ from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.models.heads import PooledHead, register_head
-from jaxprefix.tasks.base import Evaluated, Facts, Metric, has_validation, register_task
+from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.labelled import LabelledTask
 from jaxprefix.tasks.labels import label_finder
-from jaxprefix.tasks.texts import columns_of, sides, texts_of
-from jaxprefix.tasks.tokenizing import Encoded, Tokenizing, chunks
+from jaxprefix.tasks.text_task import TextTask
+from jaxprefix.tasks.tokenizing import Chunk
 
 USUAL = 0.5  # threshold of a label of which nothing is known
 
@@ -59,7 +59,7 @@ def _binary_cross_entropy(
 
 @register_task
 @dataclasses.dataclass(frozen=True)
-class MultiLabelClassification(LabelledTask):
+class MultiLabelClassification(TextTask, LabelledTask):
     """Any number of labels, none among them, for a text or for a pair of texts."""
 
     source: Source
@@ -90,16 +90,6 @@ class MultiLabelClassification(LabelledTask):
     fewest: ClassVar[int] = 1
     cache_version: ClassVar[int | None] = 1
     not_cached: ClassVar[tuple[str, ...]] = ("source", "metric", "thresholds")
-    text_fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
-
-    @property
-    def _sides(self) -> list:
-        return sides(self.text, self.text_pair, self.template, self.template_pair)
-
-    @property
-    @override
-    def columns(self) -> tuple[str, ...]:
-        return columns_of(self._sides)
 
     @property
     @override
@@ -121,20 +111,12 @@ class MultiLabelClassification(LabelledTask):
         return list(found)
 
     @override
-    def encode(self, tokenizer: Any, rows: Rows, facts: Facts | None) -> Iterator[Encoded]:
-        texts = self._sides
-        tokenizing = Tokenizing(tokenizer, self.max_length, self.truncation, pairs=len(texts) > 1)
-        find = None if facts is None else label_finder(rows, self.label, facts["labels"])
-        for chunk in chunks(rows):
-            inputs = [texts_of(texts, rows, row, index) for index, row in chunk]
-            found = tokenizing(inputs, [rows.locate(index) for index, _ in chunk])
-            targets = {}
-            if find is not None and facts is not None:
-                has = np.zeros((len(chunk), len(facts["labels"])), bool)
-                for place, (index, row) in enumerate(chunk):
-                    has[place, [find(name, index) for name in self.raw_labels(rows, row, index)]] = True
-                targets["labels"] = has
-            yield tokenizing.encoded(found, targets)
+    def chunk_targets(self, rows: Rows, chunk: Chunk, facts: Facts) -> dict[str, np.ndarray]:
+        find = label_finder(rows, self.label, facts["labels"])
+        has = np.zeros((len(chunk), len(facts["labels"])), bool)
+        for place, (index, row) in enumerate(chunk):
+            has[place, [find(name, index) for name in self.raw_labels(rows, row, index)]] = True
+        return {"labels": has}
 
     @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:
@@ -213,7 +195,7 @@ class MultiLabelClassification(LabelledTask):
     def check(self) -> None:
         super().check()
         if self.thresholds == "validation":
-            if not has_validation(self):
+            if "validation" not in self.source.splits:
                 raise UserError(
                     "thresholds='validation' are chosen on validation rows, and the source has none; name them, or "
                     "give numbers."

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.models.heads import PooledHead, register_head
-from jaxprefix.tasks.base import Evaluated, Facts, Metric, Task, register_task
-from jaxprefix.tasks.texts import columns_of, sides, texts_of
-from jaxprefix.tasks.tokenizing import Encoded, Tokenizing, chunks
+from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
+from jaxprefix.tasks.text_task import TextTask
+from jaxprefix.tasks.tokenizing import Chunk
 
 
 @register_head
@@ -59,7 +59,7 @@ def _squared_errors(values: Float[Array, "B C"], targets: Float[Array, "B C"]) -
 
 @register_task
 @dataclasses.dataclass(frozen=True)
-class Regression(Task):
+class Regression(TextTask):
     """One number, or several, for a text or for a pair of texts.
 
     Targets are standardised by mean and standard deviation of the training rows, which are kept with the adapter and
@@ -87,21 +87,11 @@ class Regression(Task):
 
     question: ClassVar[str] = "regression"
     cache_version: ClassVar[int | None] = 1
-    text_fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
     @property
     def target_columns(self) -> tuple[str, ...]:
         """The columns of the numbers."""
         return (self.target,) if isinstance(self.target, str) else tuple(self.target)
-
-    @property
-    def _sides(self) -> list:
-        return sides(self.text, self.text_pair, self.template, self.template_pair)
-
-    @property
-    @override
-    def columns(self) -> tuple[str, ...]:
-        return columns_of(self._sides)
 
     @override
     def learns_from_rows(self, rows: Rows) -> bool:
@@ -124,17 +114,9 @@ class Regression(Task):
         return len(self.target_columns)
 
     @override
-    def encode(self, tokenizer: Any, rows: Rows, facts: Facts | None) -> Iterator[Encoded]:
-        texts = self._sides
-        tokenizing = Tokenizing(tokenizer, self.max_length, self.truncation, pairs=len(texts) > 1)
-        for chunk in chunks(rows):
-            inputs = [texts_of(texts, rows, row, index) for index, row in chunk]
-            found = tokenizing(inputs, [rows.locate(index) for index, _ in chunk])
-            targets = {}
-            if facts is not None:
-                numbers = np.array([self._numbers(rows, row, index) for index, row in chunk], np.float64)
-                targets["values"] = ((numbers - facts["mean"]) / facts["scale"]).astype(np.float32)
-            yield tokenizing.encoded(found, targets)
+    def chunk_targets(self, rows: Rows, chunk: Chunk, facts: Facts) -> dict[str, np.ndarray]:
+        numbers = np.array([self._numbers(rows, row, index) for index, row in chunk], np.float64)
+        return {"values": ((numbers - facts["mean"]) / facts["scale"]).astype(np.float32)}
 
     def _numbers(self, rows: Rows, row: Mapping[str, Any], index: int) -> list[float]:
         return [read_number(rows, row, index, column) for column in self.target_columns]

@@ -13,10 +13,9 @@ from typing_extensions import override
 from jaxprefix.data.examples import IGNORED, Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
-from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import LinearHead, Unit, cross_entropy, register_head
-from jaxprefix.models.heads.base import check_class_weights, label_outputs
+from jaxprefix.models.heads import LabelHead, Unit, cross_entropy, register_head
+from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.classification import refuse_one_class
 from jaxprefix.tasks.labelled import LabelledTask
@@ -24,30 +23,16 @@ from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.metrics import ACCURACY, LOSS, counted, seqeval_f1
 from jaxprefix.tasks.texts import listed_values
 from jaxprefix.tasks.tokenizing import Encoded, Tokenizing, chunks, first_of_words, flat
-from jaxprefix.trees import Tree
 
 
 @register_head
 @dataclasses.dataclass(frozen=True)
-class TokenClassifier(LinearHead):
-    """One label for each token: dropout and a linear map of the last layer (P-Tuning v2, named entities).
+class TokenClassifier(LabelHead):
+    """One label for each token: dropout and a linear map of the last layer (P-Tuning v2, named entities)."""
 
-    Attributes:
-      class_weights: one weight for each label in the loss, or None for equal ones.
-    """
-
-    class_weights: tuple[float, ...] | None = None
     task: ClassVar[str] = "tagging"
     task_type: ClassVar[str | None] = "TOKEN_CLS"
     unit: ClassVar[Unit] = "token"
-    fills: ClassVar[Mapping[str, float]] = {"logits": -np.inf}
-
-    @override
-    def init(self, key: Array, dims: Dims) -> Tree:
-        """Kernel N(0, initializer_range), bias 0."""
-        made = super().init(key, dims)
-        check_class_weights(self.class_weights, self.num_labels)
-        return made
 
     @override
     def loss(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import jaxprefix
-from jaxprefix.data import Examples, given_splits
+from jaxprefix.data import Examples
 from jaxprefix.distributed.mesh import check_batch, make_mesh
 from jaxprefix.distributed.processes import barrier
 from jaxprefix.edits import Edits
@@ -211,7 +211,7 @@ def set_up(
     if abstract is None:
         examples = {
             split: prepare(run.task, backbone.tokenizer, split, facts)
-            for split in (given_splits(run.task.source) if splits is None else splits)
+            for split in (run.task.source.splits if splits is None else splits)
         }
         first = next(iter(examples.values()))
         names, count = first.labels, run.task.count(first.facts)

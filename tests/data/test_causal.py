@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxprefix.data import Batches, Files
-from jaxprefix.data.sources import open_split
 from jaxprefix.errors import UserError
 from jaxprefix.tasks import CausalLanguage, ConditionalGeneration, encode_texts, prepare
 from tests.data.conftest import letters, write_rows
@@ -120,7 +119,7 @@ def test_a_template_makes_the_prompt(tmp_path):
     task = ConditionalGeneration(source(tmp_path, rows), template="{y}|{x}", separator=" ")
     examples = prepare(task, letters())
     assert row(examples, 0) == ([B, BAR, A, SPACE, C, END], [NO, NO, NO, C, END, NO])
-    opened = open_split(task.source, "train")
+    opened = task.source.open("train")
     assert task.prompt_text(opened, opened[0], 0) == "b|a "
     prompts = encode_texts(task, letters(), [{"x": "c", "y": "d"}])
     assert prompts.row(0)["ids"].tolist() == [D, BAR, C, SPACE]

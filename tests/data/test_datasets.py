@@ -7,7 +7,7 @@ import types
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxprefix.data import Tfds, datasets, open_split
+from jaxprefix.data import Tfds, datasets
 from jaxprefix.errors import UserError
 from jaxprefix.tasks import Classification, Tagging, prepare
 
@@ -47,7 +47,7 @@ def prepared(tmp_path):
 
 
 def test_rows_are_decoded_and_labels_named(prepared, tokenizer):
-    rows = open_split(Tfds("tiny_talk/plain", data_dir=prepared), "train")
+    rows = Tfds("tiny_talk/plain", data_dir=prepared).open("train")
     texts = sorted(row["text"] for row in rows)
     assert texts == ["alice saw the cat é", "alice saw the é", "alice saw é", "alice é"]
     assert all(type(word) is str for row in rows for word in row["words"]) and type(rows[0]["label"]) is int
@@ -74,17 +74,17 @@ def test_tags_are_named(prepared, tokenizer):
 
 def test_splits_may_be_slices(prepared):
     source = Tfds("tiny_talk/plain", train="train[:50%]+validation", data_dir=prepared)
-    assert len(open_split(source, "train")) == 4
+    assert len(source.open("train")) == 4
     with pytest.raises(UserError, match=r"tiny_talk/plain has no split 'test'; it has train, validation"):
-        open_split(source, "test")
+        source.open("test")
     with pytest.raises(UserError, match=r"split 'train\[:x\]' of tiny_talk/plain cannot be read"):
-        open_split(Tfds("tiny_talk/plain", train="train[:x]", data_dir=prepared), "train")
+        Tfds("tiny_talk/plain", train="train[:x]", data_dir=prepared).open("train")
 
 
 def test_datasets_are_prepared_on_demand_and_again_only_when_gone(tmp_path):
     source = Tfds("tiny_talk/plain", data_dir=str(tmp_path))
-    first = open_split(source, "train").identity
-    assert open_split(source, "train").identity == first
+    first = source.open("train").identity
+    assert source.open("train").identity == first
     assert list(tmp_path.rglob("*.array_record*"))
 
 
@@ -93,7 +93,7 @@ def test_the_embedded_world_is_found_by_name_and_kept_in_the_cache(monkeypatch, 
     monkeypatch.setitem(sys.modules, found.__name__, found)
     monkeypatch.setitem(datasets.DEFINED_IN, "tiny_talk", found.__name__)
     monkeypatch.setattr(datasets, "GENERATED_HERE", ("tiny_talk",))
-    assert len(open_split(Tfds("tiny_talk/plain"), "validation")) == 2
+    assert len(Tfds("tiny_talk/plain").open("validation")) == 2
     assert (cache / "tfds" / "tiny_talk" / "plain" / "1.0.0").is_dir()
     assert datasets.DEFINED_IN["little_world"] == "jaxprefix.data.world.builder"
 
@@ -115,7 +115,7 @@ def test_datasets_that_tfds_registers_late_are_found(tmp_path):
 )
 def test_unknown_names_are_answered_with_the_nearest(tmp_path, name, message):
     with pytest.raises(UserError, match=message):
-        open_split(Tfds(name, data_dir=str(tmp_path)), "train")
+        Tfds(name, data_dir=str(tmp_path)).open("train")
 
 
 def test_what_needs_a_download_says_so_without_network(tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_what_needs_a_download_says_so_without_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(downloader, "MAX_RETRIES", 10)
     with pytest.raises(UserError, match=r"tiny_talk/far is not prepared in .* and could not be downloaded .* network"):
-        open_split(Tfds("tiny_talk/far", data_dir=str(tmp_path)), "train")
+        Tfds("tiny_talk/far", data_dir=str(tmp_path)).open("train")
     assert downloader.MAX_RETRIES == 10
 
 
@@ -131,10 +131,10 @@ def test_tfrecord_is_refused_with_the_remedy(prepared, tmp_path):
     (info,) = tmp_path.rglob("dataset_info.json")
     info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord"}))
     with pytest.raises(UserError, match=r"was prepared as tfrecord, .* file_format=\"array_record\""):
-        open_split(Tfds("tiny_talk/plain", data_dir=prepared), "train")
+        Tfds("tiny_talk/plain", data_dir=prepared).open("train")
 
 
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot be written to .* make room there or name another data_dir"):
-        open_split(Tfds("tiny_talk/plain", data_dir=str(tmp_path / "file")), "train")
+        Tfds("tiny_talk/plain", data_dir=str(tmp_path / "file")).open("train")

@@ -3,13 +3,14 @@ in `jaxprefix/tasks`."""
 
 from jaxprefix.models.heads.base import IGNORED, Canonical, Head, Unit, affine, cross_entropy, register_head
 from jaxprefix.models.heads.language import CausalLM, MaskedLM
-from jaxprefix.models.heads.linear import LinearHead, Place, PooledHead, Pooling, pool
+from jaxprefix.models.heads.linear import LabelHead, LinearHead, Place, PooledHead, Pooling, pool
 
 __all__ = [
     "IGNORED",
     "Canonical",
     "CausalLM",
     "Head",
+    "LabelHead",
     "LinearHead",
     "MaskedLM",
     "Place",

@@ -65,12 +65,6 @@ def label_outputs(logits: Float[Array, "*B C"], batch: Mapping[str, Array]) -> d
     return found
 
 
-def check_class_weights(weights: tuple[float, ...] | None, count: int | None) -> None:
-    """Refuses, as UserError, weights of another number than there are labels."""
-    if weights is not None and len(weights) != count:
-        raise UserError(f"class_weights has {len(weights)} entries for {count} labels; give one for each.")
-
-
 class Canonical(NamedTuple):
     """A head in the one form in which the heads of many adapters share a program: a linear map of a pooled vector, or
     of every token.

@@ -1,7 +1,8 @@
 """Heads that are one linear map: of every token, or of one vector for each sequence."""
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,28 @@ class LinearHead(Head):
         classifier = jax.tree.map(np.asarray, trainable["head"]["classifier"])
         bias = classifier.get("bias", np.zeros(classifier["kernel"].shape[1], np.float32))
         return Canonical(None, classifier["kernel"], bias, self.padded_bias, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelHead(LinearHead):
+    """A linear map to labels of which one is right.
+
+    Attributes:
+      class_weights: one weight for each label in the loss, or None for equal ones.
+    """
+
+    class_weights: tuple[float, ...] | None = None
+    fills: ClassVar[Mapping[str, float]] = {"logits": -np.inf}
+
+    @override
+    def init(self, key: Array, dims: Dims) -> Tree:
+        """Kernel N(0, initializer_range), bias 0; refuses, as UserError, weights of another number than C."""
+        made = super().init(key, dims)
+        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
+            raise UserError(
+                f"class_weights has {len(self.class_weights)} entries for {self.num_labels} labels; give one for each."
+            )
+        return made
 
 
 @dataclasses.dataclass(frozen=True)

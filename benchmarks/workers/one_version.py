@@ -31,6 +31,7 @@ CONFIG = {
     "num_hidden_layers": 6,
     "num_attention_heads": 12,
     "intermediate_size": 1536,
+    "max_position_embeddings": 512,
 }
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
 from jaxprefix.errors import UserError
+from jaxprefix.values import checked
 
 T = TypeVar("T")
 
@@ -27,7 +28,8 @@ _TAGS = ("tuple", "float", "dict")
 
 
 def register(cls: type[T]) -> type[T]:
-    """Makes a dataclass known to `from_json` under its class name; a class decorator (outermost) or a function.
+    """Makes a dataclass known to `from_json` under its class name, and check its fields (`values.checked`); a class
+    decorator (outermost) or a function.
 
     Registering the same class again, as a notebook does when a cell is run twice, replaces the old one.
 
@@ -43,7 +45,7 @@ def register(cls: type[T]) -> type[T]:
         raise UserError(f"the name {name} is taken by the format itself; call the class something else.")
     if known is not None and _origin(known) != _origin(cls):
         raise UserError(f"{_origin(cls)} and {_origin(known)} have the same class name; rename one of them.")
-    _classes[name] = cls
+    _classes[name] = checked(cls)
     return cls
 
 

@@ -17,6 +17,7 @@ from jaxprefix.data.rows import Rows
 from jaxprefix.data.source import Source
 from jaxprefix.errors import UserError
 from jaxprefix.paths import cache_folder
+from jaxprefix.typed_json import register
 
 # TFDS finds a dataset once the module that defines it has been imported; for these it has to be told which.
 DEFINED_IN = {
@@ -27,6 +28,7 @@ DEFINED_IN = {
 GENERATED_HERE = ("little_world",)  # needs no download, so it is kept with the rest of the cache
 
 
+@register
 @dataclass(frozen=True)
 class Tfds(Source):
     """A TFDS dataset, read without TensorFlow (so it must be prepared as array_record, which is done on demand)."""

@@ -15,6 +15,7 @@ from jaxprefix.data.readers.mapping import UNPACKERS, map_file
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.source import Source
 from jaxprefix.errors import UserError, listed
+from jaxprefix.typed_json import register
 
 KINDS = ", ".join(READERS)
 REMEDIES = {
@@ -23,6 +24,7 @@ REMEDIES = {
 }
 
 
+@register
 @dataclass(frozen=True)
 class Files(Source):
     """Your own files: `.jsonl` (one JSON object per line), `.csv` and `.tsv` (with a header line), `.parquet`, or

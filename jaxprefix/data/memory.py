@@ -12,6 +12,7 @@ from jaxprefix.data.plain import SIMPLE, Unsupported, plain_cell
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.source import SPLITS, Source
 from jaxprefix.errors import UserError, listed
+from jaxprefix.typed_json import register
 
 MOST = 20  # columns that a message lists
 FORMAT = 1  # of the digest; raise it when the same rows would have another one
@@ -19,6 +20,7 @@ BLOCK = 1000  # rows that are written at a time for it
 _text_of = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 
+@register
 @dataclass(frozen=True)
 class Table:
     """What runs, checkpoints and adapters store of a split that lay in memory."""
@@ -134,6 +136,7 @@ def _dense(value: Any) -> Any:
     return [_dense(item) for item in value] if type(value) is list else value
 
 
+@register
 @dataclass(frozen=True)
 class InMemory(Source):
     """Rows that are in memory already: per split a list of dicts, a Hugging Face dataset, a pandas or Arrow table, or

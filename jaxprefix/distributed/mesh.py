@@ -1,7 +1,7 @@
 """The device mesh of a run, and where the rows of its batches lie on it."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -12,6 +12,9 @@ from jax.sharding import PartitionSpec as P
 from jaxprefix.distributed.constraints import AXES, ROWS
 from jaxprefix.errors import UserError
 from jaxprefix.typed_json import register
+from jaxprefix.values import Bounds, Count
+
+Size = Annotated[int, Bounds(low=-1)]
 
 
 @register
@@ -26,10 +29,10 @@ class MeshShape:
       slices: groups of devices that only a data centre network joins; they divide `data`.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tp: int = 1
-    slices: int = 1
+    data: Size = -1
+    fsdp: Size = 1
+    tp: Size = 1
+    slices: Count = 1
 
 
 def make_mesh(shape: MeshShape, devices: list[Any] | None = None) -> Mesh:

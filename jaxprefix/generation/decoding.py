@@ -1,10 +1,14 @@
 """How text is decoded, as one hashable value, and what can be refused before anything is compiled."""
 
 import dataclasses
+from typing import Annotated
 
 from jaxprefix.errors import UserError
+from jaxprefix.typed_json import register
+from jaxprefix.values import Bounds, Count, Natural, NonNegative
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class Decoding:
     """How the next tokens are chosen: the best one (the default), drawn, or by a beam.
@@ -23,16 +27,16 @@ class Decoding:
       pad: id that fills what comes after a text's end.
     """
 
-    max_new_tokens: int = 40
-    min_new_tokens: int = 0
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    beams: int = 1
+    max_new_tokens: Count = 40
+    min_new_tokens: Natural = 0
+    temperature: NonNegative = 0.0
+    top_k: Count | None = None
+    top_p: Annotated[float, Bounds(low=0, high=1, above=True)] | None = None
+    beams: Count = 1
     length_penalty: float = 1.0
-    stop: tuple[int, ...] | None = None
-    forbidden: tuple[int, ...] = ()
-    pad: int = 0
+    stop: tuple[Natural, ...] | None = None
+    forbidden: tuple[Natural, ...] = ()
+    pad: Natural = 0
 
     @property
     def stops(self) -> tuple[int, ...]:
@@ -46,29 +50,18 @@ class Decoding:
 
     def check(self, vocab: int) -> None:
         """Refuses what cannot be, as `UserError`; `vocab` is the number of tokens, new words included."""
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+        if self.min_new_tokens > self.max_new_tokens:
             raise UserError(
-                f"min_new_tokens is {self.min_new_tokens}; it must lie between 0 and max_new_tokens = "
-                f"{self.max_new_tokens}."
+                f"min_new_tokens is {self.min_new_tokens}; it must be at most max_new_tokens = {self.max_new_tokens}."
             )
-        if self.temperature < 0:
-            raise UserError(f"the temperature is {self.temperature}; it must be at least 0 (0 takes the best token).")
         if not self.draws and (self.top_k is not None or self.top_p is not None):
             raise UserError("top_k and top_p choose what is drawn from; set a temperature above 0 with them.")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k is {self.top_k}; it must be at least 1.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
-        if self.beams < 1:
-            raise UserError(f"beams is {self.beams}; it must be at least 1.")
         if self.beams > vocab:
             raise UserError(f"{self.beams} beams are more than the {vocab} tokens of the vocabulary; take fewer.")
         if self.beams > 1 and self.draws:
             raise UserError("a beam takes the best tokens and a temperature draws them; set beams=1 or temperature=0.")
         for name, ids in (("stop", self.stops), ("forbidden", self.forbidden)):
-            wrong = [i for i in ids if not 0 <= i < vocab]
+            wrong = [i for i in ids if i >= vocab]
             if wrong:
                 raise UserError(f"the {name} token {wrong[0]} is not one of the {vocab} tokens; correct its id.")
         if len({*self.forbidden, *(self.stops if self.min_new_tokens else ())}) >= vocab:

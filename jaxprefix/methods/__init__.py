@@ -1,8 +1,8 @@
 """What is trained: one paper per file.
 
-`LISTED` is the one list of methods: the public names `jp.<class>`, configs and checkpoints (`METHODS` is registered for
-`typed_json`) and the comparison's entries are made from it, and a class says of itself what they need to know
-(`Method`). A method is added by its own file and a line here. Classes are imported at first use.
+`LISTED` is the one list of methods: the public names `jp.<class>` and the comparison's entries are made from it, and a
+class says of itself what they need to know (`Method`). A method is added by its own file, with `register` above its
+class, and a line here. Classes are imported at first use, all of them by `load_methods`.
 """
 
 import importlib
@@ -42,6 +42,12 @@ def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{PUBLIC[name]}"), name)
+
+
+def load_methods() -> None:
+    """Imports every method, so that configs and checkpoints that hold them can be read."""
+    for name in LISTED:
+        __getattr__(name)
 
 
 def __dir__() -> list[str]:

@@ -28,8 +28,11 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods.p_tuning_v2 import PTuningV2
 from jaxprefix.methods.prefix import spread
 from jaxprefix.methods.prefix_edits import GatedPrefix, GateSource
+from jaxprefix.typed_json import register
+from jaxprefix.values import NonNegative
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class AdaptivePrefix(PTuningV2):
     """Adaptive Prefix Tuning (Zhang et al. 2023).
@@ -58,7 +61,7 @@ class AdaptivePrefix(PTuningV2):
     layer_scale: bool = True
     gate_source: GateSource = "first"
     gate_bias: bool = False
-    gate_std: float | None = None
+    gate_std: NonNegative | None = None
     gate_scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -76,8 +79,6 @@ class AdaptivePrefix(PTuningV2):
                 "AdaptivePrefix(gate_scale=0) would give prefix and gate no gradient at the start; take another value, "
                 "or no_op_start=True to start from the backbone."
             )
-        if self.gate_std is not None and self.gate_std < 0:
-            raise UserError(f"AdaptivePrefix has gate_std = {self.gate_std}; it must be at least 0.")
 
     @override
     def build(self, dims: Dims) -> nn.Module:

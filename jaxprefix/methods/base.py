@@ -16,6 +16,7 @@ from typing_extensions import override
 from jaxprefix.contract import Contract, required
 from jaxprefix.edits import NO_EDITS, Dims, Edits
 from jaxprefix.errors import UserError
+from jaxprefix.typed_json import register
 
 
 class Method(Contract):
@@ -82,6 +83,7 @@ class Method(Contract):
         return combine(self, other)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class Combined(Method):
     """Several methods at once; their leaves lie under `method/<name of the part>`.

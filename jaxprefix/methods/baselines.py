@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from jaxprefix.edits import NO_EDITS, Dims, Edits
 from jaxprefix.methods.base import Method
+from jaxprefix.typed_json import register
 
 
 class NoEdits(nn.Module):
@@ -18,6 +19,7 @@ class NoEdits(nn.Module):
         return NO_EDITS
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class HeadOnly(Method):
     """A linear probe: the backbone is frozen and unchanged, only the head is trained."""
@@ -35,6 +37,7 @@ class HeadOnly(Method):
         return "a linear probe trains nothing but the head"
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class BitFit(Method):
     """BitFit (Ben Zaken et al. 2022): every bias of the layers and of the embeddings' or the last norm is trained,
@@ -60,6 +63,7 @@ class BitFit(Method):
         return path.startswith(("layers/", "embeddings/", "norm/")) and path.endswith("/bias")
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class FullFineTuning(Method):
     """Every leaf of the backbone is trained: all of them move to `trainable`, in float32."""

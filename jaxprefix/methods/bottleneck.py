@@ -23,9 +23,10 @@ from typing_extensions import override
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
-from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, he_uniform, in_layers
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count, Natural, Rate
 
 AdapterInit = Literal["normal", "lora"]
 _NORM_EPSILON = 1e-5  # torch's default, which the published adapters keep
@@ -103,18 +104,12 @@ class BottleneckEdit(LayerEdit):
 class _Bottleneck(Method):
     """What both kinds of adapters share; see `ParallelAdapter`."""
 
-    width: int = 16
+    width: Count = 16
     norm: bool = False
     scale: float = 1.0
-    dropout: float | None = 0.0
+    dropout: Rate | None = 0.0
     init: AdapterInit = "lora"
-    layers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        name = type(self).__name__
-        if self.width < 1:
-            raise UserError(f"{name} has width = {self.width}; it must be at least 1.")
-        check_rate(f"{name} has dropout =", self.dropout)
+    layers: tuple[Natural, ...] | None = None
 
     def build(self, dims: Dims) -> nn.Module:
         chosen_layers(self, dims)
@@ -125,6 +120,7 @@ class _Bottleneck(Method):
         raise NotImplementedError
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class ParallelAdapter(_Bottleneck):
     """A bottleneck adapter beside the MLP (He et al. 2022).
@@ -154,6 +150,7 @@ class ParallelAdapter(_Bottleneck):
         return {"place": "parallel", "after_dropout": self.after_dropout}
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class SequentialAdapter(_Bottleneck):
     """A bottleneck adapter behind a sublayer, before its residual dropout, or behind the whole layer.

@@ -22,6 +22,8 @@ from jaxprefix.edits.context import Context
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, in_layers
+from jaxprefix.typed_json import register
+from jaxprefix.values import Natural
 
 
 @edit
@@ -49,6 +51,7 @@ class IA3Edit(LayerEdit):
         return outputs + tuple(IA3Edit({}, {name: self.inputs[name]}) for name in sorted(self.inputs))
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class IA3(Method):
     """(IA)3 (Liu et al. 2022).
@@ -68,7 +71,7 @@ class IA3(Method):
 
     outputs: tuple[str, ...] = ("k", "v")
     inputs: tuple[str, ...] = ("down",)
-    layers: tuple[int, ...] | None = None
+    layers: tuple[Natural, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.outputs and not self.inputs:

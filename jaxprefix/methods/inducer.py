@@ -31,10 +31,12 @@ from typing_extensions import override
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, static
-from jaxprefix.errors import UserError, check_rate
+from jaxprefix.errors import UserError
 from jaxprefix.methods.head_mlp import HeadMLP, HeadMLPLeaves
 from jaxprefix.methods.layers import chosen_layers
 from jaxprefix.methods.multi_head_adapter import MultiHeadAdapter
+from jaxprefix.typed_json import register
+from jaxprefix.values import Rate
 
 KeyMode = Literal["mlp", "identity", "adaptive"]
 
@@ -158,6 +160,7 @@ def unmasked_normaliser(q: Float[Array, "B T H E"], k: Float[Array, "B S K E"], 
     return jax.nn.logsumexp(scores, axis=-1).reshape(q.shape[0], -1, q.shape[1])
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class Inducer(MultiHeadAdapter):
     """Inducer-tuning (Chen et al. 2022).
@@ -188,7 +191,7 @@ class Inducer(MultiHeadAdapter):
     gating_ablation: bool = False
     value_gating: bool = False
     legacy_mask: bool = False
-    dropout: float | None = None
+    dropout: Rate | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -204,7 +207,6 @@ class Inducer(MultiHeadAdapter):
             raise UserError(
                 "Inducer(gating_ablation=True) changes the attention of every layer; leave out layers, or the ablation."
             )
-        check_rate("Inducer has dropout =", self.dropout)
 
     @override
     def build(self, dims: Dims) -> nn.Module:

@@ -21,10 +21,11 @@ from typing_extensions import override
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
-from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, folded_normal, in_layers
 from jaxprefix.methods.lora import LoRAEdit, LowRankLeaves
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count, Natural, Rate
 
 
 @edit
@@ -90,6 +91,7 @@ class HeadMaps(LayerEdit):
         return (dataclasses.replace(self, rate=0.0),)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class KernelMix(Method):
     """Kernel-mix.
@@ -111,18 +113,12 @@ class KernelMix(Method):
     usual_rate: ClassVar[float | None] = 5e-3
     size_fields: ClassVar[tuple[str, ...]] = ("query_rank", "rank", "shared_query_rank", "shared_rank")
 
-    query_rank: int = 3
-    rank: int = 8
-    shared_query_rank: int = 12
-    shared_rank: int = 8
-    dropout: float | None = 0.1
-    layers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("query_rank", "rank", "shared_query_rank", "shared_rank"):
-            if getattr(self, name) < 1:
-                raise UserError(f"KernelMix has {name} = {getattr(self, name)}; it must be at least 1.")
-        check_rate("KernelMix has dropout =", self.dropout)
+    query_rank: Count = 3
+    rank: Count = 8
+    shared_query_rank: Count = 12
+    shared_rank: Count = 8
+    dropout: Rate | None = 0.1
+    layers: tuple[Natural, ...] | None = None
 
     @override
     def build(self, dims: Dims) -> nn.Module:

@@ -21,10 +21,12 @@ from typing_extensions import override
 
 from jaxprefix.attention import dropout
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
-from jaxprefix.errors import UserError, check_rate
+from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method, make_edits
 from jaxprefix.methods.layers import chosen_layers, folded_normal, he_uniform, in_layers
 from jaxprefix.trees import Tree, flatten, unflatten
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count, Natural, Positive, Rate
 
 LoRAInit = Literal["he", "he_small", "folded_normal"]
 _HE_SMALL = (6 / 800001) ** 0.5  # slope 400 sqrt(5) in place of sqrt(5): bound sqrt(6 / (1 + slope^2)) / sqrt(I)
@@ -79,6 +81,7 @@ class LoRAEdit(LayerEdit):
         return tuple(LoRAEdit({name: scaled[name]}) for name in sorted(scaled))
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class LoRA(Method):
     """LoRA (Hu et al. 2022).
@@ -102,19 +105,16 @@ class LoRA(Method):
     size_fields: ClassVar[tuple[str, ...]] = ("rank",)
 
     maps: tuple[str, ...] = ("q", "v")
-    rank: int = 8
-    alpha: float | None = None
+    rank: Count = 8
+    alpha: Positive | None = None
     bias: bool = False
-    dropout: float | None = 0.0
+    dropout: Rate | None = 0.0
     init: LoRAInit = "he"
-    layers: tuple[int, ...] | None = None
+    layers: tuple[Natural, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"LoRA has rank = {self.rank}; it must be at least 1.")
         if not self.maps or len(set(self.maps)) != len(self.maps):
             raise UserError(f"LoRA has maps = {self.maps}; name each linear map once, at least one.")
-        check_rate("LoRA has dropout =", self.dropout)
 
     @property
     def scale(self) -> float:
@@ -160,7 +160,7 @@ class LowRankLeaves(nn.Module):
     dims: Dims
     inputs: int
     outputs: int
-    rank: int
+    rank: Count
     start: LoRAInit
     bias: bool
 

@@ -19,6 +19,8 @@ from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.head_mlp import HeadMLP, HeadMLPLeaves
 from jaxprefix.methods.layers import chosen_layers
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count, Natural
 
 
 @edit
@@ -53,6 +55,7 @@ class MultiHeadAdapterEdit(LayerEdit):
         return (self,)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class MultiHeadAdapter(Method):
     """A parallel adapter of every head's query: inducer-tuning without its kernel weight (an ablation of the paper).
@@ -72,16 +75,14 @@ class MultiHeadAdapter(Method):
     summary: ClassVar[str] = "the inducer without its kernel weight, an ablation (Chen et al. 2022)"
     size_fields: ClassVar[tuple[str, ...]] = ("value_rank",)
 
-    value_rank: int = 12
+    value_rank: Count = 12
     value_extension: bool = True
     head_share: bool = False
     zero_init_up: bool = False
-    layers: tuple[int, ...] | None = None
+    layers: tuple[Natural, ...] | None = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if self.value_rank < 1:
-            raise UserError(f"{name} has value_rank = {self.value_rank}; it must be at least 1.")
         if self.head_share and not self.value_extension:
             raise UserError(
                 f"{name}(head_share=True, value_extension=False) has no matrix that heads could share; "

@@ -14,8 +14,11 @@ from typing_extensions import override
 from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count, NonNegative
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class NewTokens(Method):
     """New rows of a decoder's vocabulary, ids V to V + N - 1. Trained: `words` `[N, D]`.
@@ -33,12 +36,8 @@ class NewTokens(Method):
     method_name: ClassVar[str] = "new_tokens"
     summary: ClassVar[str] = "trained rows of the vocabulary that the model has not"
 
-    count: int = 16
-    init_std: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UserError(f"NewTokens has count = {self.count}; it must be at least 1.")
+    count: Count = 16
+    init_std: NonNegative | None = None
 
     @override
     def build(self, dims: Dims) -> nn.Module:

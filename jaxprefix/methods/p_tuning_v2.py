@@ -15,8 +15,11 @@ from typing_extensions import override
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.methods.prefix import DirectPrefix, PrefixMethod, ReparameterisedPrefix
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count, NonNegative
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class PTuningV2(PrefixMethod):
     """P-Tuning v2 (Liu et al. 2022).
@@ -32,8 +35,8 @@ class PTuningV2(PrefixMethod):
     usual_rate: ClassVar[float | None] = 2e-2
     size_fields: ClassVar[tuple[str, ...]] = ("length",)
 
-    init_std: float | None = None
-    mlp_width: int | None = None
+    init_std: NonNegative | None = None
+    mlp_width: Count | None = None
 
     @override
     def build(self, dims: Dims) -> nn.Module:

@@ -9,8 +9,10 @@ from typing_extensions import override
 from jaxprefix.edits import Dims, Edits
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Combined, Method
+from jaxprefix.typed_json import register
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class At(Method):
     """A method at a site of a model of several (`encoder`, `decoder`, `cross`); without it a method is at the default.

@@ -11,9 +11,10 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxprefix.edits import Dims, Edits, leaf
-from jaxprefix.errors import UserError, check_rate
+from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.prefix_edits import DropoutUnit, Prefix
+from jaxprefix.values import Count, Natural, Rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +40,11 @@ class PrefixMethod(Method):
         PEFT has it so for rows without padding on the left); else every query sees them.
     """
 
-    length: int = 16
-    lengths: tuple[int, ...] | None = None
-    layers: tuple[int, ...] | None = None
-    position_offset: bool | int = True
-    dropout: float | None = None
+    length: Count = 16
+    lengths: tuple[Natural, ...] | None = None
+    layers: tuple[Natural, ...] | None = None
+    position_offset: bool | Natural = True
+    dropout: Rate | None = None
     dropout_unit: DropoutUnit = "element"
     no_op_start: bool = False
     subject_to_window: bool = False
@@ -63,27 +64,22 @@ class PrefixMethod(Method):
     def layer_lengths(self, dims: Dims) -> tuple[int, ...]:
         """The number of virtual tokens of each of the L layers; refuses what does not fit the backbone."""
         name = type(self).__name__
-        if self.position_offset is not True and self.position_offset < 0:
-            raise UserError(f"{name} has position_offset = {self.position_offset}; it must be at least 0, or a bool.")
         if self.no_op_start and self.position_offset:
             raise UserError(
                 f"{name}(no_op_start=True) cannot start from the backbone with shifted positions; "
                 "set position_offset=False."
             )
-        check_rate(f"{name} has dropout =", self.dropout)
         if self.lengths is not None:
             if self.layers is not None:
                 raise UserError(
                     f"{name} has both lengths and layers; write 0 into lengths for layers without a prefix."
                 )
-            if len(self.lengths) != dims.layers or min(self.lengths) < 0 or max(self.lengths) == 0:
+            if len(self.lengths) != dims.layers or max(self.lengths) == 0:
                 raise UserError(
                     f"{name} has lengths = {self.lengths}; give each of the {dims.layers} layers a number of at least "
                     "0, not all of them 0."
                 )
             return self.lengths
-        if self.length < 1:
-            raise UserError(f"{name} has length = {self.length}; it must be at least 1.")
         layers = range(dims.layers) if self.layers is None else self.layers
         if not layers or len(set(layers)) != len(layers) or not all(0 <= i < dims.layers for i in layers):
             raise UserError(

@@ -20,8 +20,11 @@ from jaxprefix.methods.p_tuning_v2 import PTuningV2
 from jaxprefix.methods.prefix import PrefixMethod, ReparameterisedPrefix
 from jaxprefix.methods.prefix_edits import Prefix
 from jaxprefix.trees import Tree
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class PrefixTuning(PrefixMethod):
     """Prefix-tuning (Li & Liang 2021).
@@ -37,7 +40,7 @@ class PrefixTuning(PrefixMethod):
     size_fields: ClassVar[tuple[str, ...]] = ("mlp_width",)
 
     dropout: float | None = 0.0
-    mlp_width: int = 512
+    mlp_width: Count = 512
 
     @override
     def build(self, dims: Dims) -> nn.Module:

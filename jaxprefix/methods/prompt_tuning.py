@@ -13,10 +13,12 @@ import flax.linen as nn
 from typing_extensions import override
 
 from jaxprefix.edits import Dims, Edits, leaf
-from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count, NonNegative
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class PromptTuning(Method):
     """Prompt tuning. Trained: `prompt` `[P, D]`.
@@ -31,12 +33,8 @@ class PromptTuning(Method):
     usual_rate: ClassVar[float | None] = 2e-2
     size_fields: ClassVar[tuple[str, ...]] = ("length",)
 
-    length: int = 16
-    init_std: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.length < 1:
-            raise UserError(f"PromptTuning has length = {self.length}; it must be at least 1.")
+    length: Count = 16
+    init_std: NonNegative | None = None
 
     @classmethod
     def of_size(cls, size: int, like: Method | None = None) -> "PromptTuning":

@@ -13,6 +13,7 @@ from jaxprefix.models.encoder_config import ACTIVATIONS
 from jaxprefix.models.leaves import Leaf
 from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
+from jaxprefix.values import Count, NonNegative, Positive, Rate
 
 LayerKind = Literal["full", "sliding"]
 
@@ -61,16 +62,16 @@ class DecoderConfig(BackboneConfig):
     """
 
     model_type: str
-    vocab: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    mlp_width: int
-    positions: int
+    vocab: Count
+    width: Count
+    layers: Count
+    heads: Count
+    kv_heads: Count
+    head_width: Count
+    mlp_width: Count
+    positions: Count
     norm: Literal["rms", "layer"] = "rms"
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
     norm_offset: float = 0.0
     post_norms: bool = False
     head_norms: bool = False
@@ -81,17 +82,17 @@ class DecoderConfig(BackboneConfig):
     mlp_bias: bool = False
     tied: bool = False
     pattern: tuple[LayerKind, ...] = ("full",)
-    window: int | None = None
+    window: Count | None = None
     rope: Rope | None = dataclasses.field(default_factory=Rope)
     sliding_rope: Rope | None = None
-    query_scale: float | None = None
-    attention_softcap: float | None = None
-    logit_softcap: float | None = None
+    query_scale: Positive | None = None
+    attention_softcap: Positive | None = None
+    logit_softcap: Positive | None = None
     embedding_scale: float = 1.0
-    embedding_dropout: float = 0.0
-    hidden_dropout: float = 0.0
-    attention_dropout: float = 0.0
-    initializer_range: float = 0.02
+    embedding_dropout: Rate = 0.0
+    hidden_dropout: Rate = 0.0
+    attention_dropout: Rate = 0.0
+    initializer_range: NonNegative = 0.02
 
     model_types: ClassVar[tuple[str, ...]] = DECODER_KINDS
     causal: ClassVar[bool] = True
@@ -211,9 +212,6 @@ class DecoderConfig(BackboneConfig):
             raise UserError(
                 f"the decoder's activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}."
             )
-        for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width", "positions"):
-            if getattr(self, name) < 1:
-                raise UserError(f"the decoder's {name} is {getattr(self, name)}; it must be at least 1.")
         if self.heads % self.kv_heads:
             raise UserError(
                 f"the decoder has {self.heads} query heads and {self.kv_heads} key/value heads; the second must "

@@ -14,6 +14,7 @@ from jaxprefix.models.backbone_config import BackboneConfig, Classifiers
 from jaxprefix.models.encoder_leaves import ANCHOR, encoder_leaves
 from jaxprefix.models.leaves import Leaf
 from jaxprefix.models.stack import Remat
+from jaxprefix.values import Count, Natural, NonNegative, Positive, Rate
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -60,19 +61,19 @@ class EncoderConfig(BackboneConfig):
     """
 
     model_type: str
-    vocab: int
-    width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    positions: int
-    token_types: int = 2
-    norm_eps: float = 1e-12
-    padding_id: int = 0
+    vocab: Count
+    width: Count
+    layers: Count
+    heads: Count
+    mlp_width: Count
+    positions: Count
+    token_types: Count = 2
+    norm_eps: Positive = 1e-12
+    padding_id: Natural = 0
     activation: str = "gelu"
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    initializer_range: float = 0.02
+    hidden_dropout: Rate = 0.1
+    attention_dropout: Rate = 0.1
+    initializer_range: NonNegative = 0.02
 
     model_types: ClassVar[tuple[str, ...]] = tuple(KINDS)
     # By the TPU compiler (docs/benchmarks.md, plans): to store results of narrow layers takes longer than to make them.

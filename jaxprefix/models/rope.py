@@ -11,10 +11,13 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxprefix.errors import UserError
+from jaxprefix.typed_json import register
+from jaxprefix.values import Natural, Positive
 
 SCALINGS = ("default", "linear", "dynamic", "yarn", "llama3")
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class Rope:
     """The frequencies of one kind of layer, as `rope_parameters` of a Hugging Face config says them; hashable.
@@ -32,13 +35,13 @@ class Rope:
       truncate: `yarn`: whether the ramp's ends are whole pairs.
     """
 
-    theta: float = 10000.0
+    theta: Positive = 10000.0
     scaling: str = "default"
-    factor: float = 1.0
-    positions: int = 0
-    low: float = 1.0
-    high: float = 4.0
-    amplitude: float = 1.0
+    factor: Positive = 1.0
+    positions: Natural = 0
+    low: Positive = 1.0
+    high: Positive = 4.0
+    amplitude: Positive = 1.0
     truncate: bool = True
 
     @classmethod

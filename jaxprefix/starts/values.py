@@ -13,6 +13,8 @@ import numpy as np
 from typing_extensions import override
 
 from jaxprefix.errors import UserError
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count, Natural, NonNegative
 
 
 class Start:
@@ -28,6 +30,7 @@ class TokenStart(Start):
         raise NotImplementedError
 
 
+@register
 @dataclass(frozen=True)
 class TextStart(TokenStart):
     """A text, with the start token that the tokenizer puts before texts, without an end token.
@@ -58,6 +61,7 @@ class TextStart(TokenStart):
         return cycled(ids, length)
 
 
+@register
 @dataclass(frozen=True)
 class VocabularyStart(TokenStart):
     """Words of the vocabulary, drawn or named (Lester et al. 2021, section 3.2, "sampled vocabulary"; Li & Liang 2021,
@@ -66,9 +70,9 @@ class VocabularyStart(TokenStart):
     words: tuple[str, ...] | None = None
     """Words whose tokens are taken one after another, again from the first where the method is longer; None draws
     tokens at random. A vocabulary that has words with the space before them has them so here, as in `" word"`."""
-    seed: int = 0
+    seed: Natural = 0
     """Of the drawing."""
-    among: int = 5000
+    among: Count = 5000
     """Drawn among so many of the first ids, special ones excepted: the commonest tokens in most vocabularies, and as
     many as Lester et al. drew from."""
 
@@ -86,6 +90,7 @@ class VocabularyStart(TokenStart):
         return [int(known[index]) for index in random.choice(len(known), length, replace=len(known) < length)]
 
 
+@register
 @dataclass(frozen=True)
 class LabelStart(TokenStart):
     """The names of the labels, one after another, again from the first where the method is longer (Lester et al. 2021,
@@ -98,6 +103,7 @@ class LabelStart(TokenStart):
         return cycled(plain(tokenizer, labels, "names of the labels"), length)
 
 
+@register
 @dataclass(frozen=True)
 class SinkStart(Start):
     """The token that rows begin with, by itself: much of the attention of a pretrained model rests on its first token,
@@ -109,9 +115,9 @@ class SinkStart(Start):
 
     token: str | None = None
     """The token; None takes the tokenizer's first of `bos_token`, `cls_token` and `eos_token` that it has."""
-    noise: float = 0.01
+    noise: NonNegative = 0.01
     """Standard deviation of the noise, as a share of the root mean square of keys, and of values, in their layer."""
-    seed: int = 0
+    seed: Natural = 0
     """Of the noise."""
 
     def token_id(self, tokenizer: Any) -> int:
@@ -130,6 +136,7 @@ class SinkStart(Start):
         return int(first)
 
 
+@register
 @dataclass(frozen=True)
 class AdapterStart(Start):
     """Another adapter's virtual tokens, from a prefix to a prefix or from a prompt to a prompt.

@@ -15,6 +15,7 @@ from jaxprefix.models.heads import CausalLM
 from jaxprefix.tasks.base import Facts, Metric, Task, register_task
 from jaxprefix.tasks.metrics import LANGUAGE
 from jaxprefix.tasks.tokenizing import Encoded, chunks, serialised
+from jaxprefix.values import Count
 
 
 @register_task
@@ -26,7 +27,7 @@ class CausalLanguage(Task):
     """Where the rows come from."""
     text: str = "text"
     """Column of the text."""
-    max_length: int = 128
+    max_length: Count = 128
     """Longest text in tokens, its end included."""
     truncation: bool = True
     """Whether longer texts are cut; if not, they are an error."""

@@ -22,6 +22,7 @@ from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.metrics import ACCURACY, LOSS, f1_macro, predicted
 from jaxprefix.tasks.text_task import TextTask
 from jaxprefix.tasks.tokenizing import Chunk
+from jaxprefix.values import Count
 
 
 @register_head
@@ -65,7 +66,7 @@ class Classification(TextTask, LabelledTask):
     """Makes the first text out of columns: `{question} {passage}`."""
     template_pair: str | None = None
     """Makes the second text out of columns."""
-    max_length: int = 128
+    max_length: Count = 128
     """Longest input in tokens, special tokens included; of a pair the longer text is cut first."""
     truncation: bool = True
     """Whether longer inputs are cut; if not, they are an error."""

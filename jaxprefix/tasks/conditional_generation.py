@@ -22,6 +22,7 @@ from jaxprefix.tasks.metrics import LANGUAGE
 from jaxprefix.tasks.text_metrics import text_metrics
 from jaxprefix.tasks.texts import columns_of
 from jaxprefix.tasks.tokenizing import Encoded, chunks
+from jaxprefix.values import Count
 
 log = logging.getLogger("jaxprefix")
 
@@ -44,9 +45,9 @@ class ConditionalGeneration(Task):
     format: Format | None = None
     """A published format (`jp.WebNLG()`), which makes prompts and targets out of the columns that it names, with its
     own cuts; the four fields above and `truncation` are not read then, and what is longer still is an error."""
-    max_prompt_length: int = 128
+    max_prompt_length: Count = 128
     """Longest prompt in tokens, the separator included."""
-    max_target_length: int = 128
+    max_target_length: Count = 128
     """Longest target in tokens, its end included."""
     truncation: bool = True
     """Whether longer prompts and targets are cut, each by itself; if not, they are an error."""

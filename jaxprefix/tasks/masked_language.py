@@ -16,6 +16,7 @@ from jaxprefix.tasks.base import Facts, Metric, Task, register_task
 from jaxprefix.tasks.metrics import LANGUAGE
 from jaxprefix.tasks.texts import columns_of, sides, texts_of
 from jaxprefix.tasks.tokenizing import Encoded, Tokenizing, chunks
+from jaxprefix.values import Count, Fraction
 
 
 @register_task
@@ -29,14 +30,14 @@ class MaskedLanguage(Task):
     """Column of the text, or of the first text of a pair."""
     text_pair: str | None = None
     """Column of the second text; rows where it is empty are single texts."""
-    mask_rate: float = 0.15
+    mask_rate: Fraction = 0.15
     """Share of the tokens that are to be predicted (of these 80 % are masked, 10 % replaced, 10 % kept)."""
     focus: tuple[str, ...] = ()
     """Words, each one token of the tokenizer, that are to be predicted at `focus_rate` instead: for what is rare in the
     text and needs much of it understood."""
-    focus_rate: float = 0.5
+    focus_rate: Fraction = 0.5
     """Share of the words of `focus` that are to be predicted."""
-    max_length: int = 128
+    max_length: Count = 128
     """Longest input in tokens, special tokens included."""
     truncation: bool = True
     """Whether longer texts are cut; if not, they are an error."""
@@ -85,9 +86,6 @@ class MaskedLanguage(Task):
     def check_tokenizer(self, tokenizer: Any) -> None:
         if tokenizer.mask_token_id is None:
             raise UserError("The tokenizer has no mask token; masked language modelling needs one that has.")
-        for name, rate in (("mask_rate", self.mask_rate), ("focus_rate", self.focus_rate)):
-            if not 0 < rate < 1:
-                raise UserError(f"The {name} is {rate}; it must lie between 0 and 1.")
 
 
 def one_token_each(words: Sequence[str], tokenizer: Any) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from jaxprefix.tasks.labelled import LabelledTask
 from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.text_task import TextTask
 from jaxprefix.tasks.tokenizing import Chunk
+from jaxprefix.values import Count, Fraction
 
 USUAL = 0.5  # threshold of a label of which nothing is known
 
@@ -72,14 +73,14 @@ class MultiLabelClassification(TextTask, LabelledTask):
     """Column of the labels: a list of names, which may be empty."""
     labels: tuple[str, ...] | None = None
     """The labels in the order of the logits; by default the dataset's own, else the training rows' own, sorted."""
-    thresholds: float | tuple[float, ...] | Literal["validation"] = USUAL
+    thresholds: Fraction | tuple[Fraction, ...] | Literal["validation"] = USUAL
     """From which probability on a row has a label: a number, one for each label, or those with the best F1 of each
     label on the validation rows, which are kept with the adapter."""
     template: str | None = None
     """Makes the first text out of columns: `{question} {passage}`."""
     template_pair: str | None = None
     """Makes the second text out of columns."""
-    max_length: int = 128
+    max_length: Count = 128
     """Longest input in tokens, special tokens included; of a pair the longer text is cut first."""
     truncation: bool = True
     """Whether longer inputs are cut; if not, they are an error."""
@@ -194,16 +195,11 @@ class MultiLabelClassification(TextTask, LabelledTask):
     @override
     def check(self) -> None:
         super().check()
-        if self.thresholds == "validation":
-            if "validation" not in self.source.splits:
-                raise UserError(
-                    "thresholds='validation' are chosen on validation rows, and the source has none; name them, or "
-                    "give numbers."
-                )
-            return
-        given = self.thresholds if isinstance(self.thresholds, tuple) else (self.thresholds,)
-        if not all(isinstance(number, int | float) and 0 < number < 1 for number in given):
-            raise UserError(f"thresholds is {self.thresholds!r}; give numbers between 0 and 1, or 'validation'.")
+        if self.thresholds == "validation" and "validation" not in self.source.splits:
+            raise UserError(
+                "thresholds='validation' are chosen on validation rows, and the source has none; name them, or "
+                "give numbers."
+            )
 
 
 def probabilities(evaluated: Evaluated) -> Float[np.ndarray, "N C"]:

@@ -19,6 +19,7 @@ from jaxprefix.models.heads import PooledHead, register_head
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.text_task import TextTask
 from jaxprefix.tasks.tokenizing import Chunk
+from jaxprefix.values import Count
 
 
 @register_head
@@ -78,7 +79,7 @@ class Regression(TextTask):
     """Makes the first text out of columns: `{question} {passage}`."""
     template_pair: str | None = None
     """Makes the second text out of columns."""
-    max_length: int = 128
+    max_length: Count = 128
     """Longest input in tokens, special tokens included; of a pair the longer text is cut first."""
     truncation: bool = True
     """Whether longer inputs are cut; if not, they are an error."""

@@ -23,6 +23,7 @@ from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.metrics import ACCURACY, LOSS, counted, seqeval_f1
 from jaxprefix.tasks.texts import listed_values
 from jaxprefix.tasks.tokenizing import Encoded, Tokenizing, chunks, first_of_words, flat
+from jaxprefix.values import Count
 
 
 @register_head
@@ -66,7 +67,7 @@ class Tagging(LabelledTask):
     """Column of the tags, one for each word, in the same form."""
     labels: tuple[str, ...] | None = None
     """The tags in the order of the logits; by default the dataset's own, else the training rows' own, sorted."""
-    max_length: int = 128
+    max_length: Count = 128
     """Longest input in tokens, special tokens included."""
     truncation: bool = True
     """Whether longer sentences are cut; if not, they are an error. Words that were cut off are not scored."""

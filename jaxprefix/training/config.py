@@ -3,24 +3,22 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from jaxprefix.data.memory import Table
-from jaxprefix.data.sources import SOURCES
 from jaxprefix.distributed.mesh import MeshShape
-from jaxprefix.errors import UserError, check_rate
+from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
-from jaxprefix.methods import METHODS, PTuningV2
+from jaxprefix.methods import PTuningV2, load_methods
 from jaxprefix.methods.base import Method
 from jaxprefix.models.backbones import BackboneConfig  # whose families are values of runs
 from jaxprefix.models.fresh_init import Start as BackboneStart
-from jaxprefix.models.heads import CausalLM, Head, MaskedLM
+from jaxprefix.models.heads import Head
 from jaxprefix.models.quantizing import Quantize
-from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
-from jaxprefix.starts import STARTS, Start, TextStart, startable
+from jaxprefix.starts import Start, TextStart, startable
 from jaxprefix.tasks import load_kinds
 from jaxprefix.tasks.base import Task, check_task
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.typed_json import register
+from jaxprefix.values import Count, Natural, Positive, Rate
 
 Writer = Literal["tensorboard", "wandb"]
 
@@ -91,27 +89,27 @@ class Run:
     head: Head | None = None
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
-    epochs: float = 10.0
-    steps: int | None = None
-    batch_size: int = 32
-    accumulate: int = 1
-    eval_batch_size: int | None = None
-    buckets: tuple[int, ...] | None = None
-    evaluate_every: int | None = None
-    checkpoint_every: int | None = None
-    patience: int | None = None
-    label_smoothing: float = 0.0
-    hidden_dropout: float | None = None
-    attention_dropout: float | None = None
+    epochs: Positive = 10.0
+    steps: Count | None = None
+    batch_size: Count = 32
+    accumulate: Count = 1
+    eval_batch_size: Count | None = None
+    buckets: tuple[Count, ...] | None = None
+    evaluate_every: Count | None = None
+    checkpoint_every: Count | None = None
+    patience: Count | None = None
+    label_smoothing: Rate = 0.0
+    hidden_dropout: Rate | None = None
+    attention_dropout: Rate | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     quantize: Quantize | None = None
     unroll: bool | None = None
     remat: Remat | None = None
     baseline: Method | None = None
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
-    seed: int = 0
-    log_every: int = 10
-    profile: int = 0
+    seed: Natural = 0
+    log_every: Count = 10
+    profile: Natural = 0
     writers: tuple[Writer, ...] = ()
     folder: str = "runs/run"
 
@@ -133,15 +131,6 @@ class Run:
     def check(self) -> None:
         """Refuses what no data is needed to refuse."""
         self.optimizer.check()
-        for name in ("epochs", "batch_size", "accumulate", "log_every"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        for name in ("steps", "eval_batch_size", "evaluate_every", "checkpoint_every", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1, or None.")
-        for name in ("hidden_dropout", "attention_dropout", "label_smoothing"):
-            check_rate(f"{name} is", getattr(self, name))
         if self.quantize is not None and isinstance(self.backbone, NewBackbone):
             raise UserError("quantize is for pretrained weights, and this backbone is new; set quantize=None.")
         if self.start is not None:
@@ -166,11 +155,4 @@ class Run:
 
 
 load_kinds()  # which register themselves
-for _known in (
-    *(*SOURCES, Table),
-    *(Decoding, Rope),
-    *METHODS,
-    *STARTS,
-    *(CausalLM, MaskedLM),
-):
-    register(_known)
+load_methods()

@@ -16,9 +16,10 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxprefix.edits import Leaf
-from jaxprefix.errors import UserError, check_rate
+from jaxprefix.errors import UserError
 from jaxprefix.trees import Tree, flatten, unflatten
 from jaxprefix.typed_json import register
+from jaxprefix.values import Natural, NonNegative, Positive, Share
 
 Schedule = Literal["linear", "linear_late", "exponential", "cosine", "constant"]
 
@@ -46,32 +47,24 @@ class Optimizer:
       epsilon: added to the root of the latter.
     """
 
-    learning_rate: float = 5e-3
-    head_learning_rate: float | None = None
-    gate_learning_rate: float | None = None
+    learning_rate: NonNegative = 5e-3
+    head_learning_rate: NonNegative | None = None
+    gate_learning_rate: NonNegative | None = None
     schedule: Schedule = "linear"
-    decay: float = 0.95
-    warmup: int = 0
-    warmup_share: float = 0.0
-    end: float = 0.0
-    weight_decay: float = 0.0
-    clip: float | None = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    decay: Positive = 0.95
+    warmup: Natural = 0
+    warmup_share: Rate = 0.0
+    end: Share = 0.0
+    weight_decay: NonNegative = 0.0
+    clip: Positive | None = 1.0
+    beta1: Rate = 0.9
+    beta2: Rate = 0.999
+    epsilon: Positive = 1e-8
 
     def check(self) -> None:
-        """Refuses rates that cannot be."""
-        for name in ("learning_rate", "head_learning_rate", "gate_learning_rate", "weight_decay", "warmup"):
-            value = getattr(self, name)
-            if value is not None and not (value >= 0 and value < float("inf")):
-                raise UserError(f"optimizer.{name} is {value}; it must be a finite number of at least 0.")
-        for name in ("warmup_share", "end"):
-            check_rate(f"optimizer.{name} is", getattr(self, name))
+        """Refuses fields that contradict each other."""
         if self.warmup and self.warmup_share:
             raise UserError("optimizer has both warmup and warmup_share; give one of them.")
-        if self.clip is not None and not self.clip > 0:
-            raise UserError(f"optimizer.clip is {self.clip}; it must be above 0, or None for no clipping.")
 
     def rates(self) -> dict[str, Float[Array, ""]]:
         """The array leaves of a run: learning rates by group, and the weight decay."""

@@ -16,6 +16,7 @@ from jaxprefix.models.encoder_config import ACTIVATIONS
 from jaxprefix.models.heads.base import IGNORED, Canonical, Head, Unit, cross_entropy, label_outputs, normal
 from jaxprefix.models.linear import LayerNorm
 from jaxprefix.trees import Tree
+from jaxprefix.typed_json import register
 
 
 class LanguageHead(Head):
@@ -37,6 +38,7 @@ class LanguageHead(Head):
         return label_outputs(logits, batch)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class MaskedLM(LanguageHead):
     """The masked-language-model head: `norm(act(dense(h)))` times the word table (or an untied decoder), plus a bias.
@@ -79,6 +81,7 @@ class MaskedLM(LanguageHead):
         return {"mlm/dense/kernel": 2 * tokens * config.width**2, path: 2 * tokens * config.width * config.vocab}
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class CausalLM(LanguageHead):
     """The language-model head of a decoder: the word table, or an untied kernel, and the soft cap that some have.

@@ -16,6 +16,7 @@ from jaxprefix.edits import Dims, declare
 from jaxprefix.errors import UserError
 from jaxprefix.models.heads.base import Canonical, Head, affine, normal
 from jaxprefix.trees import Tree, merge
+from jaxprefix.values import Count, Rate
 
 Pooling = Literal["mean", "first", "last", "pooler", "trained_pooler"]
 Place = Pooling | Literal["own_pooler"]
@@ -45,8 +46,8 @@ class LinearHead(Head):
       bias: whether the map has one; transformers' sequence classifiers on decoders have none.
     """
 
-    num_labels: int | None = None
-    dropout: float | None = None
+    num_labels: Count | None = None
+    dropout: Rate | None = None
     bias: bool = dataclasses.field(default=True, kw_only=True)
 
     @property

@@ -7,12 +7,8 @@ from jaxprefix.tasks.formats.coqa_cnndm import CnnDailyMail, CoQA
 from jaxprefix.tasks.formats.e2e import E2E
 from jaxprefix.tasks.formats.format import Format, Piece
 from jaxprefix.tasks.formats.webnlg import WebNLG, WebNLGTable
-from jaxprefix.typed_json import register
 
 FORMATS = (CnnDailyMail, CoQA, E2E, WebNLG, WebNLGTable)
 """Every format that comes with the package."""
 
 __all__ = ["E2E", "FORMATS", "CnnDailyMail", "CoQA", "Format", "Piece", "WebNLG", "WebNLGTable"]
-
-for _known in FORMATS:
-    register(_known)

@@ -13,6 +13,8 @@ from typing_extensions import override
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.formats import markers
 from jaxprefix.tasks.formats.format import Format, Piece, Row, column
+from jaxprefix.typed_json import register
+from jaxprefix.values import Count, Natural
 
 _NAMES = {"train": ("train",), "validation": ("valid", "val", "dev", "validation"), "test": ("test",)}
 
@@ -29,6 +31,7 @@ def _split(content: str, split: str, where: str) -> list[dict[str, Any]]:
     return whole[name]
 
 
+@register
 @dataclass(frozen=True)
 class CoQA(Format):
     """`<bos> <document> document`, then the last turns of the history, then `<answer> answer <eos>`. Turns carry
@@ -40,9 +43,9 @@ class CoQA(Format):
     "candidates": [text]}]}], "valid": ...}`, the last candidate being the answer.
     """
 
-    max_document: int = 400
+    max_document: Count = 400
     """Tokens of the document, the rest is cut."""
-    max_history: int = 2
+    max_history: Natural = 2
     """Exchanges before the question: `2 max_history + 1` turns are kept."""
 
     added_tokens: ClassVar[tuple[str, ...]] = markers.MARKERS
@@ -88,6 +91,7 @@ class CoQA(Format):
             raise UserError(f"{where} is no CoQA file of VGLM ({error!r}); give one, or rows as .jsonl.") from None
 
 
+@register
 @dataclass(frozen=True)
 class CnnDailyMail(Format):
     """`<bos> <source> article <target> summary <eos>` with the markers as token types, the end's being `<target>`.
@@ -97,9 +101,9 @@ class CnnDailyMail(Format):
     summaries `Decoding(max_new_tokens=130)` is the sensible number.
     """
 
-    max_source: int = 400
+    max_source: Count = 400
     """Tokens of the article, the rest is cut."""
-    max_summary: int = 130
+    max_summary: Count = 130
     """Tokens of the summary, the rest is cut."""
 
     added_tokens: ClassVar[tuple[str, ...]] = markers.MARKERS

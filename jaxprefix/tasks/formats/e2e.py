@@ -11,10 +11,12 @@ from typing_extensions import override
 
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.formats.format import BOS, Format, Piece, Row, column
+from jaxprefix.typed_json import register
 
 _TARGETS = ("text", "target", "target_text")
 
 
+@register
 @dataclass(frozen=True)
 class E2E(Format):
     """` {source} {bos} {text} {eos}`, the source being `name : X | Type : Y | ...`; see `WebNLGTable` for what could

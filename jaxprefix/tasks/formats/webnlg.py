@@ -14,6 +14,7 @@ from typing_extensions import override
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.formats import markers
 from jaxprefix.tasks.formats.format import BOS, Format, Piece, Row, column
+from jaxprefix.typed_json import register
 
 Triple = tuple[str, str, str]
 
@@ -63,6 +64,7 @@ class _Triples(Format):
         return read_webnlg(content, where)
 
 
+@register
 @dataclass(frozen=True)
 class WebNLG(_Triples):
     """As in the inducer paper's code (Chen et al. 2022): `<bos> (<subject> s <property> p <object> o)* <target> text
@@ -86,6 +88,7 @@ class WebNLG(_Triples):
         return Piece(str(column(row, ("text", "target"), where)), kind=markers.TARGET_WEBNLG)
 
 
+@register
 @dataclass(frozen=True)
 class WebNLGTable(_Triples):
     """As in Prefix-Tuning's code (Li & Liang 2021): ` {source} {bos} {text} {eos}`, triples as `s : p : o`, each with

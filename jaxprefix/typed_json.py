@@ -49,6 +49,11 @@ def register(cls: type[T]) -> type[T]:
     return cls
 
 
+def registered() -> tuple[type, ...]:
+    """The classes that `from_json` knows now."""
+    return tuple(_classes.values())
+
+
 def is_registered(cls: type) -> bool:
     """Whether `to_json` can write values of the class."""
     return _classes.get(cls.__name__) is cls

@@ -8,9 +8,9 @@
         length: Count = 16
 
 A value outside is a `UserError` that names class, field and what is taken, when the instance is made. Whole numbers are
-never taken for a truth value nor the other way round, a number is finite, and a whole number serves where a number is
-asked for. NumPy's scalars, lists and paths are taken where Python's numbers, tuples and text are asked for, and become
-these, so that a value can be hashed, compared and stored. `typed_json.register` checks what it registers.
+never taken for a truth value nor the other way round, a number is finite, and a whole number becomes one with a point
+where a number is asked for. NumPy's scalars, lists and paths are taken where Python's numbers, tuples and text are asked
+for, and become these, so that a value can be hashed, compared and stored. `typed_json.register` checks what it registers.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ T = TypeVar("T")
 class Bounds(NamedTuple):
     """Where a number must lie, in an annotation; `above` and `below` leave out the bounds themselves."""
 
-    low: float | None = None
-    high: float | None = None
+    low: int | float | None = None
+    high: int | float | None = None
     above: bool = False
     below: bool = False
 
-    def hold(self, number: float) -> bool:
+    def hold(self, number: int | float) -> bool:
         """Whether the number lies within."""
         low = self.low is None or (number > self.low if self.above else number >= self.low)
         return low and (self.high is None or (number < self.high if self.below else number <= self.high))
@@ -85,7 +85,7 @@ def _field(cls: type, name: str, value: Any) -> Any:
     taken = _taken(annotation, value)
     if taken is _REFUSED:
         shown = f"the class {value.__name__}" if isinstance(value, type) else _short.repr(value)
-        raise UserError(f"{cls.__name__} has {name} = {shown}; it must be {_said(annotation)}.")
+        raise UserError(f"{cls.__name__} has {name} = {shown}; it must be {described(annotation)}.")
     return taken
 
 
@@ -141,13 +141,17 @@ def _int(value: Any) -> Any:
 
 
 def _float(value: Any) -> Any:
-    if isinstance(value, int | np.integer):
-        return _int(value)
-    return float(value) if isinstance(value, float | np.floating) and math.isfinite(value) else _REFUSED
+    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+        return _REFUSED
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return _REFUSED
+    return number if math.isfinite(number) else _REFUSED
 
 
 def _str(value: Any) -> Any:
-    return str(value) if isinstance(value, str) else _REFUSED
+    return str(value) if isinstance(value, str) else os.fspath(value) if isinstance(value, os.PathLike) else _REFUSED
 
 
 _PLAIN: dict[Any, Callable[[Any], Any]] = {
@@ -157,23 +161,22 @@ _PLAIN: dict[Any, Callable[[Any], Any]] = {
     str: _str,
     None: lambda value: None if value is None else _REFUSED,
     type(None): lambda value: None if value is None else _REFUSED,
-    os.PathLike[str]: lambda value: os.fspath(value) if isinstance(value, os.PathLike) else _REFUSED,
 }
 
 
-def _said(annotation: Any) -> str:
+def described(annotation: Any) -> str:
     """What an annotation takes, as the end of a sentence."""
     origin, of = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return " ".join([_said(of[0]), *(str(extra) for extra in of[1:] if isinstance(extra, Bounds))])
+        return " ".join([described(of[0]), *(str(extra) for extra in of[1:] if isinstance(extra, Bounds))])
     if origin in (Union, types.UnionType):
-        return _either([_said(part) for part in of])
+        return _either([described(part) for part in of])
     if origin is Literal:
-        return _either([repr(one) for one in of])
+        return _either([repr(one) for one in of], " or ")
     if origin is tuple:
         if of[1:] == (...,):
-            return f"a tuple with each entry {_said(of[0])}"
-        return f"a tuple of {len(of)}: {', '.join(map(_said, of))}"
+            return f"a tuple with each entry {described(of[0])}"
+        return f"a tuple of {len(of)}: {', '.join(map(described, of))}"
     if annotation in _NAMES:
         return _NAMES[annotation]
     name = getattr(annotation, "__name__", str(annotation))
@@ -187,9 +190,8 @@ _NAMES: dict[Any, str] = {
     str: "text",
     None: "None",
     type(None): "None",
-    os.PathLike[str]: "a path",
 }
 
 
-def _either(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, or {parts[-1]}"
+def _either(parts: list[str], last: str = ", or ") -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}{last}{parts[-1]}"

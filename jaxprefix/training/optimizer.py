@@ -19,7 +19,7 @@ from jaxprefix.edits import Leaf
 from jaxprefix.errors import UserError
 from jaxprefix.trees import Tree, flatten, unflatten
 from jaxprefix.typed_json import register
-from jaxprefix.values import Natural, NonNegative, Positive, Share
+from jaxprefix.values import Natural, NonNegative, Positive, Rate, Share
 
 Schedule = Literal["linear", "linear_late", "exponential", "cosine", "constant"]
 

@@ -236,7 +236,6 @@ def test_dropout_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (PTuningV2(length=0), "at least 1"),
         (PTuningV2(layers=(0, 12)), "from 0 to 11"),
         (PTuningV2(layers=()), "at least one"),
         (PTuningV2(layers=(1, 1)), "different indices"),
@@ -244,7 +243,6 @@ def test_dropout_defaults_are_the_papers():
         (PTuningV2(lengths=(0,) * 12), "not all of them 0"),
         (PTuningV2(lengths=(1,) * 12, layers=(1,)), "both lengths and layers"),
         (PTuningV2(no_op_start=True), "position_offset=False"),
-        (PTuningV2(dropout=1.0), "below 1"),
         (PTuningV2(init_std=0.1, mlp_width=8), "without an MLP"),
     ],
 )

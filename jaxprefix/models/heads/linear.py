@@ -16,7 +16,7 @@ from jaxprefix.edits import Dims, declare
 from jaxprefix.errors import UserError
 from jaxprefix.models.heads.base import Canonical, Head, affine, normal
 from jaxprefix.trees import Tree, merge
-from jaxprefix.values import Count, Rate
+from jaxprefix.values import Count, NonNegative, Rate
 
 Pooling = Literal["mean", "first", "last", "pooler", "trained_pooler"]
 Place = Pooling | Literal["own_pooler"]
@@ -110,7 +110,7 @@ class LabelHead(LinearHead):
       class_weights: one weight for each label in the loss, or None for equal ones.
     """
 
-    class_weights: tuple[float, ...] | None = None
+    class_weights: tuple[NonNegative, ...] | None = None
     fills: ClassVar[Mapping[str, float]] = {"logits": -np.inf}
 
     @override
@@ -121,6 +121,8 @@ class LabelHead(LinearHead):
             raise UserError(
                 f"class_weights has {len(self.class_weights)} entries for {self.num_labels} labels; give one for each."
             )
+        if self.class_weights is not None and not any(self.class_weights):
+            raise UserError("class_weights are all 0, so no row would count; give at least one above 0.")
         return made
 
 

@@ -7,10 +7,11 @@
     class Method:
         length: Count = 16
 
-A value outside is a `UserError` that names class, field and what is taken, when the instance is made. Whole numbers are
-never taken for a truth value nor the other way round, a number is finite, and a whole number becomes one with a point
-where a number is asked for. NumPy's scalars, lists and paths are taken where Python's numbers, tuples and text are asked
-for, and become these, so that a value can be hashed, compared and stored. `typed_json.register` checks what it registers.
+A value outside is a `UserError` that names class, field and what is taken, when the instance is made. Whole numbers
+are never taken for a truth value nor the other way round, a number is finite, and a whole number becomes one with a
+point where a number is asked for. NumPy's scalars, lists and paths are taken where Python's numbers, tuples and text
+are asked for, and become these, so that a value can be hashed, compared and stored. `typed_json.register` checks what it
+registers.
 """
 
 import dataclasses

@@ -153,8 +153,9 @@ def test_edits_say_whose_dropout_rate_they_have():
     [jp.Inducer, jp.KernelMix, jp.LoRA, jp.ParallelAdapter, lambda dropout: jp.PTuningV2(dropout=dropout).build(DIMS)],
 )
 def test_a_dropout_rate_out_of_range_is_refused_in_one_sentence(make):
+    bounds = "it must be a finite number of at least 0 and below 1"
     for rate in (1.0, -0.1):
-        with pytest.raises(UserError, match=rf"\w+ has dropout = {rate}; it must be at least 0 and below 1."):
+        with pytest.raises(UserError, match=rf"\w+ has dropout = {rate}; {bounds}"):
             make(dropout=rate)
     make(dropout=0.5)
     make(dropout=None)

@@ -157,7 +157,7 @@ BAD = [
     ("llama", {"num_key_value_heads": 3}, "4 query heads and 3 key/value heads"),
     ("llama", {"head_dim": 5}, "even.*head_dim|head width is 5; make it even"),
     ("llama", {"hidden_act": "quick_gelu"}, "activation is 'quick_gelu'.*gelu_new"),
-    ("llama", {"num_hidden_layers": 0}, "layers is 0"),
+    ("llama", {"num_hidden_layers": 0}, "layers = 0"),
     ("llama", {"vocab_size": "many"}, "no llama config.*vocab_size"),
     ("llama", {"hidden_size": 10, "head_dim": ...}, "hidden size.*10"),
     ("gpt2", {"n_head": 3}, "n_embd = 8, which n_head = 3"),

@@ -23,6 +23,7 @@ from jaxprefix.hf.sources import CONFIG, find_folder, read_config
 from jaxprefix.methods import HeadOnly
 from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.tasks.base import Task
+from jaxprefix.training.setup import Backbone
 
 ARCHITECTURE = "ForSequenceClassification"  # how the names of its classes end
 
@@ -51,7 +52,9 @@ def import_transformers(
     settings = read_config(path)
     _check_architecture(settings, path)
     said = ClassifierConfig(path / CONFIG, settings, asked=asked_type(problem_type, task))
+    said.problem_type(said.outputs)  # what config.json may not say is refused before anything is read
     base = read_base(str(folder))
+    _check_pooler(base)
     heads = HeadTensors(path, base.module.config, base.identity["fingerprint"])
     return as_adapter(from_transformers(heads, base.module.config, said), base, labels, task)
 
@@ -100,6 +103,15 @@ class HeadTensors(Mapping[str, np.ndarray]):
     @override
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _check_pooler(base: Backbone) -> None:
+    theirs = base.module.config.classifiers
+    if theirs is not None and theirs.pooler and not theirs.pooler_is_trained and "pooler" not in base.tree:
+        raise UserError(
+            f"the tensors {theirs.pooler}.weight and {theirs.pooler}.bias, which the classifier reads, are not both "
+            "there; copy or download the folder again."
+        )
 
 
 def is_classifier(settings: Mapping[str, Any]) -> bool:

@@ -188,11 +188,12 @@ class MultiLabelClassification(TextTask, LabelledTask):
         """With the thresholds that `hf_config` has put into `config`; 0.5 where there are none, as in transformers."""
         task: Any = super().imported(source, max_length, count, names, config)
         given = config.get("thresholds", [])
-        if not isinstance(given, list) or len(given) not in (0, count):
-            raise UserError(f"config.json has thresholds = {given!r} for {count} labels; give a number for each.")
-        task = dataclasses.replace(task, thresholds=tuple(given) or USUAL)
-        task.check()
-        return task
+        numbers = isinstance(given, list) and all(isinstance(one, int | float) and 0 < one < 1 for one in given)
+        if not numbers or len(given) not in (0, count):
+            raise UserError(
+                f"config.json has thresholds = {given!r} for {count} labels; give a number between 0 and 1 for each."
+            )
+        return dataclasses.replace(task, thresholds=tuple(map(float, given)) or USUAL)
 
     @override
     def hf_config(self, facts: Facts) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def theirs(model, inputs):
 
 
 def told(model, problem_type, names, tokenizer):
-    """What transformers' pipeline says of each text, by name; of a model of PEFT, what its functions make of logits."""
+    """What transformers' pipeline, which takes no model of PEFT, would make of the logits of each text, by name."""
     found = [theirs(model, tokenizer(text, return_tensors="np"))[0].astype(np.float64) for text in TEXTS]
     shares = {
         "regression": lambda row: row,

@@ -52,6 +52,11 @@ def is_registered(cls: type) -> bool:
     return _classes.get(cls.__name__) is cls
 
 
+def registered(base: type[T]) -> list[type[T]]:
+    """The registered classes that derive from `base`, in the order in which they were registered."""
+    return [cls for cls in _classes.values() if issubclass(cls, base)]
+
+
 def _origin(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 

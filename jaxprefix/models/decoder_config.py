@@ -116,6 +116,7 @@ class DecoderConfig(BackboneConfig):
             attention_dropout=self.attention_dropout,
             causal=True,
             gated_mlp=self.gated_mlp,
+            tied=self.tied,
             logit_softcap=self.logit_softcap,
         )
 

@@ -11,7 +11,7 @@ from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.base import Facts, Task
-from jaxprefix.tasks.labels import checked_labels, label_names
+from jaxprefix.tasks.labels import checked_labels, label_names, named_labels
 
 
 class LabelledTask(Task):
@@ -51,7 +51,14 @@ class LabelledTask(Task):
 
     @classmethod
     @override
-    def imported(cls, source: Source, max_length: int, count: int | None, names: Sequence[str] | None) -> "Task":
+    def imported(
+        cls,
+        source: Source,
+        max_length: int,
+        count: int | None,
+        names: Sequence[str] | None,
+        config: Mapping[str, Any],
+    ) -> "Task":
         named = tuple(names or (f"LABEL_{index}" for index in range(count or 0)))
         kind: Any = cls  # a subclass, which has these fields
         return kind(source, max_length=max_length, labels=named)
@@ -72,6 +79,11 @@ class LabelledTask(Task):
         if len(named) != count or len(set(named)) != count:
             raise UserError(f"the head has {count} labels, but these are given: {', '.join(named)}; name each once.")
         return {"labels": list(named)}
+
+    @override
+    def hf_config(self, facts: Facts) -> dict[str, Any]:
+        """`id2label` and `label2id`."""
+        return named_labels(facts["labels"])
 
     @override
     def check(self) -> None:

@@ -29,6 +29,7 @@ from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.heads import CausalLM
+from jaxprefix.old_names import answer_old_names
 from jaxprefix.serving.answers import Part, answers, in_order, members_of
 from jaxprefix.serving.heads import HeadSlots, Served, make_head_slots, read_head
 from jaxprefix.serving.slots import Slot, canonical_edits, fill_slots, make_slots
@@ -68,6 +69,7 @@ class BankState(NamedTuple):
         return {"edits": edits, "offset": np.int32(member.offset), "head": self.head_slots.fill(member.head)}
 
 
+@answer_old_names
 class Bank:
     """Adapters of one backbone that answer together; `load_adapters` makes one from folders.
 

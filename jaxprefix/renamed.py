@@ -38,7 +38,10 @@ ADAPTER_FORMATS: dict[int, Renames] = {
 }
 """What was renamed after each format of adapters."""
 
-CHECKPOINT_VERSIONS = {1: "0.1.0"}
+CHECKPOINT_VERSIONS = {
+    1: "jaxprefix 0.1.0",
+    2: "jaxprefix 0.2.0 before its release (commit aebc939 or earlier)",  # `labels` where there are `facts` now
+}
 """The version of jaxprefix that finishes a run whose checkpoints have an older format."""
 
 BATCH_KEYS = {

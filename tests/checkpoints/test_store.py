@@ -22,6 +22,7 @@ import pytest
 from killed_saver import bits, state_of
 
 from jaxprefix.checkpoints import files, store
+from jaxprefix.checkpoints.records import FORMAT
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.errors import UserError
 
@@ -242,7 +243,7 @@ def test_other_settings_are_refused_with_the_reason(tmp_path: Path, change: Any,
 def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path):
     fill(tmp_path, range(1))
     path = tmp_path / "0" / "record.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}'))
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="upgrade jaxprefix"):
         checkpoints.restore(LIKE)
 
@@ -250,7 +251,7 @@ def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path):
 def test_an_older_format_names_the_version_that_finishes_the_run(tmp_path: Path):
     fill(tmp_path, range(1))
     path = tmp_path / "0" / "record.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
     before = path.read_bytes()
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"of jaxprefix 0\.1\.0; finish the run"):
         checkpoints.restore(LIKE)

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from typing_extensions import override
 
 from jaxprefix.attention import dropout
+from jaxprefix.contract import required
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
 from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
@@ -120,6 +121,7 @@ class _Bottleneck(Method):
         chosen_layers(self, dims)
         return BottleneckModule(self, dims)
 
+    @required
     def placement(self) -> dict[str, Any]:
         """The fields `place` and `after_dropout` of the layer edit."""
         raise NotImplementedError

@@ -14,8 +14,10 @@ from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError, check_rate
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.prefix_edits import DropoutUnit, Prefix
+from jaxprefix.old_names import answer_old_names
 
 
+@answer_old_names
 @dataclasses.dataclass(frozen=True)
 class PrefixMethod(Method):
     """Options of every prefix method.

@@ -242,13 +242,16 @@ class Task(Contract):
           inputs: the rows as they were given.
           scores: whether every answer holds the scores of all that could have been answered.
         """
-        raise NotImplementedError  # `check_answers` says so before anything is computed
+        raise self._no_answers()
 
     def check_answers(self) -> None:
-        """Refuses, as UserError, to answer where the kind of task has no `answers`."""
+        """Refuses, as UserError, to answer where the kind of task has no `answers`, before anything is computed."""
         if type(self).answers is Task.answers:
-            remedy = "call generate for its texts" if self.writes else "use its hidden states"
-            raise UserError(f"an adapter for {type(self).__name__} predicts no labels; {remedy}.")
+            raise self._no_answers()
+
+    def _no_answers(self) -> UserError:
+        remedy = "call generate for its texts" if self.writes else "use its hidden states"
+        return UserError(f"an adapter for {type(self).__name__} predicts no labels; {remedy}.")
 
     @property
     def writes(self) -> bool:

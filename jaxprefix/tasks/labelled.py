@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import jax
+import numpy as np
 from typing_extensions import override
 
 from jaxprefix.contract import required
@@ -12,6 +14,14 @@ from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.base import Facts, Task
 from jaxprefix.tasks.labels import checked_labels, label_names, named_labels
+
+
+def label_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the labels, `[N, C]`; rows are padded to a power of two, so that answers to another number of rows
+    compile nothing."""
+    rows = 1 << max(len(logits) - 1, 0).bit_length()
+    padded = np.concatenate([logits, np.zeros((rows - len(logits), *logits.shape[1:]), logits.dtype)])
+    return np.asarray(jax.nn.softmax(padded, axis=-1))[: len(logits)]
 
 
 class LabelledTask(Task):

@@ -16,6 +16,7 @@ from jaxprefix.models.heads import CausalLM, Head, MaskedLM
 from jaxprefix.models.quantizing import Quantize
 from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
+from jaxprefix.old_names import answer_old_names
 from jaxprefix.starts import STARTS, Start, TextStart, startable
 from jaxprefix.tasks import load_kinds
 from jaxprefix.tasks.base import Task, check_task
@@ -41,6 +42,7 @@ class NewBackbone:
     start: BackboneStart = "bert"
 
 
+@answer_old_names
 @register
 @dataclasses.dataclass(frozen=True)
 class Run:

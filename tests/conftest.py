@@ -92,6 +92,16 @@ def compiled_programs(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session")
+def shared_steps():
+    """Runs and adapters share what `tests/shared_steps.py` says; for tests that train."""
+    from tests.shared_steps import share  # after the hook above
+
+    with pytest.MonkeyPatch.context() as patch:
+        share(patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def few_programs(tests=itertools.count(1)):  # noqa: B008 (one counter for all tests)
     """Drops compiled programs before a process has so many that the next one could not be mapped."""

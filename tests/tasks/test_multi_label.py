@@ -28,7 +28,7 @@ def rows(count, seed):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, shared_steps):
     folder = tmp_path_factory.mktemp("labels")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXPREFIX_CACHE", str(folder / "cache"))
@@ -114,7 +114,7 @@ def test_no_threshold_has_a_better_f1(pairs):
     def f1(threshold):
         return f1_score(labels, scores >= threshold, zero_division=0.0)
 
-    assert f1(found) == pytest.approx(max(f1(threshold) for threshold in [*scores, *(scores + 1e-9), 0.0, 0.5]))
+    assert f1(found) == pytest.approx(max(f1(threshold) for threshold in {*scores, *(scores + 1e-9), 0.0, 0.5}))
 
 
 def test_the_loss_is_the_mean_binary_cross_entropy():

@@ -30,6 +30,7 @@ _HOMES = {
     "jaxprefix.exchange.adapters_library": ("import_adapters",),
     "jaxprefix.exchange.p_tuning_v2": ("import_p_tuning_v2",),
     "jaxprefix.exchange.peft": ("export_peft", "import_peft"),
+    "jaxprefix.exchange.transformers_classifier": ("import_transformers",),
     "jaxprefix.generation": ("Decoding", "Generated", "generate", "stream"),
     "jaxprefix.hf.loading": ("load_pretrained",),
     "jaxprefix.hf.saving": ("save_pretrained",),

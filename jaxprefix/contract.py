@@ -26,10 +26,19 @@ class Contract:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuses a class that lacks a member."""
-        lacking = _lacking(cls)
-        if lacking is not None:
-            raise UserError(lacking)
+        check_complete(cls)
         return super().__new__(cls)
+
+
+def check_complete(cls: type) -> None:
+    """Refuses a class that lacks a required member, where one of its own is called before there is an instance.
+
+    Raises:
+      UserError: naming the class, the member and its signature.
+    """
+    lacking = _lacking(cls)
+    if lacking is not None:
+        raise UserError(lacking)
 
 
 @functools.cache

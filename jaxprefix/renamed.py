@@ -38,7 +38,10 @@ ADAPTER_FORMATS: dict[int, Renames] = {
 }
 """What was renamed after each format of adapters."""
 
-CHECKPOINT_VERSIONS = {1: "0.1.0"}
+CHECKPOINT_VERSIONS = {
+    1: "jaxprefix 0.1.0",
+    2: "jaxprefix 0.2.0 before its release (commit aebc939 or earlier)",  # `labels` where there are `facts` now
+}
 """The version of jaxprefix that finishes a run whose checkpoints have an older format."""
 
 BATCH_KEYS = {
@@ -48,13 +51,23 @@ BATCH_KEYS = {
     "documents": "segment_ids",
 }
 
-ARGUMENTS = {
-    "at_once": "vmap_size",
-    "own_order": "independent_order",
-    "leaves_window": "subject_to_window",
-    "kind": "model_type",
+MEMBERS: dict[str, Mapping[str, str]] = {
+    "PrefixMethod": _WINDOW,
+    **dict.fromkeys(("EncoderConfig", "DecoderConfig"), _MODEL_TYPE),
+    "Context": {
+        "mask": "keys.mask",
+        "positions": "queries.positions",
+        "documents": "queries.segment_ids",
+        "column": "queries.offset",
+        "leading": "first_token_hidden",
+    },
+    "VirtualTokens": {"until": "visible_before"},
+    "kernel_attention": {"segments": "segment_ids", "column": "query_offset"},
+    "train_population": {"at_once": "vmap_size", "own_order": "independent_order"},
+    "Run": {"made_head": "resolve_head"},
+    "Bank": {"exchange": "replace"},
 }
-"""Fields and arguments."""
+"""Arguments, fields and methods, by the class (its subclasses are meant too) or function; see `old_names`."""
 
 NAMES = {"NewWords": "NewTokens"}
 """Public names."""

@@ -49,14 +49,14 @@ def register(cls: type[T]) -> type[T]:
     return cls
 
 
-def registered() -> tuple[type, ...]:
-    """The classes that `from_json` knows now."""
-    return tuple(_classes.values())
-
-
 def is_registered(cls: type) -> bool:
     """Whether `to_json` can write values of the class."""
     return _classes.get(cls.__name__) is cls
+
+
+def registered(base: type[T]) -> list[type[T]]:
+    """The registered classes that derive from `base`, in the order in which they were registered."""
+    return [cls for cls in _classes.values() if issubclass(cls, base)]
 
 
 def _origin(cls: type) -> str:

@@ -10,8 +10,8 @@
 A value outside is a `UserError` that names class, field and what is taken, when the instance is made. Whole numbers
 are never taken for a truth value nor the other way round, a number is finite, and a whole number becomes one with a
 point where a number is asked for. NumPy's scalars, lists and paths are taken where Python's numbers, tuples and text
-are asked for, and become these, so that a value can be hashed, compared and stored. `typed_json.register` checks what it
-registers.
+are asked for, and become these, so that a value can be hashed, compared and stored. `typed_json.register` has what it
+registers checked.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast
 
 import numpy as np
 
@@ -69,15 +69,15 @@ def checked(cls: type[T]) -> type[T]:
     make = cls.__init__
     if getattr(make, "__checks__", None) is cls:
         return cls
-    names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(cast(Any, cls)) if field.init]
 
     @functools.wraps(make)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         args = tuple(_field(cls, name, value) for name, value in zip(names, args, strict=False)) + args[len(names) :]
         make(self, *args, **{name: _field(cls, name, value) for name, value in kwargs.items()})
 
-    __init__.__checks__ = cls  # type: ignore[attr-defined]
-    cls.__init__ = __init__  # type: ignore[method-assign]
+    setattr(__init__, "__checks__", cls)  # noqa: B010  a function's own attribute, which type checkers do not know
+    setattr(cls, "__init__", __init__)  # noqa: B010
     return cls
 
 

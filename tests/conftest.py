@@ -2,6 +2,7 @@
 
 import collections
 import gc
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ FIRST = [
     *("training/test_devices.py", "training/test_loop.py", "serving/test_bank.py", "test_examples.py"),
 ]
 MANY = 20_000  # of the 65,530 pieces of memory that Linux lets a process map; every compiled program takes some
+SELDOM = 16  # tests between two looks at the list of them, which takes up to 30 ms to read
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -56,9 +58,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What was imported stays: the garbage collector need not look through it again and again."""
+    """What was imported stays: the garbage collector need not look through it again and again.
+
+    Nor need it look often at what a trace makes, which is many objects of which few are garbage before it ends.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,11 +90,21 @@ def compiled_programs(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session")
+def shared_steps():
+    """Runs and adapters share what `tests/shared_steps.py` says; for tests that train."""
+    from tests.shared_steps import share  # after the hook above
+
+    with pytest.MonkeyPatch.context() as patch:
+        share(patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def few_programs():
+def few_programs(tests=itertools.count(1)):  # noqa: B008 (one counter for all tests)
     """Drops compiled programs before a process has so many that the next one could not be mapped."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
+    if next(tests) % SELDOM == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
         import jax  # after the settings above
 
         jax.clear_caches()

@@ -9,7 +9,8 @@ PACKAGE = ROOT / "jaxprefix"
 
 FLOORS = (
     ("errors", "renamed"),
-    ("trees", "typed_json", "paths", "allocator", "contract"),
+    ("values",),
+    ("trees", "typed_json", "paths", "allocator", "contract", "old_names"),
     ("attention",),
     ("edits",),
     ("methods", "data", "distributed"),

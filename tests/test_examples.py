@@ -35,6 +35,9 @@ def test_functional_apply(tmp_path, monkeypatch):
     assert shown["test"]["accuracy"] > 0.9
     assert shown["answers"] == ["person", "thing"]
     assert shown["factors_moved"] > 0.01 and shown["without_factors"] > 0.01
+    # learnt by the task of the notebook: better than one number for all; two people in a text, none in the other
+    assert shown["counting"] < 0.7 * shown["guessing"]
+    assert shown["counts"][0] > shown["counts"][1] + 0.5
     # the adapter folder is the same model, and vmap changes nothing
     assert shown["reloaded"] == pytest.approx(shown["test"], rel=1e-5)
     assert shown["vmap_difference"] < 1e-3

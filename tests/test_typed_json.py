@@ -17,7 +17,7 @@ from jaxprefix.typed_json import differences, expression, from_json, register, t
 @register
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    rate: float = 0.1
+    rate: Any = 0.1  # any float, such as are not finite
     name: str = "a"
     shape: tuple[int, ...] = ()
     more: Any = None

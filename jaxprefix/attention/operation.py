@@ -12,8 +12,10 @@ from jaxprefix.attention.implementations import DEFAULT, IMPLEMENTATIONS, Shapes
 from jaxprefix.attention.masks import MaskStructure
 from jaxprefix.attention.virtual_tokens import VirtualTokens
 from jaxprefix.errors import UserError, check_rate
+from jaxprefix.old_names import answer_old_names
 
 
+@answer_old_names
 def kernel_attention(
     q: Float[Array, "B T H E"],
     k: Float[Array, "B S K E"],

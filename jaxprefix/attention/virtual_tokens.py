@@ -10,12 +10,14 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxprefix.errors import UserError
+from jaxprefix.old_names import answer_old_names
 
 ALWAYS = 2**30  # a number that no query reaches
 
 
 # Not checked at construction: tree maps also fill the fields with axis numbers, shapes and shardings, and a layer
 # stack with one more leading axis. `kernel_attention` checks shapes where they matter.
+@answer_old_names
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jaxprefix.checkpoints.files import flush
 from jaxprefix.errors import UserError
 from jaxprefix.renamed import CHECKPOINT_VERSIONS
 
-FORMAT = 2
+FORMAT = 3
 _NAME = "record.json"
 
 
@@ -97,8 +97,8 @@ def read(folder: Any) -> Record:
         )
     if version in CHECKPOINT_VERSIONS:
         raise UserError(
-            f"the checkpoint {folder} has format {version} of jaxprefix {CHECKPOINT_VERSIONS[version]}; finish the run "
-            "with that version, or start it again in another folder."
+            f"the checkpoint {folder} has format {version} of {CHECKPOINT_VERSIONS[version]}; finish the run with "
+            "that version, or start it again in another folder."
         )
     if _digest(body) != digest:
         raise Damaged(f"{_NAME} does not match its digest")

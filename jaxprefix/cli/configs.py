@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxprefix.errors import UserError
-from jaxprefix.renamed import ARGUMENTS
 
 
 def load_config(path: str) -> Any:
@@ -56,8 +55,6 @@ def _nearest_field(error: Exception) -> str:
         return ""
     import jaxprefix
 
-    if found[2] in ARGUMENTS:
-        return f" ({found[2]!r} is now {ARGUMENTS[found[2]]!r})"
     public = [getattr(jaxprefix, name) for name in jaxprefix.__all__]
     classes = [cls for cls in public if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
     classes = [cls for cls in classes if found[1] in (None, cls.__name__)]

@@ -1,23 +1,23 @@
 """What every source of rows does: it says which splits it has, and opens them."""
 
-from abc import ABC, abstractmethod
-
+from jaxprefix.contract import Contract, required
 from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
 
-class Source(ABC):
+class Source(Contract):
     """Where rows come from.
 
     A source is a frozen dataclass with the fields `train`, `validation` and `test`, each None where there is no such
     split. It hashes, compares and is stored as any value of a run is (`typed_json`).
     """
 
-    @abstractmethod
+    @required
     def _open(self, split: str) -> Rows:
         """The rows of a split that is given."""
+        raise NotImplementedError
 
     @property
     def splits(self) -> tuple[str, ...]:

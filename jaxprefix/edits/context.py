@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from jaxprefix.attention import MaskStructure
 from jaxprefix.edits.dims import BUILT_RATES, Rates
 from jaxprefix.edits.pytree import edit, static
+from jaxprefix.old_names import answer_old_names
 
 
 @edit
@@ -53,6 +54,7 @@ class Tokens:
         return counts if self.before is None else counts + self.before[:, None]
 
 
+@answer_old_names
 @edit
 class Context:
     """What a hook may know beside its own leaves and the tensors at hand.

@@ -31,6 +31,7 @@ class Dims:
     causal: bool = False  # whether a query sees only the tokens before it
     gated_mlp: bool = False  # whether the MLP has a third map, `gate`, whose activation multiplies `up`
     logit_softcap: float | None = None  # what bounds the logits of the vocabulary
+    tied: bool = True  # whether the head of a language model is the word table
     site: str = "self"  # where these sizes hold; edits without a site act at that of the backbone's own `dims`
     attention_only: bool = False  # whether the site is an attention alone, without an MLP or an end of layer
     others: "tuple[Dims, ...]" = ()  # of the model's other sites

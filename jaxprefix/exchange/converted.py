@@ -1,7 +1,7 @@
 """A foreign adapter in our terms, and what becomes of it on a backbone: an `Adapter` like one of our own runs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,7 @@ class Converted:
       trainable: numpy leaves under `method`, `head` and, for a trained pooler, `backbone`.
       initialized: numpy leaves that were frozen and differ from the backbone's folder (a pooler).
       labels: names of the labels, where the files have them.
+      config: what the classifier's own `config.json` says.
     """
 
     method: Method
@@ -42,6 +43,7 @@ class Converted:
     trainable: Tree
     initialized: Tree = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] | None = None
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_base(source: str) -> Backbone:
@@ -79,7 +81,7 @@ def as_adapter(
         raise UserError("an adapter of a language model has no labels; remove them.")
     if task is None:
         length = max(1, min(128, backbone.module.dims.positions - offset))
-        task = found.task.imported(NO_ROWS, length, count, labels or found.labels)
+        task = found.task.imported(NO_ROWS, length, count, labels or found.labels, found.config)
     else:
         if not task.accepts(found.head):
             raise UserError(

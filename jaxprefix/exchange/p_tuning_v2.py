@@ -8,7 +8,7 @@ Positions are shifted by P, and in training the prefix gets the backbone's hidde
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,11 @@ import numpy as np
 from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
+from jaxprefix.exchange.classifier_config import read_labels
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
 from jaxprefix.exchange.files import read_json, read_tensors
 from jaxprefix.exchange.layout import Linear, Tensors, from_linear, from_table, refuse_unknown, reparameterised, take
+from jaxprefix.hf.folders import architecture
 from jaxprefix.methods import PTuningV2
 from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.tasks import Classification, SequenceClassifier, Tagging, TokenClassifier
@@ -51,11 +53,11 @@ def import_p_tuning_v2(
       UserError: no prefix of a sequence or token classifier, or another backbone.
     """
     if isinstance(source, Mapping):
-        tensors, config = source, {}
+        tensors, config, place = source, {}, Path()
     else:
-        folder = Path(source).expanduser()
-        tensors = read_tensors(folder, "model", "pytorch_model")
-        config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+        place = Path(source).expanduser()
+        tensors = read_tensors(place, "model", "pytorch_model")
+        config = read_json(place / "config.json") if (place / "config.json").exists() else {}
     kind = kind or (task and _kind_of(task.question)) or _kind_of(" ".join(config.get("architectures") or ()))
     if kind is None:
         raise UserError("the tensors do not tell sequences from tokens; say kind = 'classification' or 'tagging'.")
@@ -63,10 +65,13 @@ def import_p_tuning_v2(
     if base.module.dims.causal:
         raise UserError(f"P-Tuning v2's code tunes encoders, and {backbone} is a decoder; name the encoder.")
     converted = from_p_tuning_v2(tensors, kind, base.module.config, base.module.dims, base.tree)
-    id2label = config.get("id2label")
-    names = id2label if isinstance(id2label, Mapping) else {}
-    known = tuple(str(names[number]) for number in sorted(names, key=int)) or None
+    known = read_labels(config, place / "config.json")
     return as_adapter(dataclasses.replace(converted, labels=known), base, labels, task)
+
+
+def is_checkpoint(config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether a `config.json`, or these names of tensors, are those of P-Tuning v2's code."""
+    return "Prefix" in architecture(config) or TABLE in names
 
 
 def _kind_of(name: str) -> Kind | None:

@@ -7,17 +7,19 @@ What they are called and what they read, a backbone's config says (`classifiers`
 folder.
 """
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprefix.errors import UserError
+from jaxprefix.exchange.classifier_config import ClassifierConfig
 from jaxprefix.exchange.layout import Linear, Tensors, from_linear, take, to_linear
-from jaxprefix.models.backbone_config import BackboneConfig, Classifiers
-from jaxprefix.models.heads import CausalLM, Head
+from jaxprefix.models.backbone_config import BackboneConfig
+from jaxprefix.models.heads import Head
 from jaxprefix.models.tuned import TunedModel
-from jaxprefix.tasks import CausalLanguage, Classification, SequenceClassifier, Tagging, TokenClassifier
 from jaxprefix.tasks.base import Task
+from jaxprefix.tasks.foreign import find_kind
 from jaxprefix.trees import Tree, merge
 
 AUTO = {
@@ -45,8 +47,19 @@ class Found(NamedTuple):
     known: set[str]
 
 
-def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Written:
-    """The head's tensors; `root` is what their names have before those of the base model (`PeftType.root`).
+Units = tuple[np.ndarray, np.ndarray]
+"""Factors and summands `[C]` of a head's outputs (`Task.output_units`)."""
+
+
+def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str, units: Units | None = None) -> Written:
+    """The head's tensors.
+
+    Args:
+      model: backbone, method and head.
+      trainable: its trained leaves.
+      frozen: its other leaves.
+      root: what the tensors' names have before those of the base model (`PeftType.root`).
+      units: what the outputs are multiplied by, and what is added, for transformers; that becomes part of the map.
 
     Raises:
       UserError: transformers has no such head for this backbone.
@@ -56,11 +69,11 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Writ
     if head is None or task is None or theirs is None or (task == "CAUSAL_LM" and not config.causal):
         raise UserError(
             f"PEFT has no counterpart of {type(head).__name__} on {config.model_type}; export an "
-            "adapter with SequenceClassifier, TokenClassifier or, on a decoder, CausalLM."
+            "adapter that classifies sequences or tokens, or on a decoder one of a language model."
         )
     if task == "CAUSAL_LM":
         return Written(task, {}, None)
-    linear, saved = trainable["head"]["classifier"], ["classifier", "score"]
+    linear, saved = _in_units(trainable["head"]["classifier"], units), ["classifier", "score"]
     if task == "TOKEN_CLS":
         if theirs.tokens is None:
             raise UserError(f"transformers has no token classifier of {config.model_type}; export another adapter.")
@@ -68,11 +81,13 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Writ
     form = head.canonical(trainable, frozen["initialized"])
     assert form is not None  # that of a linear map of one vector, as all heads of this task_type have
     if theirs.pooling == "last":
-        return Written(task, _last_token(str(form.pooling), theirs, linear, root), saved)
+        _check_last_token(head, str(form.pooling), trainable["head"]["classifier"], units)
+        weight = f"{root}{theirs.rows}.weight"
+        return Written(task, {weight: to_linear(_biased(linear), root + theirs.rows)[weight]}, saved)
     if not head.reads_pooler():
         raise UserError(
             f'transformers has no head with pooling="{form.pooling}", so PEFT would classify another vector; '
-            'train with SequenceClassifier(pooling="trained_pooler") or "pooler".'
+            f'train with {type(head).__name__}(pooling="trained_pooler") or "pooler".'
         )
     pooler = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))["pooler"]
     named = to_linear(pooler, root + theirs.pooler)
@@ -84,19 +99,37 @@ def to_head(model: TunedModel, trainable: Tree, frozen: Tree, root: str) -> Writ
     return Written(task, tensors, saved)
 
 
-def _last_token(pooling: str, theirs: Classifiers, linear: Tree, root: str) -> dict[str, np.ndarray]:
+ROUNDING = 1e-6  # of a standard deviation: a mean below that is 0, as that of centred targets in float32
+
+
+def _check_last_token(head: Head, pooling: str, linear: Tree, units: Units | None) -> None:
+    """Refuses what a sequence classifier on a decoder, a map of the last token without bias, cannot compute."""
+    asked = f'{type(head).__name__}(pooling="last", bias=False)'
     if pooling != "last":
         raise UserError(
             f'transformers classifies rows on a decoder by the last token, and this head has pooling="{pooling}"; '
-            'train with SequenceClassifier(pooling="last", bias=False).'
+            f"train with {asked}."
         )
     if np.any(np.asarray(linear.get("bias", 0))):
         raise UserError(
             "transformers' sequence classifiers on decoders have no bias, so PEFT would silently drop it; train with "
-            'SequenceClassifier(pooling="last", bias=False).'
+            f"{asked}."
         )
-    weight = f"{root}{theirs.rows}.weight"
-    return {weight: to_linear(_biased(linear), root + theirs.rows)[weight]}
+    if units is not None and np.any(np.abs(units[1]) > ROUNDING * units[0]):
+        means = ", ".join(f"{mean:g}" for mean in units[1])
+        raise UserError(
+            f"the mean of the targets ({means}) would have to be a bias, and transformers' sequence classifiers on "
+            "decoders have none; train on targets less their mean."
+        )
+
+
+def _in_units(linear: Tree, units: Units | None) -> Tree:
+    """The linear map with its outputs in other units, computed in float64."""
+    if units is None:
+        return linear
+    scale, shift = units
+    kernel, bias = (np.asarray(leaf, np.float64) for leaf in (linear["kernel"], linear.get("bias", np.zeros(1))))
+    return {"kernel": kernel * scale, "bias": bias * scale + shift}
 
 
 def _biased(linear: Tree) -> Tree:
@@ -104,11 +137,18 @@ def _biased(linear: Tree) -> Tree:
     return {"bias": np.zeros(linear["kernel"].shape[1], np.float32), **linear}
 
 
-def from_head(tensors: Tensors, task: str, config: BackboneConfig, root: str) -> Found:
-    """The head of a task on a backbone in our terms; `root` as in `to_head`.
+def from_head(tensors: Tensors, task: str, config: BackboneConfig, root: str, said: ClassifierConfig) -> Found:
+    """The head of a task on a backbone in our terms.
+
+    Args:
+      tensors: those beside the method's.
+      task: PEFT's `task_type`, one of `AUTO`.
+      config: of the backbone.
+      root: as in `to_head`.
+      said: what is said of a classifier of sequences.
 
     Raises:
-      UserError: missing or ill-shaped tensors, a task that the backbone does not answer.
+      UserError: missing or ill-shaped tensors, a task that the backbone does not answer, an unknown `problem_type`.
     """
     theirs, width, known = config.classifiers, config.width, set()
     if theirs is None:
@@ -120,22 +160,27 @@ def from_head(tensors: Tensors, task: str, config: BackboneConfig, root: str) ->
         known.update((f"{root}{name}.weight", f"{root}{name}.bias"))
         return from_linear(tensors, root + name, width, outputs)
 
+    def found(kind: type[Task] | None, leaves: Tree, **fields: Any) -> Found:
+        assert kind is not None  # our own kinds have all words of `AUTO`
+        head: Any = kind.default_head()
+        return Found(kind, dataclasses.replace(head, **fields), leaves, known)
+
     if task == "CAUSAL_LM":
         if not config.causal:
             raise UserError(
                 f"task_type = CAUSAL_LM needs a decoder, and {config.model_type} is an encoder; name the base model."
             )
-        return Found(CausalLanguage, CausalLM(), {}, known)
+        return found(find_kind(task), {})
     if task == "TOKEN_CLS":
-        return Found(Tagging, TokenClassifier(), {"head": {"classifier": read(theirs.tokens or "score")}}, known)
+        return found(find_kind(task), {"head": {"classifier": read(theirs.tokens or "score")}})
     if theirs.pooling == "last":
-        name = f"{root}{theirs.rows}.weight"
+        known.add(name := f"{root}{theirs.rows}.weight")
         weight = take(tensors, name, (None, width))
         leaves = {"head": {"classifier": {"kernel": np.ascontiguousarray(weight.T)}}}
-        return Found(Classification, SequenceClassifier(pooling="last", bias=theirs.bias), leaves, {name})
+        return found(said.kind(len(weight)), leaves, pooling="last", bias=theirs.bias)
     has_pooler = theirs.pooler_is_trained or f"{root}{theirs.pooler}.weight" in tensors
     moved = read(theirs.pooler, width) if theirs.pooler and has_pooler else None
     linear = read(theirs.rows)
-    head = SequenceClassifier(pooling="pooler" if moved is None else "trained_pooler")
     leaves = {"head": {"classifier": linear}, **({} if moved is None else {"backbone": {"pooler": moved}})}
-    return Found(Classification, head, leaves, known)
+    pooling = "pooler" if moved is None else "trained_pooler"
+    return found(said.kind(len(linear["bias"])), leaves, pooling=pooling)

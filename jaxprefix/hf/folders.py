@@ -1,5 +1,6 @@
 """A model folder before its tensors: its config, and the one place that parses `config.json`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,14 @@ class ModelFolder(NamedTuple):
       path: the folder.
       config: the backbone's.
       untied: whether `config.json` says that the head of a language model is not the word table.
+      classifier: whether `config.json` says that it is a classifier, which has no head of a language model.
     """
 
     source: str
     path: Path
     config: BackboneConfig
     untied: bool
+    classifier: bool = False
 
 
 def open_folder(source: str | Path | ModelFolder) -> ModelFolder:
@@ -63,4 +66,11 @@ def check_vocabulary(tokenizer: Any, config: BackboneConfig, source: str | Path)
 
 def _read(source: str, path: Path) -> ModelFolder:
     raw = read_config(path)
-    return ModelFolder(source, path, read_hf_config(raw), raw.get("tie_word_embeddings") is False)
+    classifier = architecture(raw).endswith("Classification")
+    return ModelFolder(source, path, read_hf_config(raw), raw.get("tie_word_embeddings") is False, classifier)
+
+
+def architecture(raw: Mapping[str, Any]) -> str:
+    """The class that the dict of a `config.json` names; "" where it names none."""
+    named = raw.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""

@@ -23,7 +23,7 @@ from jaxprefix.hf.shards import load_leaf
 from jaxprefix.hf.sources import name_inputs, read_tokenizer
 from jaxprefix.models.backbone_config import BackboneConfig, Module, leaves_by_path, leaves_in
 from jaxprefix.models.backbones import make_backbone
-from jaxprefix.models.leaves import Leaf
+from jaxprefix.models.leaves import HEAD, Leaf
 from jaxprefix.models.quantizing import Quantize, quantized, quantized_shapes
 from jaxprefix.models.stack import Remat
 from jaxprefix.trees import Tree, unflatten
@@ -140,11 +140,11 @@ def read_backbone(
     """
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"weights cannot be loaded as {jnp.dtype(dtype).name}; take float32, bfloat16 or float16.")
-    source, folder, config, untied = open_folder(source)
+    source, folder, config, untied, classifier = open_folder(source)
     files = TensorFiles(folder)
     if _spans_processes(sharding, config):
         files.share_hashing(jax.process_index(), jax.process_count())
-    plan, missing = _plan(config, files, folder, untied=untied)
+    plan, missing = _plan(config, files, folder, untied, classifier)
     _check_shapes(plan, files, folder)
 
     tree: dict[str, jax.Array] = {}
@@ -178,7 +178,7 @@ def backbone_shapes(
     """
     leaves = [leaf for leaf in config.leaves() if leaf.tied_to is None]
     if folder is not None and has_tensors(folder.path):
-        plan, _ = _plan(config, TensorFiles(folder.path), folder.path, folder.untied)
+        plan, _ = _plan(config, TensorFiles(folder.path), folder.path, folder.untied, folder.classifier)
         leaves = [leaf for leaf, _ in plan]
     tree: dict[str, jax.ShapeDtypeStruct] = {}
     for leaf in leaves:
@@ -192,9 +192,13 @@ def backbone_shapes(
 Plan = list[tuple[Leaf, list[str]]]
 
 
-def _plan(config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool) -> tuple[Plan, tuple[str, ...]]:
+def _plan(
+    config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool, classifier: bool
+) -> tuple[Plan, tuple[str, ...]]:
     """Which tensors make which leaf, and the paths of the leaves that are not there."""
     found = {leaf: _tensors(leaf, config, files) for leaf in leaves_in(config, files.places)}
+    if classifier:  # of an untied decoder: its folder has no head of a language model
+        found = {leaf: tensors for leaf, tensors in found.items() if leaf.path != HEAD or None not in tensors}
     for leaf in [leaf for leaf in found if leaf.tied_to is not None]:
         _settle_tie(leaf, found, files, folder, untied)
 

@@ -4,7 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
+from jaxprefix.data.batches import one_batch
+from jaxprefix.inspection.attention_calls import attention_calls, attention_lines
 from jaxprefix.methods.base import Combined, Method
 from jaxprefix.models.leaf_table import leaf_table
 from jaxprefix.published import of_method
@@ -15,7 +18,8 @@ from jaxprefix.trees import Tree, count, flatten
 
 def describe(run: Run, console: Any = None) -> Setup:
     """Prints backbone, method, head, parameters by part (beside what a paper prints for the same method), shapes and
-    declarations of the trainable leaves, and the attention's implementation.
+    declarations of the trainable leaves, and which implementation each attention takes, with the reason where it is
+    another than the one that was asked for.
 
     Args:
       run: the config; its backbone and training rows are read, nothing is compiled.
@@ -107,9 +111,18 @@ def _facts(setup: Setup) -> dict[str, str]:
         "positions": _positions(setup),
         "labels": ", ".join(setup.labels) or "none",
         "rows": f"{len(examples):,} for training, {examples.lengths.min()} to {examples.lengths.max()} tokens",
-        "attention": f"{setup.model.backbone.attention} on {jax.default_backend()}",
+        "attention": _attention(setup),
         "mesh": ", ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items()),
     }
+
+
+def _attention(setup: Setup) -> str:
+    """What the attentions of a forward pass over the longest training rows are computed by."""
+    examples = setup.examples["train"]
+    longest = np.argsort(examples.lengths, kind="stable")[-setup.run.batch_size :]
+    calls = attention_calls(setup.model, setup.trainable, setup.frozen, one_batch(examples, longest))
+    first, *others = attention_lines(calls)
+    return "\n".join([f"on {jax.default_backend()}: {first}", *others])
 
 
 def _positions(setup: Setup) -> str:

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from typing_extensions import override
 
 from jaxprefix.attention import dropout
+from jaxprefix.contract import required
 from jaxprefix.edits import Context, Dims, Edits, LayerEdit, edit, leaf, static
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.layers import chosen_layers, he_uniform, in_layers
@@ -115,6 +116,7 @@ class _Bottleneck(Method):
         chosen_layers(self, dims)
         return BottleneckModule(self, dims)
 
+    @required
     def placement(self) -> dict[str, Any]:
         """The fields `place` and `after_dropout` of the layer edit."""
         raise NotImplementedError

@@ -14,9 +14,11 @@ from jaxprefix.edits import Dims, Edits, leaf
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 from jaxprefix.methods.prefix_edits import DropoutUnit, Prefix
+from jaxprefix.old_names import answer_old_names
 from jaxprefix.values import Count, Natural, Rate
 
 
+@answer_old_names
 @dataclasses.dataclass(frozen=True)
 class PrefixMethod(Method):
     """Options of every prefix method.

@@ -1,6 +1,5 @@
 """What the config of a backbone answers about its family, so that nobody asks which family it is."""
 
-import abc
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
@@ -9,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
+from jaxprefix.contract import Contract, required
 from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.models.leaves import Leaf, find_prefix
@@ -36,7 +36,7 @@ class Classifiers(NamedTuple):
     pooler_is_trained: bool = False
 
 
-class BackboneConfig(abc.ABC):
+class BackboneConfig(Contract):
     """Sizes and constants of a backbone: a frozen dataclass, hashable, with these fields at least.
 
     Attributes:
@@ -52,6 +52,9 @@ class BackboneConfig(abc.ABC):
       accelerated_remat: what the backward pass keeps of a layer on accelerators, where a run does not say.
       new_starts: how leaves of a new backbone may be drawn (`models/fresh_init.py`).
       constants: how the names of tensors end which older versions of transformers saved with the weights.
+
+    Raises:
+      UserError: at construction, where a required member is missing.
     """
 
     model_type: str
@@ -74,32 +77,38 @@ class BackboneConfig(abc.ABC):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # of the subclasses
 
     @classmethod
-    @abc.abstractmethod
+    @required
     def from_hf(cls, config: Mapping[str, Any]) -> "BackboneConfig":
         """The config that the dict of a Hugging Face `config.json` says; refuses what is not computed here."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
+    @required
     def to_hf(self, parts: frozenset[str]) -> dict[str, Any]:
         """The dict of a `config.json` from which `from_hf` makes this config again, of a tree with these tops."""
+        raise NotImplementedError
 
     @property
-    @abc.abstractmethod
+    @required
     def dims(self) -> Dims:
         """The sizes that methods and heads may ask for."""
+        raise NotImplementedError
 
     @property
-    @abc.abstractmethod
+    @required
     def prefix(self) -> str:
         """What precedes the names of its tensors in files that are written."""
+        raise NotImplementedError
 
     @property
-    @abc.abstractmethod
+    @required
     def anchor(self) -> str:
         """The end of the one tensor name by which the model, and with it the prefix, is found in files."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
+    @required
     def leaves(self, prefix: str = "") -> list[Leaf]:
         """All leaves that the tree may have, with the names of their tensors behind a prefix."""
+        raise NotImplementedError
 
     @property
     def usable_positions(self) -> int:

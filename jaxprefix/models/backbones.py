@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxprefix.contract import check_complete
 from jaxprefix.errors import UserError
 from jaxprefix.models.backbone_config import BackboneConfig, Module
 from jaxprefix.models.decoder import Decoder
@@ -41,9 +42,7 @@ def register_backbone(config: type[C], module: Any) -> type[C]:
     if not (inspect.isclass(config) and issubclass(config, BackboneConfig) and dataclasses.is_dataclass(config)):
         name = getattr(config, "__name__", repr(config))
         raise UserError(f"{name} is no frozen dataclass that derives from BackboneConfig; make it one.")
-    missing = sorted(getattr(config, "__abstractmethods__", ()))
-    if missing:
-        raise UserError(f"{config.__name__} lacks {', '.join(missing)}, which BackboneConfig describes; add them.")
+    check_complete(config)
     if not config.model_types:
         raise UserError(f"{config.__name__} has no model_types, so no folder would be read by it; name them.")
     lacking = [name for name in ("parts", "dims", "keys_and_values") if not hasattr(module, name)]

@@ -13,6 +13,7 @@ from jaxprefix.models.encoder_config import ACTIVATIONS
 from jaxprefix.models.leaves import Leaf
 from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
+from jaxprefix.old_names import answer_old_names
 from jaxprefix.values import Count, NonNegative, Positive, Rate
 
 LayerKind = Literal["full", "sliding"]
@@ -21,6 +22,7 @@ DECODER_KINDS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3
 """Hugging Face's `model_type` of the decoders that are computed here."""
 
 
+@answer_old_names
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig(BackboneConfig):
     """Sizes and constants of a causal decoder; hashable. All are pre-norm; defaults are Llama's.
@@ -117,6 +119,7 @@ class DecoderConfig(BackboneConfig):
             attention_dropout=self.attention_dropout,
             causal=True,
             gated_mlp=self.gated_mlp,
+            tied=self.tied,
             logit_softcap=self.logit_softcap,
         )
 

@@ -14,6 +14,7 @@ from jaxprefix.models.backbone_config import BackboneConfig, Classifiers
 from jaxprefix.models.encoder_leaves import ANCHOR, encoder_leaves
 from jaxprefix.models.leaves import Leaf
 from jaxprefix.models.stack import Remat
+from jaxprefix.old_names import answer_old_names
 from jaxprefix.values import Count, Natural, NonNegative, Positive, Rate
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -39,6 +40,7 @@ _SIZES = {
 }
 
 
+@answer_old_names
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(BackboneConfig):
     """Sizes and constants of a BERT or RoBERTa encoder; hashable.

@@ -13,6 +13,7 @@ import numpy as np
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.distributed.processes import one_process_only
 from jaxprefix.errors import UserError
+from jaxprefix.old_names import answer_old_names
 from jaxprefix.population.loop import Population
 from jaxprefix.population.members import Fields, member_of, member_runs
 from jaxprefix.population.step import PopulationState, chosen
@@ -62,6 +63,7 @@ class PopulationResult:
     step_seconds: float
 
 
+@answer_old_names
 def train_population(
     run: Run, members: Sequence[Fields], *, independent_order: bool = False, vmap_size: int | None = None
 ) -> PopulationResult:

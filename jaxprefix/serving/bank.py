@@ -5,12 +5,11 @@ weights have no axis of rows, so each linear map stays one product of all rows. 
 the stacks: the program does not change as long as shapes do not.
 """
 
-import difflib
 import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from jax import Array
 from jaxprefix.adapters.adapter import Adapter, load_adapter
 from jaxprefix.data import evaluation_batches
 from jaxprefix.data.examples import joined
-from jaxprefix.edits import Edits, LayerEdit
+from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.loop import Generated
@@ -29,9 +28,11 @@ from jaxprefix.models.backbone_config import Module
 from jaxprefix.models.batch_keys import read_attention_mask
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.heads import CausalLM
+from jaxprefix.old_names import answer_old_names
 from jaxprefix.serving.answers import Part, answers, in_order, members_of
-from jaxprefix.serving.heads import HeadSlots, Served, make_head_slots, read_head
-from jaxprefix.serving.slots import Slot, canonical_edits, fill_slots, make_slots
+from jaxprefix.serving.heads import HeadSlots, read_head
+from jaxprefix.serving.slots import canonical_edits
+from jaxprefix.serving.state import BankState, Member, indices_of, make_state, replaced
 from jaxprefix.serving.writing import bank_generate
 from jaxprefix.tasks import encode_texts
 from jaxprefix.training.config import Run
@@ -43,31 +44,7 @@ log = logging.getLogger("jaxprefix")
 SHORTEST = 16  # tokens of the smallest padded length
 
 
-class Member(NamedTuple):
-    """An adapter and what of it is in the stacks: canonical edits, position offset, head."""
-
-    adapter: Adapter
-    edits: tuple[LayerEdit, ...]
-    offset: int
-    head: Served
-
-
-class BankState(NamedTuple):
-    """The members in their order, the shapes that hold them, and their leaves `[A, ...]`."""
-
-    members: dict[str, Member]
-    slots: tuple[Slot, ...]
-    head_slots: HeadSlots
-    stacks: Tree
-
-    def fill(self, member: Member) -> Tree | None:
-        """The member's leaves in the state's shapes, or None where they do not fit."""
-        edits = fill_slots(self.slots, member.edits)
-        if edits is None or not self.head_slots.holds(member.head):
-            return None
-        return {"edits": edits, "offset": np.int32(member.offset), "head": self.head_slots.fill(member.head)}
-
-
+@answer_old_names
 class Bank:
     """Adapters of one backbone that answer together; `load_adapters` makes one from folders.
 
@@ -88,7 +65,7 @@ class Bank:
         self._first, first = next(iter(adapters.items()))
         self._precision = _precision(first.run)
         self.backbone: Backbone = first.backbone
-        self._state = _make_state({name: self._member(name, adapter) for name, adapter in adapters.items()})
+        self._state = make_state({name: self._member(name, adapter) for name, adapter in adapters.items()})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,17 +82,17 @@ class Bank:
           UserError: no adapter has that name, or the new one cannot share a program with the others.
         """
         state = self._state
-        index = int(_indices(state, [name], 1)[0])
+        index = int(indices_of(state, [name], 1)[0])
         if not isinstance(adapter, Adapter):
             adapter = load_adapter(adapter, backbone=self.backbone)
         member = self._member(name, adapter)
         members = {**state.members, name: member}
         leaves = state.fill(member)
         if leaves is None:
-            self._state = _make_state(members)
+            self._state = make_state(members)
             log.info("the new adapter %r does not fit the bank, which grows; its next batches are compiled anew.", name)
         else:
-            self._state = state._replace(members=members, stacks=_replaced(state.stacks, leaves, index))
+            self._state = state._replace(members=members, stacks=replaced(state.stacks, leaves, index))
 
     def logits(self, batch: Mapping[str, Any], adapters: Sequence[str]) -> Array:
         """Logits of a batch whose rows have different adapters; compiled once per shape of the batch.
@@ -130,7 +107,7 @@ class Bank:
           labels that a row's adapter does not have.
         """
         state, ids, mask = self._state, batch["input_ids"], read_attention_mask(batch)
-        which = _indices(state, adapters, len(ids))
+        which = indices_of(state, adapters, len(ids))
         columns = {**batch, "attention_mask": mask}
         last = np.asarray(mask) * np.arange(1, ids.shape[1] + 1)
         self._check_lengths(state, last.max(1), which)
@@ -152,7 +129,7 @@ class Bank:
           For each row what `Adapter.predict` returns, with the labels of its adapter.
         """
         state = self._state
-        which = _indices(state, adapters, len(rows))
+        which = indices_of(state, adapters, len(rows))
         for name in dict.fromkeys(adapters):
             state.members[name].adapter.run.task.check_answers()
         if not rows:
@@ -197,7 +174,7 @@ class Bank:
           seed: of what is drawn.
         """
         state = self._state
-        which = _indices(state, adapters, len(rows))
+        which = indices_of(state, adapters, len(rows))
         if not all(head.writes for head in state.head_slots.heads):
             raise UserError("these adapters write no text; call bank(rows, adapters) for their labels.")
         if not rows:
@@ -333,28 +310,3 @@ def bank_forward(
     rows = jax.tree.map(lambda stack: jnp.take(stack, which, axis=0, mode="clip"), stacks)
     logits = jax.vmap(answer)(rows, batch)
     return {"logits": logits, "outputs": head_slots.outputs(logits, batch)}
-
-
-@jax.jit
-def _replaced(stacks: Tree, leaves: Tree, index: Any) -> Tree:
-    # the old stacks are not donated: another thread may be asking them
-    return jax.tree.map(lambda stack, leaf: stack.at[index].set(leaf), stacks, leaves)
-
-
-def _make_state(members: dict[str, Member]) -> BankState:
-    slots = make_slots([member.edits for member in members.values()])
-    state = BankState(members, slots, make_head_slots({name: member.head for name, member in members.items()}), {})
-    filled = [state.fill(member) for member in members.values()]
-    return state._replace(stacks=jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *filled))
-
-
-def _indices(state: BankState, adapters: Sequence[str], rows: int) -> np.ndarray:
-    """The places of the adapters named by the rows, int32; refuses names that there are not."""
-    if len(adapters) != rows:
-        raise UserError(f"there are {rows} rows and {len(adapters)} names of adapters; name one for each row.")
-    places = {name: place for place, name in enumerate(state.members)}
-    for name in adapters:
-        if name not in places:
-            near = difflib.get_close_matches(str(name), places, n=1) or list(places)
-            raise UserError(f"the bank has no adapter {name!r}; name {' or '.join(map(repr, near))}.")
-    return np.array([places[name] for name in adapters], np.int32)

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
+from jaxprefix.contract import Contract, required
 from jaxprefix.errors import UserError
 from jaxprefix.typed_json import register
 from jaxprefix.values import Count, Natural, NonNegative
 
 
-class Start:
+class Start(Contract):
     """Where the virtual tokens of a method begin; see `jaxprefix.starts.start`."""
 
 
@@ -25,6 +26,7 @@ class TokenStart(Start):
     """A start at tokens: prefixes begin at the keys and values that the frozen model computes for them as one text,
     prompt tuning at their rows of the word table."""
 
+    @required
     def tokens(self, tokenizer: Any, length: int, labels: Sequence[str]) -> list[int]:
         """The ids of exactly `length` tokens; refuses what cannot be, as UserError."""
         raise NotImplementedError

@@ -128,7 +128,14 @@ class Task(Contract):
         return None
 
     @classmethod
-    def imported(cls, source: Source, max_length: int, count: int | None, names: Sequence[str] | None) -> "Task":
+    def imported(
+        cls,
+        source: Source,
+        max_length: int,
+        count: int | None,
+        names: Sequence[str] | None,
+        config: Mapping[str, Any],
+    ) -> "Task":
         """The task of an adapter that another library trained.
 
         Args:
@@ -136,6 +143,7 @@ class Task(Contract):
           max_length: of its texts, in tokens.
           count: C, as its tensors have it.
           names: of the labels in the order of the logits, where they are known.
+          config: what its `config.json` says, where it has one of its own (`hf_config`).
         """
         kind: Any = cls  # a subclass, which has these fields
         return kind(source, max_length=max_length)
@@ -147,6 +155,15 @@ class Task(Contract):
     def imported_facts(self, count: int | None) -> Facts:
         """What `fit` would have found for it."""
         return {}
+
+    def hf_config(self, facts: Facts) -> dict[str, Any]:
+        """What the `config.json` of a classifier of transformers says of it, beside the head's `problem_type`."""
+        return {}
+
+    def output_units(self, facts: Facts) -> tuple[np.ndarray, np.ndarray] | None:
+        """Factors and summands `[C]` that bring the head's outputs to the units in which other libraries' heads answer;
+        None where they are in these."""
+        return None
 
     def open_rows(self, split: str) -> Rows:
         """The rows of `train`, `validation` or `test`."""
@@ -225,13 +242,16 @@ class Task(Contract):
           inputs: the rows as they were given.
           scores: whether every answer holds the scores of all that could have been answered.
         """
-        raise NotImplementedError  # `check_answers` says so before anything is computed
+        raise self._no_answers()
 
     def check_answers(self) -> None:
-        """Refuses, as UserError, to answer where the kind of task has no `answers`."""
+        """Refuses, as UserError, to answer where the kind of task has no `answers`, before anything is computed."""
         if type(self).answers is Task.answers:
-            remedy = "call generate for its texts" if self.writes else "use its hidden states"
-            raise UserError(f"an adapter for {type(self).__name__} predicts no labels; {remedy}.")
+            raise self._no_answers()
+
+    def _no_answers(self) -> UserError:
+        remedy = "call generate for its texts" if self.writes else "use its hidden states"
+        return UserError(f"an adapter for {type(self).__name__} predicts no labels; {remedy}.")
 
     @property
     def writes(self) -> bool:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Float
@@ -17,7 +16,7 @@ from jaxprefix.errors import UserError
 from jaxprefix.models.heads import LabelHead, PooledHead, cross_entropy, register_head
 from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
-from jaxprefix.tasks.labelled import LabelledTask
+from jaxprefix.tasks.labelled import LabelledTask, label_probabilities
 from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.metrics import ACCURACY, LOSS, f1_macro, predicted
 from jaxprefix.tasks.text_task import TextTask
@@ -109,7 +108,7 @@ class Classification(TextTask, LabelledTask):
     def answers(self, evaluated: Evaluated, inputs: Sequence[Any], scores: bool) -> list[dict[str, Any]]:
         """`{"label", "score", "scores": {label: probability}}` for each row."""
         names = evaluated.facts["labels"]
-        probabilities = np.asarray(jax.nn.softmax(evaluated.outputs["logits"], axis=-1))
+        probabilities = label_probabilities(evaluated.outputs["logits"])
         return [
             {"label": names[best], "score": float(row[best]), "scores": dict(zip(names, row.tolist(), strict=True))}
             for row, best in zip(probabilities, probabilities.argmax(-1).tolist(), strict=True)

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import jax
+import numpy as np
 from typing_extensions import override
 
 from jaxprefix.contract import required
@@ -11,7 +13,15 @@ from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.base import Facts, Task
-from jaxprefix.tasks.labels import checked_labels, label_names
+from jaxprefix.tasks.labels import checked_labels, label_names, named_labels
+
+
+def label_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the labels, `[N, C]`; rows are padded to a power of two, so that answers to another number of rows
+    compile nothing."""
+    rows = 1 << max(len(logits) - 1, 0).bit_length()
+    padded = np.concatenate([logits, np.zeros((rows - len(logits), *logits.shape[1:]), logits.dtype)])
+    return np.asarray(jax.nn.softmax(padded, axis=-1))[: len(logits)]
 
 
 class LabelledTask(Task):
@@ -51,7 +61,14 @@ class LabelledTask(Task):
 
     @classmethod
     @override
-    def imported(cls, source: Source, max_length: int, count: int | None, names: Sequence[str] | None) -> "Task":
+    def imported(
+        cls,
+        source: Source,
+        max_length: int,
+        count: int | None,
+        names: Sequence[str] | None,
+        config: Mapping[str, Any],
+    ) -> "Task":
         named = tuple(names or (f"LABEL_{index}" for index in range(count or 0)))
         kind: Any = cls  # a subclass, which has these fields
         return kind(source, max_length=max_length, labels=named)
@@ -72,6 +89,11 @@ class LabelledTask(Task):
         if len(named) != count or len(set(named)) != count:
             raise UserError(f"the head has {count} labels, but these are given: {', '.join(named)}; name each once.")
         return {"labels": list(named)}
+
+    @override
+    def hf_config(self, facts: Facts) -> dict[str, Any]:
+        """`id2label` and `label2id`."""
+        return named_labels(facts["labels"])
 
     @override
     def check(self) -> None:

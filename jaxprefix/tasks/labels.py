@@ -60,5 +60,13 @@ def label_finder(rows: Rows, column: str, names: Sequence[str]) -> Callable[[Any
     return find
 
 
+def named_labels(names: Sequence[str]) -> dict[str, Any]:
+    """Names in the order of the logits as the `config.json` of transformers has them."""
+    return {
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
 def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isascii() and text.removeprefix("-").isdigit()

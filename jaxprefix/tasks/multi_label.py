@@ -176,6 +176,36 @@ class MultiLabelClassification(TextTask, LabelledTask):
             for row, shares in zip(self._has(evaluated), probabilities(evaluated).tolist(), strict=True)
         ]
 
+    @classmethod
+    @override
+    def imported(
+        cls,
+        source: Source,
+        max_length: int,
+        count: int | None,
+        names: Sequence[str] | None,
+        config: Mapping[str, Any],
+    ) -> "MultiLabelClassification":
+        """With the thresholds that `hf_config` has put into `config`; 0.5 where there are none, as in transformers."""
+        task: Any = super().imported(source, max_length, count, names, config)
+        given = config.get("thresholds", [])
+        numbers = isinstance(given, list) and all(isinstance(one, int | float) and 0 < one < 1 for one in given)
+        if not numbers or len(given) not in (0, count):
+            raise UserError(
+                f"config.json has thresholds = {given!r} for {count} labels; give a number between 0 and 1 for each."
+            )
+        return dataclasses.replace(task, thresholds=tuple(map(float, given)) or USUAL)
+
+    @override
+    def hf_config(self, facts: Facts) -> dict[str, Any]:
+        """`id2label` and `label2id`, and thresholds other than 0.5 as `thresholds`, a field that transformers keeps and
+        does not use."""
+        thresholds = self.thresholds_of(facts)
+        return {
+            **super().hf_config(facts),
+            **({"thresholds": thresholds.tolist()} if (thresholds != USUAL).any() else {}),
+        }
+
     @override
     def fit(self, rows: Rows) -> Facts:
         facts = super().fit(rows)

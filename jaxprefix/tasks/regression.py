@@ -17,6 +17,7 @@ from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.models.heads import PooledHead, register_head
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
+from jaxprefix.tasks.labels import named_labels
 from jaxprefix.tasks.text_task import TextTask
 from jaxprefix.tasks.tokenizing import Chunk
 from jaxprefix.values import Count
@@ -163,17 +164,42 @@ class Regression(TextTask):
 
     @classmethod
     @override
-    def imported(cls, source: Source, max_length: int, count: int | None, names: Sequence[str] | None) -> "Regression":
-        columns = tuple(names or (f"LABEL_{index}" for index in range(count or 1)))
-        return cls(source, max_length=max_length, target=columns[0] if len(columns) == 1 else columns)
+    def imported(
+        cls,
+        source: Source,
+        max_length: int,
+        count: int | None,
+        names: Sequence[str] | None,
+        config: Mapping[str, Any],
+    ) -> "Regression":
+        return cls(source, max_length=max_length).with_names(
+            names or tuple(f"LABEL_{index}" for index in range(count or 1))
+        )
+
+    @override
+    def with_names(self, names: Sequence[str] | None, otherwise: Sequence[str] | None = None) -> "Regression":
+        """The task with these columns; its own ones are as good as those of the files."""
+        if not names:
+            return self
+        return dataclasses.replace(self, target=names[0] if len(names) == 1 else tuple(names))
 
     @override
     def imported_facts(self, count: int | None) -> Facts:
         """Numbers as they are: other libraries do not standardise."""
-        named = len(self.target_columns)
-        if count != named:
-            raise UserError(f"the head has {count} outputs and target names {named}; name each once.")
-        return {"mean": [0.0] * named, "scale": [1.0] * named}
+        columns = self.target_columns
+        if len(columns) != count or len(set(columns)) != count:
+            raise UserError(f"the head has {count} outputs, but these are named: {', '.join(columns)}; name each once.")
+        return {"mean": [0.0] * len(columns), "scale": [1.0] * len(columns)}
+
+    @override
+    def hf_config(self, facts: Facts) -> dict[str, Any]:
+        """The columns as `id2label` and `label2id`."""
+        return named_labels(self.target_columns)
+
+    @override
+    def output_units(self, facts: Facts) -> tuple[np.ndarray, np.ndarray]:
+        """The targets' own: their standard deviations and means."""
+        return np.asarray(facts["scale"], np.float64), np.asarray(facts["mean"], np.float64)
 
     @override
     def check(self) -> None:

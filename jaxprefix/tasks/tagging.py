@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int32
@@ -18,7 +17,7 @@ from jaxprefix.models.heads import LabelHead, Unit, cross_entropy, register_head
 from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.classification import refuse_one_class
-from jaxprefix.tasks.labelled import LabelledTask
+from jaxprefix.tasks.labelled import LabelledTask, label_probabilities
 from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.metrics import ACCURACY, LOSS, counted, seqeval_f1
 from jaxprefix.tasks.texts import listed_values
@@ -141,7 +140,7 @@ class Tagging(LabelledTask):
             tags = [names[label] for label in evaluated.outputs["predictions"][place][first]]
             answer = {"words": words, "labels": tags + cut}
             if scores:
-                shares = np.asarray(jax.nn.softmax(evaluated.outputs["logits"][place][first], axis=-1)).tolist()
+                shares = label_probabilities(evaluated.outputs["logits"][place][first]).tolist()
                 answer["scores"] = [dict(zip(names, word, strict=True)) for word in shares] + cut
             found.append(answer)
         return found

@@ -13,6 +13,7 @@ from jaxprefix.models.fresh_init import Start as BackboneStart
 from jaxprefix.models.heads import Head
 from jaxprefix.models.quantizing import Quantize
 from jaxprefix.models.stack import Remat
+from jaxprefix.old_names import answer_old_names
 from jaxprefix.starts import Start, TextStart, startable
 from jaxprefix.tasks import load_kinds
 from jaxprefix.tasks.base import Task, check_task
@@ -39,6 +40,7 @@ class NewBackbone:
     start: BackboneStart = "bert"
 
 
+@answer_old_names
 @register
 @dataclasses.dataclass(frozen=True)
 class Run:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from jaxprefix.checkpoints.files import run_folder
 from jaxprefix.checkpoints.store import Checkpoints
+from jaxprefix.contract import Contract, required
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Setup
 from jaxprefix.training.timing import Clock, Profile
@@ -15,7 +16,7 @@ from jaxprefix.training.writers import Progress, Writers
 State = TypeVar("State")
 
 
-class HostLoop(Generic[State]):
+class HostLoop(Contract, Generic[State]):
     """The loop over steps; a subclass says what an update, a report, an evaluation and a checkpoint are.
 
     Args:
@@ -33,30 +34,37 @@ class HostLoop(Generic[State]):
         self.clock = Clock()
         self.seconds: list[float] = []
 
+    @required
     def step_of(self, state: State) -> int:
         """Updates that a state has seen."""
         raise NotImplementedError
 
+    @required
     def finished(self, step: int) -> bool:
         """Whether there is no update after `step`."""
         raise NotImplementedError
 
+    @required
     def next_batch(self, step: int) -> tuple[Any, int]:
         """The placed batch of a step, and the number of its tokens."""
         raise NotImplementedError
 
+    @required
     def update(self, state: State, batch: Any) -> tuple[State, dict[str, Any]]:
         """One update, which may still be running on the devices, and its metrics."""
         raise NotImplementedError
 
+    @required
     def report(self, step: int, tokens: int, metrics: dict[str, Any], progress: Progress, writers: Writers) -> None:
         """Waits for the metrics of an update, and writes them."""
         raise NotImplementedError
 
+    @required
     def evaluate(self, step: int, state: State, progress: Progress, writers: Writers) -> tuple[State, float | None]:
         """Measures the validation rows; the metric, if any, decides which checkpoint is best."""
         raise NotImplementedError
 
+    @required
     def info(self) -> dict[str, Any]:
         """What a checkpoint says beside its leaves, as JSON."""
         raise NotImplementedError

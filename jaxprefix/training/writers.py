@@ -5,25 +5,30 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from typing_extensions import override
 
 from jaxprefix.checkpoints.files import is_remote, run_folder, writing
+from jaxprefix.contract import Contract, required
 from jaxprefix.errors import UserError
 from jaxprefix.training.config import Run
 from jaxprefix.typed_json import to_json
 
 
-class MetricWriter(Protocol):
+class MetricWriter(Contract):
     """Takes the scalars of one step."""
 
+    @required
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes the values of a step by their names."""
+        raise NotImplementedError
 
+    @required
     def close(self) -> None:
         """Writes what is left; nothing is written after it."""
+        raise NotImplementedError
 
 
 class JsonLines(MetricWriter):

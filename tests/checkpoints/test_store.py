@@ -1,16 +1,10 @@
-"""Checkpoints: to the bit, whole or absent, never lost."""
+"""Checkpoints: to the bit, the newest and the best kept, and what the disk refuses."""
 
-import json
 import logging
 import os
-import random
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +14,11 @@ import numpy as np
 import optax
 import pytest
 from killed_saver import bits, state_of
+from store_cases import LIKE, abstract, fill
 
 from jaxprefix.checkpoints import files, store
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.errors import UserError
-
-ROOT = Path(__file__).parents[2]
-SAVER = Path(__file__).with_name("killed_saver.py")
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """The variables of a process that a test starts."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **changes}
-
-
-def abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-
-LIKE = abstract(state_of(0))
-
-
-def fill(folder: Path, steps: range, **kwargs: Any) -> None:
-    with Checkpoints(folder, **kwargs) as checkpoints:
-        for step in steps:
-            checkpoints.save(step, state_of(step), info={"history": [step]}, metric=float(step))
 
 
 def test_every_dtype_and_structure_round_trips_to_the_bit(tmp_path: Path):
@@ -146,117 +120,6 @@ def test_the_same_step_again_replaces(tmp_path: Path, monkeypatch: pytest.Monkey
             assert [path.name for path in tmp_path.iterdir()] == ["4"]
 
 
-# Damage
-
-
-def damages() -> list[tuple[str, str]]:
-    names = ["record.json", "arrays/_CHECKPOINT_METADATA", "arrays/state/_METADATA", "arrays/state/manifest.ocdbt"]
-    return [(name, how) for name in [*names, "arrays/state/d/*"] for how in ("flip", "cut", "empty", "delete")]
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own event loop, on failure
-@pytest.mark.parametrize(("name", "how"), damages())
-def test_damage_is_noticed_and_the_one_before_is_taken(
-    tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
-):
-    fill(tmp_path, range(2))
-    (path,) = (tmp_path / "1").glob(name)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    {
-        "flip": lambda: path.write_bytes(data),
-        "cut": lambda: path.write_bytes(data[: len(data) // 2]),
-        "empty": lambda: path.write_bytes(b""),
-        "delete": path.unlink,
-    }[how]()
-    with Checkpoints(tmp_path) as checkpoints:
-        step, state, info = checkpoints.restore(LIKE)
-        assert bits(state) == bits(state_of(step))  # files that only Orbax's own tools need may be damaged unnoticed
-        assert info == {"history": [step]}
-        must_notice = name in ("record.json", "arrays/state/d/*") or how in ("empty", "delete")
-        if must_notice and name != "arrays/_CHECKPOINT_METADATA":
-            assert step == 0
-        if step == 0:
-            assert f"{tmp_path}/1 is damaged: " in caplog.text
-            assert (tmp_path / "1.damaged").exists()
-        # the run goes on, and saves step 1 again
-        checkpoints.save(1, state_of(1), info={"history": [1]}, wait=True)
-        assert checkpoints.restore(LIKE)[0] == 1
-
-
-@pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 0.8, 0.999])
-def test_a_flipped_bit_of_an_array_is_noticed_by_its_digest(tmp_path: Path, place: float):
-    """Even where the array store itself finds nothing wrong: the values are changed through it."""
-    from jaxprefix.checkpoints import leaves
-
-    state = {"a": jnp.zeros((40, 25)), "b": jnp.ones((3,), jnp.bfloat16), "k": jax.random.key(0)}
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, info={}, wait=True)
-        words = np.array(state["a"]).view(np.uint32)
-        words.reshape(-1)[int(place * words.size)] ^= 1 << random.Random(place).randrange(32)
-        changed = leaves.copies({**state, "a": jnp.asarray(words.view(np.float32))})
-        shutil.rmtree(tmp_path / "1" / "arrays")
-        leaves.start_saving(tmp_path / "1" / "arrays", changed)()
-        assert checkpoints.restore(abstract(state)) is None
-    assert (tmp_path / "1.damaged").exists()
-
-
-def test_with_none_whole_there_is_none_and_nothing_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    fill(tmp_path, range(2))
-    for step in range(2):
-        (tmp_path / str(step) / "record.json").unlink()
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.restore(LIKE) is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(LIKE) is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.damaged", "1.damaged"]
-    assert caplog.text.count("record.json is missing") == 4
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            lambda s: {**s, "step": jnp.zeros(2, jnp.int32)},
-            ["step is int32 [] in the checkpoint and int32 [2] in this run"],
-        ),
-        (lambda s: {**s, "step": jnp.float32(0)}, ["step is int32 [] in the checkpoint and float32 []"]),
-        (lambda s: {**s, "gate": jnp.zeros(2)}, ["gate is not there in the checkpoint"]),
-        (
-            lambda s: {k: s[k] for k in ("step", "rng")},
-            ["opt_state/0 is float32", "not there in this run", "and 1 more"],
-        ),
-    ],
-)
-def test_other_settings_are_refused_with_the_reason(tmp_path: Path, change: Any, words: list[str]):
-    fill(tmp_path, range(2))
-    with Checkpoints(tmp_path) as checkpoints:
-        for restore in (checkpoints.restore, checkpoints.restore_best):
-            with pytest.raises(UserError) as error:
-                restore(abstract(change(state_of(0))))
-            assert all(word in str(error.value) for word in [*words, "step 1", str(tmp_path)]), str(error.value)
-        assert checkpoints.steps() == [0, 1]
-
-
-def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path):
-    fill(tmp_path, range(1))
-    path = tmp_path / "0" / "record.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="upgrade jaxprefix"):
-        checkpoints.restore(LIKE)
-
-
-def test_an_older_format_names_the_version_that_finishes_the_run(tmp_path: Path):
-    fill(tmp_path, range(1))
-    path = tmp_path / "0" / "record.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
-    before = path.read_bytes()
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"of jaxprefix 0\.1\.0; finish the run"):
-        checkpoints.restore(LIKE)
-    assert path.read_bytes() == before
-
-
 # The disk
 
 
@@ -335,102 +198,3 @@ def test_logging_is_left_as_it_was(tmp_path: Path):
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
-
-
-# kill -9
-
-
-@pytest.fixture(scope="module")
-def saver():
-    """The process that forks the children which are killed."""
-    started = subprocess.Popen(
-        [sys.executable, SAVER], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    yield started
-    started.stdin.close()
-    started.wait(30)
-
-
-def kill_and_look(saver: subprocess.Popen, place: Path, delay: float, after: int = 0) -> None:
-    """Kills a process that saves without end `delay` seconds after step `after` was whole (-1: after it began)."""
-    folder, pipe = place / "checkpoints", place / "said"
-    os.mkfifo(pipe)
-    saver.stdin.write(json.dumps([str(folder), str(pipe)]) + "\n")
-    saver.stdin.flush()
-    child = int(saver.stdout.readline())
-    with pipe.open() as said:
-        try:
-            lines = [next(line for line in said if int(line) >= after)]
-            time.sleep(delay)
-        finally:
-            os.kill(child, signal.SIGKILL)
-        lines += said.readlines()
-    assert saver.stdout.readline() == "ended\n"
-    whole = int(lines[-1])
-    with Checkpoints(folder) as checkpoints:
-        assert not list(folder.glob("*.*"))
-        found = checkpoints.restore(LIKE)
-        if found is None:
-            assert whole == -1
-            return
-        step, state, info = found
-        assert step in (whole, whole + 1)
-        assert info == {"step": step}
-        assert bits(state) == bits(state_of(step))
-        assert not list(folder.glob("*.damaged"))
-        best, state, _ = checkpoints.restore_best(LIKE)
-        assert -abs(best % 7 - 3) == max(-abs(s % 7 - 3) for s in range(step + 1))
-        assert bits(state) == bits(state_of(best))
-        checkpoints.save(step + 1, state_of(step + 1), info={"step": step + 1}, wait=True)
-        assert checkpoints.restore(LIKE)[0] == step + 1
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_killed_at_any_moment(saver: subprocess.Popen, tmp_path: Path, seed: int):
-    kill_and_look(saver, tmp_path, random.Random(seed).uniform(0, 0.7), after=0 if seed else -1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 115))
-def test_killed_at_any_moment_many_times(saver: subprocess.Popen, tmp_path: Path, seed: int):
-    kill_and_look(saver, tmp_path, random.Random(seed).uniform(0, 2.5), after=seed % 3 - 1)
-
-
-# Many devices, several processes
-
-
-def run_sharded(verb: str, folder: Path, devices: int, processes: int = 1) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    script = SAVER.with_name("sharded_saver.py")
-    children = [
-        subprocess.Popen(
-            [sys.executable, script, verb, folder, str(devices), str(process), str(processes), str(port)],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(processes)
-    ]
-    try:
-        said = [child.communicate(timeout=120)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    for process, (child, text) in enumerate(zip(children, said, strict=True)):
-        assert child.returncode == 0, text
-        assert f"fine {process}" in text
-
-
-def test_another_number_of_devices(tmp_path: Path):
-    run_sharded("save", tmp_path, 8)
-    run_sharded("load", tmp_path, 4)
-
-
-@pytest.mark.slow
-def test_several_processes_and_then_another_number_of_them(tmp_path: Path):
-    run_sharded("save", tmp_path, 4, processes=2)
-    run_sharded("load", tmp_path, 4, processes=2)
-    run_sharded("load", tmp_path, 8, processes=1)

@@ -25,7 +25,7 @@ def run_on(source, folder, **fields):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, shared_steps):
     """The same run on a file and on rows, and the folders."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:

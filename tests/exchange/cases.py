@@ -15,6 +15,7 @@ from tests import tiny
 
 FIXTURES = Path(__file__).with_name("fixtures")
 LABELS = ("no", "maybe", "yes")
+TYPES = ("regression", "single_label_classification", "multi_label_classification")
 NAMES = [
     f"{kind}-{task}{mlp}"
     for kind in ("bert", "roberta")
@@ -58,8 +59,13 @@ def files(name):
 
 def own_adapter(name, method, head, seed=0, source=None):
     """An adapter of ours with random leaves, on the backbone of a fixture or in `source`."""
-    base = read_base(source or backbone(name))
     task = (Tagging if isinstance(head, TokenClassifier) else Classification)(NO_ROWS, max_length=10)
+    return drawn_adapter(source or backbone(name), method, head, task, {"labels": list(LABELS)}, seed)
+
+
+def drawn_adapter(source, method, head, task, facts, seed=0):
+    """An adapter with random leaves for a task with these facts, on the backbone in `source`."""
+    base = read_base(source)
     run = Run(task, backbone=base.identity["source"], method=method, head=head)
-    model = TunedModel(base.module, method, run.resolve_head(len(LABELS)))
-    return Adapter(model, *tiny.drawn(model, base.tree, seed), base, run, {"labels": list(LABELS)}, {})
+    model = TunedModel(base.module, method, run.resolve_head(task.count(facts)))
+    return Adapter(model, *tiny.drawn(model, base.tree, seed), base, run, facts, {})

@@ -66,7 +66,7 @@ def test_the_files_tell_whose_they_are(tmp_path, capsys):
 
 def test_what_nothing_tells_is_said(tmp_path, capsys):
     assert cli.main(["import", str(tmp_path), "--out", str(tmp_path / "a")]) == 2
-    assert "say --format (peft, p-tuning-v2, adapters)" in capsys.readouterr().err
+    assert "say --format (peft, p-tuning-v2, adapters, transformers)" in capsys.readouterr().err
     folder = shutil.copytree(FIXTURES / "bert-tagging", tmp_path / "theirs")
     (folder / "adapter_config.json").write_text("{")
     assert cli.main(["import", str(folder), "--out", str(tmp_path / "a")]) == 2

@@ -159,11 +159,6 @@ BAD = [
     ),
     ({"gates": np.ones(3, np.float32)}, {}, ["tensors gates have no place", "no gates"]),
     ({"base_model.classifier.bias": np.ones(4, np.float32)}, {}, ["base_model.classifier.bias has shape [4]", "[3]"]),
-    (
-        {f"base_model.classifier.{leaf}": ONES[:1] if leaf == "weight" else ONES[0, :1] for leaf in ("weight", "bias")},
-        {},
-        ["one output, as for a regression"],
-    ),
     ({"base_model.classifier.weight": np.ones((3, 9), np.float32)}, {}, ["shape [3, 9]", "[any, 8]"]),
 ]
 

@@ -143,7 +143,7 @@ def test_what_no_family_can_be_is_refused():
 
     with pytest.raises(jp.UserError, match="Half is no frozen dataclass"):
         jp.register_backbone(Half, PreNorm)
-    with pytest.raises(jp.UserError, match="Half lacks anchor, dims, from_hf, leaves, prefix, to_hf"):
+    with pytest.raises(jp.UserError, match=r"Half has no anchor; give it `@property def anchor\(self\) -> str`"):
         jp.register_backbone(dataclasses.dataclass(frozen=True)(Half), PreNorm)
 
     @dataclasses.dataclass(frozen=True)

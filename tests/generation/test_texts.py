@@ -21,7 +21,7 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory, shared_steps):
     """The adapter folder of a short run on the embedded decoder, and two more with drawn leaves, by method.
 
     The layers are a scan, which compiles sooner.

@@ -27,7 +27,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, shared_steps):
     folder = tmp_path_factory.mktemp("kinds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXPREFIX_CACHE", str(folder / "cache"))
@@ -185,7 +185,7 @@ def test_gradients_of_padded_choices_are_finite(home):
         total, weight = setup.model.head.loss(setup.model.forward(trainable, setup.frozen, batch).logits, batch)
         return total / weight
 
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(loss)(setup.trainable)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(setup.trainable)))
 
 
 def test_windows_of_a_row_answer_together_whatever_they_are_batched_with(home, trained):

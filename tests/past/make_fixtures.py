@@ -18,10 +18,8 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,13 +29,13 @@ os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable
 import jax
 
 import jaxprefix as jp
-from jaxprefix.training import loop
 from jaxprefix.training.export import write_run_adapter
 from jaxprefix.training.setup import set_up
 from jaxprefix.trees import flatten, unflatten
 from tests.past import asking
 from tests.past.backbones import write_backbones, write_rows
 from tests.past.runs import all_runs, midway
+from tests.past.stopping import stop_after
 
 TRAINED = ("p_tuning_v2", "pooler_born", "sum_new_words")
 FOLDERS = ("adapters", "backbones", "data", "midway", "runs", "tokens")
@@ -50,25 +48,6 @@ WITHOUT_EFFECT = {
     "full_fine_tuning": (KEY_BIAS, *(f"backbone/{path}" for path in UNREAD)),
     "lora_bias": ("method/k/b",),
 }
-
-
-def stop_after(steps: int, run: jp.Run) -> None:
-    """Runs until SIGTERM comes before step `steps + 1`."""
-    real, calls = loop.put_batch, []
-
-    def put_batch(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == steps:  # the loop looks for the signal before the next step
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)
-
-    loop.put_batch = put_batch
-    try:
-        result = jp.train(run)
-    finally:
-        loop.put_batch = real
-    if result.adapter is not None or result.steps != steps:
-        raise SystemExit(f"the run that was to be stopped after step {steps} is at step {result.steps}")
 
 
 def leaves_without_effect(adapter: jp.Adapter, logits: np.ndarray) -> list[str]:

@@ -1,4 +1,5 @@
-"""Adapters that were written at commit 0f4559f open and answer as they did then; its checkpoints name their version."""
+"""Adapters that were written at commit 0f4559f open and answer as they did then; checkpoints of the past name their
+version."""
 
 import dataclasses
 import json
@@ -100,12 +101,20 @@ def test_there_is_an_adapter_of_every_method_task_head_format_and_start():
     assert found >= {*then, *FORMATS, *STARTS, *THEN_ASKED}
 
 
-def test_the_checkpoint_of_a_run_midway_names_the_version_that_finishes_it(past, tmp_path):
-    folder = shutil.copytree(asking.PAST / "midway", tmp_path / "midway")
+MIDWAY = {
+    "midway": r"has format 1 of jaxprefix 0\.1\.0; finish the run with that version",
+    "midway_2": r"has format 2 of jaxprefix 0\.2\.0 before its release \(commit aebc939 or earlier\); finish the run",
+}
+
+
+@pytest.mark.parametrize("name", MIDWAY)
+@pytest.mark.parametrize("start", [jp.train, lambda run: jp.train_population(run, [{"seed": 1}, {"seed": 2}])])
+def test_the_checkpoint_of_a_run_midway_names_the_version_that_finishes_it(start, name, past, tmp_path):
+    folder = shutil.copytree(asking.PAST / name, tmp_path / "midway")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     run = dataclasses.replace(asking.run_of("p_tuning_v2"), folder=str(folder))
-    with pytest.raises(UserError, match=r"has format 1 of jaxprefix 0\.1\.0; finish the run with that version"):
-        jp.train(run)
+    with pytest.raises(UserError, match=MIDWAY[name]):
+        start(run)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

@@ -28,7 +28,7 @@ def rows(count, seed):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, shared_steps):
     folder = tmp_path_factory.mktemp("labels")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXPREFIX_CACHE", str(folder / "cache"))
@@ -114,7 +114,7 @@ def test_no_threshold_has_a_better_f1(pairs):
     def f1(threshold):
         return f1_score(labels, scores >= threshold, zero_division=0.0)
 
-    assert f1(found) == pytest.approx(max(f1(threshold) for threshold in [*scores, *(scores + 1e-9), 0.0, 0.5]))
+    assert f1(found) == pytest.approx(max(f1(threshold) for threshold in {*scores, *(scores + 1e-9), 0.0, 0.5}))
 
 
 def test_the_loss_is_the_mean_binary_cross_entropy():
@@ -145,7 +145,7 @@ def test_a_row_whose_labels_are_no_list_is_named(home, value, words):
 def test_what_does_not_fit_is_refused(home):
     files, tokenizer = jp.Files("x.jsonl"), jp.load_pretrained(str(home / "encoder"))[2]
     for thresholds in (0.0, 1.0, (0.5, 2.0)):
-        with pytest.raises(jp.UserError, match="give numbers between 0 and 1, or 'validation'"):
+        with pytest.raises(jp.UserError, match="a finite number above 0 and below 1"):
             jp.Run(jp.MultiLabelClassification(files, thresholds=thresholds)).check()
     with pytest.raises(jp.UserError, match="are chosen on validation rows, and the source has none"):
         jp.Run(jp.MultiLabelClassification(files, thresholds="validation")).check()

@@ -26,7 +26,7 @@ def rows(count, seed):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, shared_steps):
     folder = tmp_path_factory.mktemp("regression")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXPREFIX_CACHE", str(folder / "cache"))

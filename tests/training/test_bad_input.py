@@ -54,6 +54,10 @@ CONFIGS = {
     "a task that is not there": ({"task": "jp.Classificaton()"}, ["nearest known name is 'Classification'"]),
     "a field that is not there": ({"bach_size": "3"}, ["'bach_size'", "the nearest field is 'batch_size'"]),
     "a field of a method": ({"method": "jp.PTuningV2(lenght=3)"}, ["'lenght'", "the nearest field is 'length'"]),
+    "an old field of a method": (
+        {"method": "jp.PTuningV2(leaves_window=True)"},
+        ["PTuningV2 has no 'leaves_window', which is 'subject_to_window' now"],
+    ),
     "a head of another task": ({"head": "jp.TokenClassifier()"}, ["TokenClassifier", "take SequenceClassifier"]),
     "a rate for gates that are not there": (
         {"optimizer": "jp.Optimizer(gate_learning_rate=1e-3)"},

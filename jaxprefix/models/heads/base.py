@@ -95,7 +95,7 @@ class Head(Contract):
       fills: what pads each output (`outputs`) where rows of several lengths are put together; -100 for integers and
         NaN for other numbers where it says nothing.
       over_labels: the outputs whose last axis is that of the labels, C.
-      task_type: what PEFT calls what it answers; None where it has no word.
+      task_type: what PEFT calls what it answers; None where it has no word. "SEQ_CLS" is for a `PooledHead`.
       problem_type: what transformers' sequence classifiers call it; None where they have no word.
       smooths: whether `label_smoothing` means something for it.
       pretrained: the top of the backbone's tree that it reads and that is of no use where it was drawn at random and

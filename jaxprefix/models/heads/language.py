@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from typing_extensions import override
 
 from jaxprefix.edits import Dims
+from jaxprefix.errors import UserError
 from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.models.encoder_config import ACTIVATIONS
 from jaxprefix.models.heads.base import IGNORED, Canonical, Head, Unit, cross_entropy, label_outputs, normal
@@ -81,6 +82,16 @@ class MaskedLM(LanguageHead):
         return {"mlm/dense/kernel": 2 * tokens * config.width**2, path: 2 * tokens * config.width * config.vocab}
 
 
+def _is_tied(backbone: Tree, dims: Dims) -> bool:
+    """Whether the word table is the head; refuses, as UserError, a backbone whose own head is not there."""
+    if "lm_head" not in backbone and not dims.tied:
+        raise UserError(
+            "this backbone has no head of a language model (a classifier's folder has none), and its config.json has "
+            "tie_word_embeddings = false; name the folder of the language model."
+        )
+    return "lm_head" not in backbone
+
+
 @register
 @dataclasses.dataclass(frozen=True)
 class CausalLM(LanguageHead):
@@ -94,6 +105,11 @@ class CausalLM(LanguageHead):
     writes: ClassVar[bool] = True
 
     @override
+    def init_missing(self, key: Array, dims: Dims, backbone: Tree) -> Tree:
+        _is_tied(backbone, dims)
+        return {}
+
+    @override
     def __call__(
         self,
         params: Tree,
@@ -104,7 +120,7 @@ class CausalLM(LanguageHead):
         key: Array | None = None,
     ) -> Float[Array, "B T V2"]:
         """Logits over the vocabulary in the dtype of `hidden`, new words behind the others."""
-        tied = "lm_head" not in backbone
+        tied = _is_tied(backbone, dims)
         kernel: Any = backbone["embeddings"]["word"]["embedding"].T if tied else backbone["lm_head"]["kernel"]
         logits = hidden @ kernel.astype(hidden.dtype)
         if "words" in backbone:

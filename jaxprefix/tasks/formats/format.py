@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from jaxprefix.contract import Contract, required
 from jaxprefix.errors import UserError
 
 BOS = "bos_token"
@@ -29,7 +30,7 @@ class Piece(NamedTuple):
     least: int = 0
 
 
-class Format:
+class Format(Contract):
     """A frozen dataclass of settings; `ConditionalGeneration` takes one as `format`.
 
     Attributes:
@@ -40,6 +41,9 @@ class Format:
       stops: tokens of which each ends a text in decoding, beside the end.
       columns: what a row's prompt is made of.
       suffix: of the published file that `read` reads; other files are rows already.
+
+    Raises:
+      UserError: at construction, where a required member is missing.
     """
 
     added_tokens: ClassVar[tuple[str, ...]] = ()
@@ -49,10 +53,12 @@ class Format:
     columns: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[str] = ".json"
 
+    @required
     def prompt(self, row: Row, where: str) -> list[Piece]:
         """The prompt, the marker of the target included; `where` names the row in messages."""
         raise NotImplementedError
 
+    @required
     def target(self, row: Row, where: str) -> Piece:
         """The text to be written, its end not included."""
         raise NotImplementedError
@@ -61,6 +67,7 @@ class Format:
         """What the row has to compare a written text with."""
         return [self.target(row, where).text]
 
+    @required
     def read(self, content: str, split: str, where: str) -> list[dict[str, Any]]:
         """The rows of a split from the content of a published file."""
         raise NotImplementedError

@@ -73,8 +73,10 @@ def checked(cls: type[T]) -> type[T]:
 
     @functools.wraps(make)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        args = tuple(_field(cls, name, value) for name, value in zip(names, args, strict=False)) + args[len(names) :]
-        make(self, *args, **{name: _field(cls, name, value) for name, value in kwargs.items()})
+        if len(args) <= len(names) and kwargs.keys() <= set(names):  # else Python's own TypeError follows
+            args = tuple(_field(cls, name, value) for name, value in zip(names, args, strict=False))
+            kwargs = {name: _field(cls, name, value) for name, value in kwargs.items()}
+        make(self, *args, **kwargs)
 
     setattr(__init__, "__checks__", cls)  # noqa: B010  a function's own attribute, which type checkers do not know
     setattr(cls, "__init__", __init__)  # noqa: B010

@@ -31,7 +31,7 @@ def test_a_changed_default_is_seen(monkeypatch):
     before = public_names.text()
     monkeypatch.setattr(rank, "value", ast.Constant(9))
     changed = set(public_names.text().splitlines()) - set(before.splitlines())
-    assert changed == {"    rank: int = 9"}
+    assert changed == {"    rank: Count = 9"}
 
 
 def test_the_type_checker_is_silenced_rarely_and_with_a_reason():

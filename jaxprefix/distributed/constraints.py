@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -44,8 +45,13 @@ def look_up(table: Callable[[Array], Array], ids: Int[Array, "B T"]) -> Float[Ar
     Each device looks up its part of the width for all rows of its fsdp group, and one exchange among them gives each
     its rows in full. Left to itself the compiler gathers either the whole table or the whole batch.
     """
-    found = constrain(table(constrain(ids, "data", None)), "data", None, "fsdp")
+    found = constrain(table(constrain(beyond_if_negative(ids), "data", None)), "data", None, "fsdp")
     return constrain(found, "rows", None, None)
+
+
+def beyond_if_negative(ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Ids of which those below 0 lie beyond any table, where `jnp.take` gives NaN, and not before its end."""
+    return jnp.where(ids < 0, jnp.iinfo(ids.dtype).max, ids)
 
 
 def axis_size(name: str) -> int:

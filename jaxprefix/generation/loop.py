@@ -64,7 +64,7 @@ def generate(
       UserError: no decoder, padding on the right, rows that the positions cannot serve, or what `Decoding` refuses.
     """
     decoding = Decoding() if decoding is None else decoding
-    batch = _checked(model, trainable, batch, decoding, key)
+    batch = _checked(model, trainable, frozen, batch, decoding, key)
     return _generate(model, decoding, trainable, frozen, batch, key)
 
 
@@ -80,7 +80,7 @@ def stream(
     decoding = Decoding() if decoding is None else decoding
     if decoding.beams > 1:
         raise UserError("a beam knows its tokens only at the end; set beams=1 to have them one by one.")
-    batch = _checked(model, trainable, batch, decoding, key)
+    batch = _checked(model, trainable, frozen, batch, decoding, key)
     state, cache = _first(model, decoding, trainable, frozen, batch, key)
     for step in range(1, decoding.max_new_tokens + 1):
         yield np.asarray(state.tokens[:, step - 1])
@@ -208,7 +208,7 @@ def _next(model: TunedModel, decoding: Decoding, trainable: Tree, frozen: Tree, 
 
 
 def _checked(
-    model: TunedModel, trainable: Tree, batch: Mapping[str, Any], decoding: Decoding, key: Array | None
+    model: TunedModel, trainable: Tree, frozen: Tree, batch: Mapping[str, Any], decoding: Decoding, key: Array | None
 ) -> Tree:
     """The columns that decoding reads; refuses what cannot be decoded."""
     if not model.backbone.config.causal or model.head is None or not model.head.writes:
@@ -217,6 +217,7 @@ def _checked(
         raise UserError("tokens are drawn at random; give a key, as in key=jax.random.key(0), or set temperature=0.")
     edits, dims = jax.eval_shape(model.edits, trainable), model.backbone.dims
     decoding.check(dims.vocab + (0 if edits.words is None else edits.words.shape[0]))
+    model.check_inputs(trainable, frozen, batch)
     ids = batch["input_ids"]
     mask = np.asarray(read_attention_mask(batch))
     if not mask[:, -1].all():

@@ -165,7 +165,7 @@ class HeadMapLeaves(nn.Module):
         layers = len(chosen_layers(method, dims))
         matrices = {name: (1, 3) if name == "o_B" else (2, 3) for name in shapes if name[2:] in ("A", "B")}
         leaves = {
-            name: leaf(self, name, folded_normal, (layers, *shape), decay=name in matrices, matrix=matrices.get(name))
+            name: leaf(self, name, folded_normal, (layers, *shape), decay=True, matrix=matrices.get(name))
             for name, shape in shapes.items()
         }
         return HeadMaps(**in_layers(leaves, method, dims), rate=self.rate)

@@ -23,6 +23,9 @@ from jaxprefix.values import Count, NonNegative
 class PromptTuning(Method):
     """Prompt tuning. Trained: `prompt` `[P, D]`.
 
+    A head that pools the first token of an encoder (`pooling="first"`, `"pooler"`) takes the first real token of the
+    text, not the first virtual one as Hugging Face PEFT's sequence classifiers do.
+
     Attributes:
       length: P.
       init_std: standard deviation of the initial vectors; None takes the backbone's `initializer_range` (0.02).

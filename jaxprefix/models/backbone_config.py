@@ -121,6 +121,11 @@ class BackboneConfig(Contract):
         return False
 
     @property
+    def type_count(self) -> int | None:
+        """How many types a token may have; None where they have no embeddings."""
+        return None
+
+    @property
     def has_word_types(self) -> bool:
         """Whether token types are words, whose embeddings are added to those of the tokens."""
         return False

@@ -1,18 +1,18 @@
 """What a backbone reads of a batch, by the tokenizer's own keys."""
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Bool
 
 from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
-from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.renamed import BATCH_KEYS
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "segment_ids")
@@ -41,53 +41,98 @@ class Unfold(NamedTuple):
 
 def fold_choices(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Unfold]:
     """A batch `[B, C, T]` as one of `B C` rows for the backbone, and the way back; others as they are."""
-    check_batch_keys(batch)
     shape = batch["input_ids"].shape
     if len(shape) == 2:
         return dict(batch), Unfold(None)
-    if len(shape) != 3:
-        raise UserError(f"input_ids has the shape {tuple(shape)}; give [B, T], or [B, C, T] for C sequences a row.")
     tokens = {name: batch[name].reshape(-1, shape[-1]) for name in TOKEN_KEYS if name in batch}  # [B, C, T] -> [B C, T]
     return {**batch, **tokens}, Unfold((shape[0], shape[1]))
 
 
-def check_batch_keys(batch: Mapping[str, Any]) -> None:
-    """Refuses a key by its old name, naming the new one."""
+def check_batch(batch: Any, targets: Sequence[str] | None = ()) -> None:
+    """Refuses a batch that could not be read, or of which something would not be read.
+
+    Args:
+      batch: `input_ids` int `[B, T]` or `[B, C, T]`; `attention_mask` bool or 0 and 1, `token_type_ids` and
+        `segment_ids` int of that shape, which may be absent; `weight` and the targets.
+      targets: the names of the targets that a head reads; None where it does not say, and other keys are let through.
+
+    Raises:
+      UserError: something is no array, has another shape or dtype, is missing, or has a name that nobody reads.
+    """
+    if not isinstance(batch, Mapping):
+        raise UserError(f"the batch is a {type(batch).__name__}; give a dict of arrays, as in {{'input_ids': ids}}.")
+    known = (*TOKEN_KEYS, "weight", *(targets or ()))
     for key in batch:
-        if key in BATCH_KEYS:
+        if key in BATCH_KEYS and key not in known:
             raise UserError(f"the batch has the key {key!r}; the key is {BATCH_KEYS[key]!r} now.")
+        if key in known:
+            continue
+        near = difflib.get_close_matches(str(key), TOKEN_KEYS if targets is None else known, n=1, cutoff=0.7)
+        if near or targets is not None:
+            meant = f"; the nearest that is read is {near[0]!r}" if near else "; remove it"
+            raise UserError(f"the batch has the key {key!r}, which nothing reads{meant}.")
+    if "input_ids" not in batch:
+        raise UserError("the batch has no 'input_ids'; give token ids, int [B, T].")
+    for name in TOKEN_KEYS:
+        if name in batch:
+            _check_tokens(name, batch[name], batch["input_ids"])
+
+
+def _check_tokens(name: str, value: Any, ids: Any) -> None:
+    """Refuses what is no array of tokens, `[B, T]` or `[B, C, T]`."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise UserError(f"{name} is a {type(value).__name__}; make it an array, as in numpy.array({name}).")
+    if len(value.shape) not in (2, 3) or 0 in value.shape:
+        raise UserError(
+            f"{name} has the shape {tuple(value.shape)}; give [B, T], or [B, C, T] for C sequences a row, none of them "
+            "0."
+        )
+    if value.shape != ids.shape:
+        raise UserError(f"{name} has the shape {tuple(value.shape)} and input_ids {tuple(ids.shape)}; make them equal.")
+    if jnp.issubdtype(value.dtype, jnp.integer) or (name == "attention_mask" and value.dtype == bool):
+        return
+    kinds = "bool, or as integers: 1 for a real token and 0 for padding" if name == "attention_mask" else "integers"
+    raise UserError(f"{name} is {value.dtype}; give it as {kinds}.")
+
+
+def check_values(batch: Mapping[str, Any], vocab: int, types: int | None) -> None:
+    """Refuses values in NumPy arrays that no table has.
+
+    Those that are traced or on a device are not looked at, an id outside giving NaN in its row there; but for types that
+    would be ignored, which are looked at where they are not traced.
+
+    Args:
+      batch: whose keys and shapes are right (`check_batch`).
+      vocab: the number of tokens, those that a method adds among them.
+      types: the number of types of tokens; None where they have no embeddings and would be ignored.
+
+    Raises:
+      UserError: naming key, place, value and range.
+    """
+    for name, size in {"input_ids": vocab, "attention_mask": 2, "token_type_ids": types or 1}.items():
+        value = batch.get(name)
+        if name == "token_type_ids" and types is None and isinstance(value, Array) and not isinstance(value, Tracer):
+            value = np.asarray(value)
+        if not isinstance(value, np.ndarray) or value.dtype == bool:
+            continue
+        outside = (value < 0) | (value >= size)
+        if not outside.any():
+            continue
+        place = tuple(int(index) for index in np.argwhere(outside)[0])
+        found = f"{name}{list(place)} is {value[place]}"
+        if name == "token_type_ids" and types is None:
+            raise UserError(f"{found}, and this backbone has no embeddings of token types; remove the key.")
+        raise UserError(f"{found}; it must be from 0 to {size - 1}.")
 
 
 def read_attention_mask(batch: Mapping[str, Any]) -> Bool[Array, "*B T"]:
     """Which tokens are real: `attention_mask` `[B, T]`, bool or integers 0 and 1; all of them where it is absent.
 
     Raises:
-      UserError: the mask holds floats (an additive mask, for one), or the batch has a key by its old name.
+      UserError: it is no array, or of another shape or dtype than that.
     """
-    check_batch_keys(batch)
-    ids = batch["input_ids"]
-    mask = batch.get("attention_mask")
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
     if mask is None:
         return jnp.ones(ids.shape, bool)
-    mask = jnp.asarray(mask)
-    if jnp.issubdtype(mask.dtype, jnp.floating):
-        raise UserError(
-            f"attention_mask is {mask.dtype}; give it as bool, or as integers: 1 for a real token and 0 for padding."
-        )
-    return mask.astype(bool)
-
-
-def check_token_types(batch: Mapping[str, Any], config: BackboneConfig) -> None:
-    """Refuses token types other than 0 on a backbone that has no embeddings of them; traced ones are not looked at.
-
-    Raises:
-      UserError: some are not 0, and the backbone would ignore them.
-    """
-    types = batch.get("token_type_ids")
-    if types is None or config.has_token_types or config.has_word_types or isinstance(types, jax.core.Tracer):
-        return
-    if np.any(np.asarray(types)):
-        raise UserError(
-            f"token_type_ids has values other than 0, and a {config.model_type} has no embeddings of token types; "
-            "remove the key from the batch."
-        )
+    _check_tokens("attention_mask", mask, ids)
+    return jnp.asarray(mask).astype(bool)

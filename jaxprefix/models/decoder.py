@@ -147,10 +147,11 @@ class Embeddings(nn.Module):
         table = nn.Embed(config.vocab, config.width, dtype=self.dtype, embedding_init=normal, name="word")
 
         def embed(ids: Array) -> Array:
-            rows = look_up(table, jnp.minimum(ids, config.vocab - 1)) * jnp.asarray(config.embedding_scale, self.dtype)
+            old = ids if words is None else jnp.minimum(ids, config.vocab - 1)
+            rows = look_up(table, old) * jnp.asarray(config.embedding_scale, self.dtype)
             if words is None:
                 return rows
-            new = words[jnp.clip(ids - config.vocab, 0, words.shape[0] - 1)].astype(self.dtype)
+            new = words.at[ids - config.vocab].get(mode="fill", fill_value=jnp.nan).astype(self.dtype)
             return jnp.where((ids >= config.vocab)[..., None], new, rows)
 
         h = embed(ids)

@@ -124,6 +124,11 @@ class DecoderConfig(BackboneConfig):
         )
 
     @property
+    def type_count(self) -> int | None:
+        """How many types a token may have; None where they have no embeddings."""
+        return self.vocab if self.has_word_types else None
+
+    @property
     def has_word_types(self) -> bool:
         """Whether token types are words, whose embeddings are added to those of the tokens."""
         return self.model_type == "gpt2"

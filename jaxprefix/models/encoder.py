@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxprefix.attention import dropout
 from jaxprefix.attention.operation import DEFAULT
-from jaxprefix.distributed.constraints import constrain, kernel_axes, look_up
+from jaxprefix.distributed.constraints import beyond_if_negative, constrain, kernel_axes, look_up
 from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, Tokens, check_stacked
 from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
@@ -75,7 +75,8 @@ class Embeddings(nn.Module):
             rows = jnp.broadcast_to(prompt.astype(h.dtype), (h.shape[0], *prompt.shape))
             h = jnp.concatenate([rows, h], axis=1)
         h = h + embed("position", config.positions, positions)
-        return LayerNorm(config.norm_eps, name="norm")(h + embed("token_type", config.token_types, token_type_ids))
+        types = embed("token_type", config.token_types, beyond_if_negative(token_type_ids))
+        return LayerNorm(config.norm_eps, name="norm")(h + types)
 
 
 class EncoderLayer(nn.Module):
@@ -179,7 +180,7 @@ class Encoder(nn.Module):
         if prompt:
             mask = jnp.pad(mask, ((0, 0), (prompt, 0)), constant_values=True)
             token_type_ids = jnp.pad(token_type_ids, ((0, 0), (prompt, 0)))
-        positions = token_positions(self.config, mask, edits.position_offset)
+        positions = token_positions(self.config, mask, edits.position_offset, prompt)
         if edits.row_offsets is not None:
             positions = shifted_by_row(self.config, positions, mask, edits.row_offsets)
         h = Embeddings(self.config, self.dtype, name="embeddings")(ids, positions, token_type_ids, edits.prompt)
@@ -225,10 +226,12 @@ def check_positions(tokens: int, offset: int, dims: Dims) -> None:
         )
 
 
-def token_positions(config: EncoderConfig, mask: Bool[Array, "B T"], offset: int) -> Int[Array, "B T"]:
-    """Position ids: BERT counts columns; RoBERTa counts real tokens from `padding_id + 1` and leaves pads there."""
+def token_positions(config: EncoderConfig, mask: Bool[Array, "B T"], offset: int, prompt: int = 0) -> Int[Array, "B T"]:
+    """Position ids: BERT counts columns, without those of padding between a prompt of so many rows and the text;
+    RoBERTa counts real tokens from `padding_id + 1` and leaves pads there."""
     if config.model_type == "bert":
-        return jnp.broadcast_to(jnp.arange(mask.shape[1]) + offset, mask.shape)
+        columns, padding = jnp.arange(mask.shape[1]), jnp.argmax(mask[:, prompt:], axis=1)[:, None]
+        return jnp.where(columns < prompt, columns, jnp.maximum(columns - padding, prompt)) + offset
     return jnp.where(mask, config.padding_id + offset + jnp.cumsum(mask, axis=1), config.padding_id)
 
 

@@ -129,6 +129,11 @@ class EncoderConfig(BackboneConfig):
         return self.token_types > 1
 
     @property
+    def type_count(self) -> int | None:
+        """How many types a token may have; None where they have no embeddings."""
+        return self.token_types if self.has_token_types else None
+
+    @property
     def usable_positions(self) -> int:
         """How many tokens of one row, virtual ones included, the position table can number."""
         return self.positions if self.model_type == "bert" else self.positions - self.padding_id - 1

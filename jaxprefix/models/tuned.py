@@ -2,17 +2,19 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxprefix.edits import BUILT_RATES, Edits, Rates
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, listed
 from jaxprefix.methods.base import Method, make_edits, parts_of
 from jaxprefix.models.backbone_config import Module
-from jaxprefix.models.batch_keys import check_token_types, fold_choices, read_attention_mask
+from jaxprefix.models.batch_keys import check_batch, check_values, fold_choices, read_attention_mask
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head
 from jaxprefix.models.quantizing import refuse_quantized
@@ -72,6 +74,8 @@ class TunedModel:
           UserError: nothing is trained, or `frozen` is not a backbone's tree, has not what a method trains of it, or
             has it as int8.
         """
+        if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+            raise UserError(f"init was given {key!r} for a key; give it one, as in jax.random.key(0).")
         if "embeddings" not in frozen:
             raise UserError(
                 f"the tree given to init holds {', '.join(frozen) or 'nothing'}, so it is no backbone's (what init "
@@ -110,11 +114,31 @@ class TunedModel:
         """The method's edits, leaves stacked `[L, ...]`."""
         return make_edits(self.method, trainable.get("method", {}), self.backbone.dims)
 
+    def check_inputs(self, trainable: Any, frozen: Any, batch: Any) -> None:
+        """Refuses trees and a batch that are not what `apply` takes, before anything is compiled."""
+        trees = (
+            ("trainable", trainable, ("method", "head", "backbone")),
+            ("frozen", frozen, ("backbone", "initialized")),
+        )
+        for name, tree, known in trees:
+            unknown = [key for key in tree if key not in known] if isinstance(tree, Mapping) else [type(tree).__name__]
+            if unknown or (name == "frozen" and set(known) - set(tree)):
+                raise UserError(
+                    f"the {name} tree given is not one ({listed(unknown) if unknown else 'it lacks a part'}); give "
+                    "what init returned: model.apply(trainable, frozen, batch)."
+                )
+        check_batch(batch, () if self.head is None else self.head.targets)
+        config, vocab, ids = self.backbone.config, self.backbone.dims.vocab, batch["input_ids"]
+        if isinstance(ids, np.ndarray) and ids.max() >= vocab:
+            words = jax.eval_shape(self.edits, trainable).words
+            vocab += 0 if words is None else words.shape[0]
+        check_values(batch, vocab, config.type_count)
+
     def forward(
         self,
         trainable: Tree,
         frozen: Tree,
-        batch: dict[str, Any],
+        batch: Mapping[str, Any],
         *,
         key: Array | None = None,
         training: bool = False,
@@ -128,6 +152,7 @@ class TunedModel:
         """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace built ones,
         `edits` those that the method would make of its leaves; `cache` and `layers` are a decoder's; with `last` there
         are logits of the last column only."""
+        check_batch(batch, () if self.head is None else self.head.targets)
         backbone = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))
         batch, unfold = fold_choices(batch)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
@@ -162,7 +187,7 @@ class TunedModel:
         self,
         trainable: Tree,
         frozen: Tree,
-        batch: dict[str, Any],
+        batch: Mapping[str, Any],
         *,
         key: Array | None = None,
         training: bool = False,
@@ -179,8 +204,8 @@ class TunedModel:
           training: whether dropout applies.
           capture: whether to return every layer's hidden state and what the edits show.
         """
-        check_token_types(batch, self.backbone.config)
-        return _apply(self, trainable, frozen, batch, key, training, capture)
+        self.check_inputs(trainable, frozen, batch)
+        return _apply(self, trainable, frozen, dict(batch), key, training, capture)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))

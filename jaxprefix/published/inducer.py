@@ -22,6 +22,7 @@ from jaxprefix.methods import (
     KernelMix,
     LoRA,
     ParallelAdapter,
+    PrefixTuning,
     PTuningV2,
     SequentialAdapter,
 )
@@ -165,7 +166,7 @@ GLUE = (
     _glue(
         "MAM",
         f"NLU script, {CODE}",
-        PTuningV2(length=16, mlp_width=800, dropout=0.0, position_offset=False)
+        PrefixTuning(length=16, mlp_width=800, dropout=0.0, position_offset=False)
         + ParallelAdapter(width=16, scale=2.0, dropout=0.1, after_dropout=True),
         0.481,
     ),

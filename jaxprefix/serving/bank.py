@@ -25,7 +25,7 @@ from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.loop import Generated
 from jaxprefix.generation.texts import decoded_texts, with_tokens_of
 from jaxprefix.models.backbone_config import Module
-from jaxprefix.models.batch_keys import read_attention_mask
+from jaxprefix.models.batch_keys import check_batch, check_values, read_attention_mask
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.heads import CausalLM
 from jaxprefix.old_names import answer_old_names
@@ -106,6 +106,8 @@ class Bank:
           Float32 `[B, C]`, or `[B, T, C]` of token classifiers, C being the largest number of labels; `-inf` for the
           labels that a row's adapter does not have.
         """
+        check_batch(batch)
+        check_values(batch, self.backbone.config.vocab, self.backbone.config.type_count)
         state, ids, mask = self._state, batch["input_ids"], read_attention_mask(batch)
         which = indices_of(state, adapters, len(ids))
         columns = {**batch, "attention_mask": mask}

@@ -13,7 +13,7 @@ from jaxprefix.data.examples import Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import LabelHead, PooledHead, cross_entropy, register_head
+from jaxprefix.models.heads import LabelHead, PooledHead, cross_entropy, example_weights, register_head
 from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.labelled import LabelledTask, label_probabilities
@@ -35,10 +35,10 @@ class SequenceClassifier(LabelHead, PooledHead):
 
     @override
     def loss(
-        self, logits: Float[Array, "B C"], batch: dict[str, Array], smoothing: float = 0.0
+        self, logits: Float[Array, "B C"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over the rows."""
-        return cross_entropy(logits, batch["labels"], batch["weight"], self.class_weights, smoothing)
+        return cross_entropy(logits, batch["labels"], example_weights(batch), self.class_weights, smoothing)
 
     @override
     def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from jaxprefix.data.examples import Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import PooledHead, register_head
+from jaxprefix.models.heads import PooledHead, example_weights, register_head
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.labelled import LabelledTask
 from jaxprefix.tasks.labels import label_finder
@@ -34,14 +34,15 @@ class MultiLabelClassifier(PooledHead):
     task: ClassVar[str] = "multi_label_classification"
     task_type: ClassVar[str | None] = "SEQ_CLS"
     problem_type: ClassVar[str | None] = "multi_label_classification"
+    targets: ClassVar[tuple[str, ...] | None] = ("labels",)
     fills: ClassVar[Mapping[str, float]] = {"logits": -np.inf}
 
     @override
     def loss(
-        self, logits: Float[Array, "B C"], batch: dict[str, Array], smoothing: float = 0.0
+        self, logits: Float[Array, "B C"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over the rows; with smoothing `s` a target `y` is `(1 - s) y + s / 2`."""
-        weight = batch["weight"]
+        weight = example_weights(batch)
         return (_binary_cross_entropy(logits, batch["labels"], smoothing) * weight).sum(), weight.sum()
 
     @override

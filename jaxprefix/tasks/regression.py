@@ -15,7 +15,7 @@ from jaxprefix.data.examples import TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import PooledHead, register_head
+from jaxprefix.models.heads import PooledHead, example_weights, register_head
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.labels import named_labels
 from jaxprefix.tasks.text_task import TextTask
@@ -32,6 +32,7 @@ class Regressor(PooledHead):
     task: ClassVar[str] = "regression"
     task_type: ClassVar[str | None] = "SEQ_CLS"
     problem_type: ClassVar[str | None] = "regression"
+    targets: ClassVar[tuple[str, ...] | None] = ("values",)
     smooths: ClassVar[bool] = False
     over_labels: ClassVar[tuple[str, ...]] = ("values",)
 
@@ -42,10 +43,10 @@ class Regressor(PooledHead):
 
     @override
     def loss(
-        self, logits: Float[Array, "B C"], batch: dict[str, Array], smoothing: float = 0.0
+        self, logits: Float[Array, "B C"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of squared errors and of weights over the rows."""
-        weight = batch["weight"]
+        weight = example_weights(batch)
         return (_squared_errors(logits, batch["values"]) * weight).sum(), weight.sum()
 
     @override

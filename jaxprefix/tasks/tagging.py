@@ -13,7 +13,7 @@ from jaxprefix.data.examples import IGNORED, Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import LabelHead, Unit, cross_entropy, register_head
+from jaxprefix.models.heads import LabelHead, Unit, cross_entropy, example_weights, register_head
 from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.classification import refuse_one_class
@@ -36,10 +36,10 @@ class TokenClassifier(LabelHead):
 
     @override
     def loss(
-        self, logits: Float[Array, "B T C"], batch: dict[str, Array], smoothing: float = 0.0
+        self, logits: Float[Array, "B T C"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over the labelled tokens; a token's weight is its row's."""
-        weight = batch["weight"][:, None] * (batch["labels"] != IGNORED)
+        weight = example_weights(batch)[:, None] * (batch["labels"] != IGNORED)
         return cross_entropy(logits, batch["labels"], weight, self.class_weights, smoothing)
 
     @override

@@ -1,7 +1,16 @@
 """From hidden states to logits: what every head is, and those of language models. Other heads stand beside their tasks,
 in `jaxprefix/tasks`."""
 
-from jaxprefix.models.heads.base import IGNORED, Canonical, Head, Unit, affine, cross_entropy, register_head
+from jaxprefix.models.heads.base import (
+    IGNORED,
+    Canonical,
+    Head,
+    Unit,
+    affine,
+    cross_entropy,
+    example_weights,
+    register_head,
+)
 from jaxprefix.models.heads.language import CausalLM, MaskedLM
 from jaxprefix.models.heads.linear import LabelHead, LinearHead, Place, PooledHead, Pooling, pool
 
@@ -19,6 +28,7 @@ __all__ = [
     "Unit",
     "affine",
     "cross_entropy",
+    "example_weights",
     "pool",
     "register_head",
 ]

@@ -35,24 +35,46 @@ def affine(params: Tree, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
 
 def cross_entropy(
     logits: Float[Array, "*B C"],
-    labels: Int[Array, "*B"],
-    weight: Float[Array, "*B"],
+    labels: Int[Array, "*B"] | Int[np.ndarray, "*B"],
+    weight: Float[Array, "*B"] | Float[np.ndarray, "*B"],
     class_weights: tuple[float, ...] | None = None,
     smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The weighted sum of cross entropies in nats, and the sum of weights: a mean over any number of parts is exact.
 
-    Class weights multiply each example's weight by that of its label, as torch's `CrossEntropyLoss` does. With
-    smoothing `s` the target is `(1 - s)` on the label and `s / C` on every class (Szegedy et al. 2016, section 7).
+    As torch's `CrossEntropyLoss`: with class weights `w` and smoothing `s` (Szegedy et al. 2016, section 7) the loss of
+    label `y` is `(1 - s) w_y (-log p_y) + s / C sum_c w_c (-log p_c)` and its weight `w_y`, both times the example's
+    own; a label of -100 has neither.
+
+    Raises:
+      UserError: labels in a NumPy array have a value that is no class; elsewhere it gives NaN.
     """
+    count, counted = logits.shape[-1], labels != IGNORED
+    if isinstance(labels, np.ndarray) and (wrong := labels[counted & ((labels < 0) | (labels >= count))]).size:
+        raise UserError(f"a label is {wrong[0]}; it must be from 0 to {count - 1}, or {IGNORED} for none.")
     log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
-    safe = jnp.maximum(labels, 0)
-    loss = -jnp.take_along_axis(log_p, safe[..., None], axis=-1)[..., 0]
+    at = jnp.where(counted, jnp.where(labels < 0, count, labels), 0)  # what is beyond the classes is filled with NaN
+    loss = -jnp.take_along_axis(log_p, at[..., None], axis=-1)[..., 0]
+    weight = jnp.where(counted, weight, 0)
+    if class_weights is None:
+        if smoothing:
+            loss = (1 - smoothing) * loss - smoothing * log_p.mean(-1)
+        return (loss * weight).sum(), weight.sum()
+    of_class = jnp.asarray(class_weights, weight.dtype)
+    own = of_class[jnp.clip(at, 0, count - 1)]
+    loss = own * loss
     if smoothing:
-        loss = (1 - smoothing) * loss - smoothing * log_p.mean(-1)
-    if class_weights is not None:
-        weight = weight * jnp.asarray(class_weights, weight.dtype)[safe]
-    return (loss * weight).sum(), weight.sum()
+        loss = (1 - smoothing) * loss - smoothing * (of_class * log_p).mean(-1)
+    return (loss * weight).sum(), (own * weight).sum()
+
+
+def example_weights(batch: Mapping[str, Any]) -> Any:
+    """`weight` of a batch; refuses, as UserError, one without."""
+    if "weight" not in batch:
+        raise UserError(
+            "the batch has no 'weight'; give 1 for each row that counts and 0 for each that pads, float [B]."
+        )
+    return batch["weight"]
 
 
 def label_outputs(logits: Float[Array, "*B C"], batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -97,6 +119,7 @@ class Head(Contract):
       over_labels: the outputs whose last axis is that of the labels, C.
       task_type: what PEFT calls what it answers; None where it has no word. "SEQ_CLS" is for a `PooledHead`.
       problem_type: what transformers' sequence classifiers call it; None where they have no word.
+      targets: the targets that `loss` and `outputs` read from a batch; None lets keys of any other name through.
       smooths: whether `label_smoothing` means something for it.
       pretrained: the top of the backbone's tree that it reads and that is of no use where it was drawn at random and
         stays frozen; None where there is none.
@@ -112,6 +135,7 @@ class Head(Contract):
     over_labels: ClassVar[tuple[str, ...]] = ("logits",)
     task_type: ClassVar[str | None] = None
     problem_type: ClassVar[str | None] = None
+    targets: ClassVar[tuple[str, ...] | None] = None
     smooths: ClassVar[bool] = True
     pretrained: ClassVar[str | None] = None
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # of the subclasses
@@ -140,7 +164,7 @@ class Head(Contract):
 
     @required
     def loss(
-        self, logits: Float[Array, "..."], batch: dict[str, Array], smoothing: float = 0.0
+        self, logits: Float[Array, "..."], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over what the batch's targets and `weight` count.
 

@@ -14,7 +14,16 @@ from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.models.backbone_config import BackboneConfig
 from jaxprefix.models.encoder_config import ACTIVATIONS
-from jaxprefix.models.heads.base import IGNORED, Canonical, Head, Unit, cross_entropy, label_outputs, normal
+from jaxprefix.models.heads.base import (
+    IGNORED,
+    Canonical,
+    Head,
+    Unit,
+    cross_entropy,
+    example_weights,
+    label_outputs,
+    normal,
+)
 from jaxprefix.models.linear import LayerNorm
 from jaxprefix.trees import Tree
 from jaxprefix.typed_json import register
@@ -24,13 +33,14 @@ class LanguageHead(Head):
     """Logits over the vocabulary for every token."""
 
     unit: ClassVar[Unit] = "vocabulary"
+    targets: ClassVar[tuple[str, ...] | None] = ("labels",)
 
     @override
     def loss(
-        self, logits: Float[Array, "B T V"], batch: dict[str, Array], smoothing: float = 0.0
+        self, logits: Float[Array, "B T V"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over the tokens that have a label; a token's weight is its row's."""
-        weight = batch["weight"][:, None] * (batch["labels"] != IGNORED)
+        weight = example_weights(batch)[:, None] * (batch["labels"] != IGNORED)
         return cross_entropy(logits, batch["labels"], weight, None, smoothing)
 
     @override

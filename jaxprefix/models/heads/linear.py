@@ -32,7 +32,7 @@ def pool(
     if pooling == "last":
         last = mask.shape[-1] - 1 - jnp.argmax(mask[..., ::-1], axis=-1)
         return jnp.take_along_axis(hidden, last[..., None, None], axis=-2)[..., 0, :]
-    first = hidden[..., 0, :]
+    first = jnp.take_along_axis(hidden, jnp.argmax(mask, axis=-1)[..., None, None], axis=-2)[..., 0, :]
     return first if pooling == "first" else jnp.tanh(affine(backbone["pooler"], first))
 
 
@@ -111,6 +111,7 @@ class LabelHead(LinearHead):
     """
 
     class_weights: tuple[NonNegative, ...] | None = None
+    targets: ClassVar[tuple[str, ...] | None] = ("labels",)
     fills: ClassVar[Mapping[str, float]] = {"logits": -np.inf}
 
     @override

@@ -211,7 +211,7 @@ def test_a_typo_is_answered_with_the_nearest_name():
 
 
 def test_the_mixed_adapters_keys_start_as_wide_as_the_authors():
-    """He et al.'s module: embedding N(0, 1), two maps by torch's own initialisers, tanh between; 0.268 of their code."""
+    """He et al.'s module: embedding N(0, 1), two maps by torch's initialisers, tanh between; 0.268 of their code."""
     prefix, _ = parts_of(published.MAM_ROBERTA_BASE.method)
     dims = BACKBONES["roberta-base"]
     drawn = prefix.build(dims).init(jax.random.key(0))["params"]

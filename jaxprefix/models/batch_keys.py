@@ -98,8 +98,8 @@ def _check_tokens(name: str, value: Any, ids: Any) -> None:
 def check_values(batch: Mapping[str, Any], vocab: int, types: int | None) -> None:
     """Refuses values in NumPy arrays that no table has.
 
-    Those that are traced or on a device are not looked at, an id outside giving NaN in its row there; but for types that
-    would be ignored, which are looked at where they are not traced.
+    Those that are traced or on a device are not looked at, an id outside giving NaN in its row there; but types that
+    would be ignored are looked at where they are not traced.
 
     Args:
       batch: whose keys and shapes are right (`check_batch`).

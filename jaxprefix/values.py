@@ -52,6 +52,7 @@ class Bounds(NamedTuple):
 
 
 Count = Annotated[int, Bounds(low=1)]
+Extent = Annotated[int, Bounds(low=1, high=2**31 - 1)]
 Natural = Annotated[int, Bounds(low=0)]
 Rate = Annotated[float, Bounds(low=0, high=1, below=True)]
 Share = Annotated[float, Bounds(low=0, high=1)]

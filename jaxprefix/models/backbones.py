@@ -71,15 +71,29 @@ for _config, _module in FAMILIES:
     register_backbone(_config, _module)
 
 
+MOST_LAYERS = 10_000
+
+
 def read_hf_config(raw: Mapping[str, Any]) -> BackboneConfig:
     """The config of a Hugging Face `config.json`.
 
     Raises:
-      UserError: an unsupported architecture, or what its own reader refuses.
+      UserError: an unsupported architecture, or what its own reader refuses or trips over.
     """
-    for config in _modules:
-        if config.reads(raw):
-            return config.from_hf(raw)
+    for key in ("num_hidden_layers", "n_layer"):  # by which readers make lists
+        if isinstance(raw.get(key), int) and raw[key] > MOST_LAYERS:
+            raise UserError(f"config.json has {key} = {raw[key]}; more than {MOST_LAYERS} are not read.")
+    try:
+        for config in _modules:
+            if config.reads(raw):
+                return config.from_hf(raw)
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"config.json has a value that cannot be ({reason}); correct it, or fetch the model again."
+        ) from error
     known = [name for config in _modules for name in config.model_types]
     raise UserError(
         f"config.json has model_type = {raw.get('model_type')!r}, which is not a supported architecture; "

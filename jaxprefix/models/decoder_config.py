@@ -14,7 +14,7 @@ from jaxprefix.models.leaves import Leaf
 from jaxprefix.models.rope import Rope
 from jaxprefix.models.stack import Remat
 from jaxprefix.old_names import answer_old_names
-from jaxprefix.values import Count, NonNegative, Positive, Rate
+from jaxprefix.values import Extent, NonNegative, Positive, Rate
 
 LayerKind = Literal["full", "sliding"]
 
@@ -64,14 +64,14 @@ class DecoderConfig(BackboneConfig):
     """
 
     model_type: str
-    vocab: Count
-    width: Count
-    layers: Count
-    heads: Count
-    kv_heads: Count
-    head_width: Count
-    mlp_width: Count
-    positions: Count
+    vocab: Extent
+    width: Extent
+    layers: Extent
+    heads: Extent
+    kv_heads: Extent
+    head_width: Extent
+    mlp_width: Extent
+    positions: Extent
     norm: Literal["rms", "layer"] = "rms"
     norm_eps: Positive = 1e-6
     norm_offset: float = 0.0
@@ -84,7 +84,7 @@ class DecoderConfig(BackboneConfig):
     mlp_bias: bool = False
     tied: bool = False
     pattern: tuple[LayerKind, ...] = ("full",)
-    window: Count | None = None
+    window: Extent | None = None
     rope: Rope | None = dataclasses.field(default_factory=Rope)
     sliding_rope: Rope | None = None
     query_scale: Positive | None = None

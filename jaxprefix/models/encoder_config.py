@@ -15,7 +15,7 @@ from jaxprefix.models.encoder_leaves import ANCHOR, encoder_leaves
 from jaxprefix.models.leaves import Leaf
 from jaxprefix.models.stack import Remat
 from jaxprefix.old_names import answer_old_names
-from jaxprefix.values import Count, Natural, NonNegative, Positive, Rate
+from jaxprefix.values import Extent, Natural, NonNegative, Positive, Rate
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -63,13 +63,13 @@ class EncoderConfig(BackboneConfig):
     """
 
     model_type: str
-    vocab: Count
-    width: Count
-    layers: Count
-    heads: Count
-    mlp_width: Count
-    positions: Count
-    token_types: Count = 2
+    vocab: Extent
+    width: Extent
+    layers: Extent
+    heads: Extent
+    mlp_width: Extent
+    positions: Extent
+    token_types: Extent = 2
     norm_eps: Positive = 1e-12
     padding_id: Natural = 0
     activation: str = "gelu"

@@ -119,7 +119,7 @@ def _arrays(task: Task, tokenizer: Any, rows: Rows, facts: Facts | None) -> dict
 
 
 def _joined(parts: Iterable[np.ndarray], dtype: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
-    return np.concatenate([np.zeros((0, *shape), dtype), *parts]).astype(dtype)
+    return np.concatenate([np.zeros((0, *shape), dtype), *parts], dtype=dtype, casting="unsafe")
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from jaxprefix.tasks.labels import is_whole
 OUTSIDE = "O"
 _LETTERS = "BIESLU"
 _FORMS = [(separator, front) for separator in "-_" for front in (True, False)]
-_LIKE_LETTERS = re.compile(r"[A-Z][^A-Za-z0-9].*|.*[^A-Za-z0-9][A-Z]", re.DOTALL)
+_LIKE_LETTERS = re.compile(r"[BIOESLUMW][^A-Za-z0-9].*|.*[^A-Za-z0-9][BIOESLUMW]", re.DOTALL)  # of other schemes too
 _AS_BIOES = {"L": "E", "U": "S"}  # by which entities are counted
 
 Name = Literal["BIO", "IOB1", "BIOES", "BILOU", "IO"]

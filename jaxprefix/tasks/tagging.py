@@ -132,7 +132,16 @@ class Tagging(LabelledTask):
     @override
     def metrics(self) -> dict[str, Metric]:
         """`seqeval_f1` is that of whole entities, by the scheme of the tags; None where they have none."""
-        return {"seqeval_f1": Metric(_entities), "accuracy": ACCURACY, "loss": LOSS}
+        return {"seqeval_f1": Metric(self._entities), "accuracy": ACCURACY, "loss": LOSS}
+
+    def _entities(self, evaluated: Evaluated) -> float | None:
+        scheme = find_scheme(evaluated.facts["labels"])
+        if not isinstance(scheme, Scheme):
+            if self.metric == "seqeval_f1":
+                raise _no_scheme(scheme)
+            return None
+        where, names = counted(evaluated), [scheme.prefixed(tag) for tag in evaluated.facts["labels"]]
+        return seqeval_f1(evaluated.targets["labels"], evaluated.outputs["predictions"], where, names)
 
     @override
     def answers(self, evaluated: Evaluated, inputs: Sequence[Any], scores: bool) -> list[dict[str, Any]]:
@@ -159,17 +168,13 @@ class Tagging(LabelledTask):
         if isinstance(scheme, Scheme):
             log.info("tags of %s: %s", name, scheme)
         elif self.metric == "seqeval_f1":
-            raise UserError(f"The tags of {name} {scheme}, or set metric='accuracy'.")
+            raise _no_scheme(f"of {name} {scheme}")
         else:
             log.info("no seqeval_f1 is measured: the tags of %s %s", name, scheme)
 
 
-def _entities(evaluated: Evaluated) -> float | None:
-    scheme = find_scheme(evaluated.facts["labels"])
-    if not isinstance(scheme, Scheme):
-        return None
-    where, names = counted(evaluated), [scheme.prefixed(tag) for tag in evaluated.facts["labels"]]
-    return seqeval_f1(evaluated.targets["labels"], evaluated.outputs["predictions"], where, names)
+def _no_scheme(why: str) -> UserError:
+    return UserError(f"The tags {why}, or set metric='accuracy'.")
 
 
 def _at_words(numbers: Int32[np.ndarray, " some"], values: Sequence[Any], count: int) -> list[Any]:

@@ -55,7 +55,8 @@ class Tokens(NamedTuple):
     Attributes:
       ids: of its tokens.
       type_ids: of its tokens; none where the tokenizer's models take none.
-      word_ids: of each token the number of its word among those that were given, None for special tokens; none of texts.
+      word_ids: of each token the number of its word among those that were given, None for special tokens; none where
+        texts were given.
       cut: whether tokens were cut off.
       lost: how many words have no token left.
     """

@@ -61,6 +61,8 @@ def read_words(rows: Rows, row: Mapping[str, Any], index: int, column: str) -> l
         value = listed if listed is not None and printed else split_words(text)
     if not isinstance(value, list | tuple):
         return _refuse(rows, index, column, value, "give a list of words, or one string with spaces between them")
+    if all(type(item) is str for item in value) and _whole("".join(value)):
+        return list(value)
     words = []
     for item in value:
         word = _text(rows, index, column, item)
@@ -127,15 +129,22 @@ def _text(rows: Rows, index: int, column: str, value: Any) -> str | None:
             return _refuse(rows, index, column, value, "these bytes are no UTF-8, so they are no text")
     if not isinstance(value, str):
         return None
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        broken = value[error.start]
+    if not _whole(value):
+        broken = next(letter for letter in value if not _whole(letter))
         raise UserError(
             f"{rows.locate(index)} has half of a surrogate pair ({broken!r}) in column {column!r}, which is no "
             "character; write the text again as UTF-8."
-        ) from None
+        )
     return value
+
+
+def _whole(text: str) -> bool:
+    """Whether there is no half of a surrogate pair in a text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _printed_list(rows: Rows, index: int, column: str, text: str) -> list[Any] | None:

@@ -33,6 +33,8 @@ def label_names(labels: Sequence[str] | None, column: str, rows: Rows, labels_of
     found: dict[str, int] = {}  # with the first row of each
     for index, row in enumerate(rows):
         for value in labels_of(rows, row, index):
+            if type(value) is str and value in found:
+                continue
             found.setdefault(str(read_label(rows, index, column, value)), index)
     _refuse_numbers(rows, column, found)
     return tuple(sorted(found, key=int if all(map(is_whole, found)) else None))
@@ -73,7 +75,16 @@ def label_finder(
             for value in every(rows, row, index)
         )
 
+    known: dict[str, int] = {}
+
     def find(value: Any, row: int) -> int:
+        if type(value) is not str:
+            return look_up(value, row)
+        if value not in known:
+            known[value] = look_up(value, row)
+        return known[value]
+
+    def look_up(value: Any, row: int) -> int:
         label = read_label(rows, row, column, value)
         name = str(label)
         by_number = own_names if own_names is not None and isinstance(label, int) else None

@@ -139,17 +139,25 @@ def cut_tokens(encoding: Any, limit: int, types: Sequence[int], words: Sequence[
     ids = encoding.ids
     if len(ids) <= limit:
         return Tokens(ids, types, words)
-    sequences = [-1 if sequence is None else sequence for sequence in encoding.sequence_ids]
-    of = np.where(np.array(encoding.special_tokens_mask, bool), -1, np.array(sequences))  # -1 for special tokens
-    lengths = [int((of == sequence).sum()) for sequence in (0, 1)]
-    room = max(limit - int((of < 0).sum()), 0)
-    kept = longest_first(*lengths, room)
-    keep = of < 0
-    for sequence, count in enumerate(kept):
-        keep[np.flatnonzero(of == sequence)[:count]] = True
-    places = np.flatnonzero(keep).tolist()
-    ids, types, left = ([values[at] for at in places] if len(values) else () for values in (ids, types, words))
-    return Tokens(ids, types, left, True, len({*words} - {*left}))
+    special, sequences = encoding.special_tokens_mask, encoding.sequence_ids
+    of = [-1 if fixed else sequence for fixed, sequence in zip(special, sequences, strict=True)]
+    first, second = of.count(0), of.count(1)
+    left = dict(enumerate(longest_first(first, second, max(limit - (len(of) - first - second), 0))))
+    places = []
+    for place, sequence in enumerate(of):
+        if sequence in left:
+            if not left[sequence]:
+                continue
+            left[sequence] -= 1
+        places.append(place)
+    kept = [words[place] for place in places] if words else ()
+    return Tokens(
+        ids=[ids[place] for place in places],
+        type_ids=[types[place] for place in places] if types else (),
+        word_ids=kept,
+        cut=True,
+        lost=len({*words} - {*kept}),
+    )
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

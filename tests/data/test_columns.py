@@ -84,3 +84,22 @@ def test_more_classes_than_half_the_rows_are_said(tokenizer, tmp_path, caplog):
     caplog.clear()
     prepare(jp.Classification(source(tmp_path, [{"text": "a", "label": place % 2} for place in range(4)])), tokenizer)
     assert "is the column one of labels" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("made", "row", "name"),
+    [
+        (jp.WebNLGTable(), {"triples": [["a", "b", "c"]], "text": ["a"]}, "text"),
+        (jp.WebNLGTable(), {"triples": [["a", None, "c"]], "text": "a"}, "triples"),
+        (jp.WebNLGTable(), {"triples": 3, "text": "a"}, "triples"),
+        (jp.WebNLGTable(), {"triples": [3], "text": "a"}, "triple"),
+        (jp.E2E(), {"table": 3, "text": "a"}, "table"),
+        (jp.E2E(), {"table": [{"a": 1}], "text": "a"}, "table"),
+        (jp.E2E(), {"table": {"column_header": ["a"], "content": [["b"]]}, "text": "a"}, "table"),
+        (jp.E2E(), {"table": "a : b", "text": {"a": 1}}, "text"),
+    ],
+)
+def test_published_formats_follow_the_same_rule(tmp_path, made, row, name):
+    task = jp.ConditionalGeneration(source(tmp_path, [row]), format=made)
+    with pytest.raises(UserError, match=rf"train.jsonl:1 has .*{name}"):
+        prepare(task, letters())

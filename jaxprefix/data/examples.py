@@ -74,6 +74,8 @@ class Examples:
     """Where sequences hold several texts: the number of each token's text in its sequence, from 1."""
     token_type_ids: Int32[np.ndarray, " tokens"] | None = None
     """Token types, where tokenizer or format gives them: rows of an encoder's own table, ids of GPT-2's vocabulary."""
+    cut: tuple[int, int] = (0, 0)
+    """How many rows were longer than the task allows and were cut, and how many words with a label went with that."""
 
     def __len__(self) -> int:
         return (len(self.offsets) if self.sequences is None else len(self.sequences)) - 1

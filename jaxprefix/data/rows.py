@@ -38,6 +38,12 @@ class Rows(Sequence):
     def value(self, row: Mapping[str, Any], index: int, column: str) -> Any:
         """A column of a row; `UserError` if the row has no such column or nothing in it."""
         if column not in row:
+            spaced = next((name for name in row if name.strip() == column), None)
+            if spaced is not None:
+                raise UserError(
+                    f"{self.locate(index)} has no column {column!r}, but one whose name has white space around it "
+                    f"({spaced!r}); remove that in the header, or name the column so in the task."
+                )
             raise UserError(
                 f"{self.locate(index)} has no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}. "
                 "Name the right one in the task."

@@ -110,7 +110,9 @@ def _facts(setup: Setup) -> dict[str, str]:
         + (f", {initialized:,} of them drawn at random for this run" if initialized else ""),
         "positions": _positions(setup),
         "labels": ", ".join(setup.labels) or "none",
-        "rows": f"{len(examples):,} for training, {examples.lengths.min()} to {examples.lengths.max()} tokens",
+        "rows": f"{len(examples):,} for training, {examples.lengths.min()} to {examples.lengths.max()} tokens"
+        + (f"; {examples.cut[0]:,} were longer and were cut" if examples.cut[0] else "")
+        + (f", {examples.cut[1]:,} words with a label with them" if examples.cut[1] else ""),
         "attention": _attention(setup),
         "mesh": ", ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items()),
     }

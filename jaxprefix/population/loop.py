@@ -67,6 +67,7 @@ class Population(HostLoop[PopulationState]):
         self._batches = [Batches(rows, run.batch_size, seed, run.buckets) for seed in seeds]
         epoch_steps = self._batches[0].epoch_steps
         steps = run.steps or max(1, math.ceil(run.epochs * epoch_steps))
+        run.optimizer.check_steps(steps)
         super().__init__(run, setup, checkpoints, steps, epoch_steps)
         self.runs, self.independent_order = runs, independent_order
         assert setup.model.head is not None  # a run's model has one

@@ -37,6 +37,7 @@ class Evaluated:
       rows: the number of the row that each example was made of.
       groups: the group of each example; None where there are none.
       facts: what the task knows of its training rows.
+      cut: how many rows were cut, and how many words with a label went with that (`Examples.cut`).
     """
 
     outputs: Mapping[str, np.ndarray]
@@ -44,6 +45,7 @@ class Evaluated:
     rows: Int[np.ndarray, " examples"]
     groups: Int[np.ndarray, " examples"] | None
     facts: Facts
+    cut: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,11 @@ class Task(Contract):
     def columns(self) -> tuple[str, ...]:
         """The columns that make up the input, without those of the targets."""
         raise NotImplementedError
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """The columns that hold what is to be answered, none of which may be an input."""
+        return ()
 
     @required
     def encode(self, tokenizer: Any, rows: Rows, facts: Facts | None) -> Iterator[Encoded]:
@@ -218,7 +225,7 @@ class Task(Contract):
         return evaluated.facts
 
     def measure(self, evaluated: Evaluated) -> dict[str, float]:
-        """All metrics of a split, the task's own first."""
+        """All metrics of a split, the task's own first; `cut_rows` and `cut_words` where there are any."""
         main = self.metric
         found = {name: self.metrics[name].value(evaluated) for name in (main, *(n for n in self.metrics if n != main))}
         if found[main] is None:
@@ -227,7 +234,8 @@ class Task(Contract):
         for name, value in found.items():
             parts = value if isinstance(value, Mapping) else {} if value is None else {"": value}
             measured.update({f"{name}/{part}" if part else name: float(one) for part, one in parts.items()})
-        return measured
+        counts = zip(("cut_rows", "cut_words"), evaluated.cut, strict=True)
+        return measured | {name: float(count) for name, count in counts if count}
 
     @property
     def higher_is_better(self) -> bool:
@@ -302,7 +310,18 @@ def check_task(task: Task, head: Head | None, smoothing: float) -> None:
         raise UserError(
             f"{type(answering).__name__} has no labels over which a target could be spread; set label_smoothing=0."
         )
+    check_columns(task)
     task.check()
+
+
+def check_columns(task: Task) -> None:
+    """Refuses, as UserError, a task whose input holds the answer."""
+    both = [column for column in task.columns if column in task.target_columns]
+    if both:
+        raise UserError(
+            f"{type(task).__name__} reads the column {both[0]!r} as input and as what is to be answered, so it would "
+            "train on the answer; name another column for one of them."
+        )
 
 
 def check_stack(task: Task, causal: bool, backbone: str) -> None:

@@ -1,6 +1,7 @@
 """Unlabelled text for a decoder: predict every next token, and the text's end."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -13,8 +14,10 @@ from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.models.heads import CausalLM
 from jaxprefix.tasks.base import Facts, Metric, Task, register_task
+from jaxprefix.tasks.cells import read_text
 from jaxprefix.tasks.metrics import LANGUAGE
 from jaxprefix.tasks.tokenizing import Encoded, chunks, serialised
+from jaxprefix.tasks.word_marks import set_everywhere
 from jaxprefix.values import Count
 
 
@@ -52,14 +55,16 @@ class CausalLanguage(Task):
         """Labels are the next tokens; without facts the end is left out, for a text to be gone on with."""
         backend, end = plain_backend(tokenizer), end_of(tokenizer)
         for chunk in chunks(rows):
-            texts = [str(rows.value(row, index, self.text)) for index, row in chunk]
-            made = []
+            texts = [read_text(rows, row, index, self.text) for index, row in chunk]
+            made, cuts = [], 0
             for (index, _), found in zip(chunk, backend.encode_batch(texts), strict=True):
                 room = self.max_length - (facts is not None)
-                ids = cut(without_end(found.ids, end), room, self.truncation, rows, index, "tokens", "max_length")
+                ids = without_end(found.ids, end)
+                cuts += len(ids) > room
+                ids = cut(ids, room, self.truncation, rows, index, "tokens", "max_length")
                 ids = ids if facts is None else [*ids, end]
                 made.append((ids, [*ids[1:], IGNORED]))
-            yield with_next_tokens(made, facts is not None)
+            yield with_next_tokens(made, facts is not None, cuts)
 
     @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:
@@ -90,13 +95,24 @@ def plain_backend(tokenizer: Any) -> Any:
     return Tokenizer.from_str(serialised(tokenizer))
 
 
-def with_next_tokens(made: Sequence[tuple[list[int], list[int]]], labelled: bool) -> Encoded:
-    """A chunk of (ids, labels)."""
+def with_whole_offsets(tokenizer: Any) -> Any:
+    """The same, whose offsets of tokens count the white space in them."""
+    from tokenizers import Tokenizer
+
+    description = json.loads(serialised(tokenizer))
+    for part in ("pre_tokenizer", "post_processor"):
+        set_everywhere(description[part], "trim_offsets", False)
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def with_next_tokens(made: Sequence[tuple[list[int], list[int]]], labelled: bool, cuts: int) -> Encoded:
+    """A chunk of (ids, labels), `cuts` of which were cut."""
     ids, labels = zip(*made, strict=True)
     return Encoded(
         ids=np.concatenate([np.array(row, np.int32) for row in ids]),
         lengths=np.array([len(row) for row in ids], np.int64),
         targets={"labels": np.concatenate([np.array(row, np.int32) for row in labels])} if labelled else {},
+        cut=(cuts, 0),
     )
 
 

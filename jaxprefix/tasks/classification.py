@@ -1,7 +1,8 @@
 """One label for a text, or for a pair of texts."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,11 +18,12 @@ from jaxprefix.models.heads import LabelHead, PooledHead, cross_entropy, example
 from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.labelled import LabelledTask, label_probabilities
-from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.metrics import ACCURACY, LOSS, f1_macro, predicted
 from jaxprefix.tasks.text_task import TextTask
 from jaxprefix.tasks.tokenizing import Chunk
 from jaxprefix.values import Count
+
+log = logging.getLogger("jaxprefix")
 
 
 @register_head
@@ -85,10 +87,14 @@ class Classification(TextTask, LabelledTask):
         return [rows.value(row, index, self.label)]
 
     @override
-    def chunk_targets(self, rows: Rows, chunk: Chunk, facts: Facts) -> dict[str, np.ndarray]:
-        find = label_finder(rows, self.label, facts["labels"])
-        labels = [find(rows.value(row, index, self.label), index) for index, row in chunk]
-        return {"labels": np.array(labels, np.int32)}
+    def target_reader(self, rows: Rows, facts: Facts) -> Callable[[Chunk], dict[str, np.ndarray]]:
+        find = self.label_finder(rows, facts)
+
+        def read(chunk: Chunk) -> dict[str, np.ndarray]:
+            labels = [find(rows.value(row, index, self.label), index) for index, row in chunk]
+            return {"labels": np.array(labels, np.int32)}
+
+        return read
 
     @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:
@@ -117,6 +123,16 @@ class Classification(TextTask, LabelledTask):
     @override
     def check_training_rows(self, examples: Examples, name: str) -> None:
         refuse_one_class(examples, name)
+        tell_many_classes(examples, name)
+
+
+def tell_many_classes(examples: Examples, name: str) -> None:
+    """Says where labels are so many that the column may not be one of labels."""
+    if 2 * len(examples.labels) > len(examples):
+        log.warning(
+            "the training split %s has %d labels for %d rows; is the column one of labels?",
+            *(name, len(examples.labels), len(examples)),
+        )
 
 
 def refuse_one_class(examples: Examples, name: str) -> None:

@@ -1,7 +1,7 @@
 """What tasks with a list of labels have in common."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +13,7 @@ from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.base import Facts, Task
-from jaxprefix.tasks.labels import checked_labels, label_names, named_labels
+from jaxprefix.tasks.labels import checked_labels, label_finder, label_names, named_labels
 
 
 def label_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -40,6 +40,15 @@ class LabelledTask(Task):
     def label_column(self) -> str:
         """Where the labels are."""
         raise NotImplementedError
+
+    @property
+    @override
+    def target_columns(self) -> tuple[str, ...]:
+        return (self.label_column,)
+
+    def label_finder(self, rows: Rows, facts: Facts) -> Callable[[Any, int], int]:
+        """From a label of these rows, and its row's number, to its index among the names."""
+        return label_finder(rows, self.label_column, facts["labels"], self.raw_labels)
 
     @required
     def raw_labels(self, rows: Rows, row: Mapping[str, Any], index: int) -> Iterable[Any]:

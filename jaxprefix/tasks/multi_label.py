@@ -1,7 +1,7 @@
 """Any number of labels for a text, or for a pair of texts."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -16,8 +16,8 @@ from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.models.heads import PooledHead, example_weights, register_head
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
+from jaxprefix.tasks.cells import read_label
 from jaxprefix.tasks.labelled import LabelledTask
-from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.text_task import TextTask
 from jaxprefix.tasks.tokenizing import Chunk
 from jaxprefix.values import Count, Fraction
@@ -105,20 +105,25 @@ class MultiLabelClassification(TextTask, LabelledTask):
             raise UserError(
                 f"{rows.locate(index)} has {found!r} in column {self.label!r}; give a list of labels, [] for none."
             )
-        for place, name in enumerate(found):
-            if name in found[:place]:
+        names = [str(read_label(rows, index, self.label, name)) for name in found]
+        for place, name in enumerate(names):
+            if name in names[:place]:
                 raise UserError(
                     f"{rows.locate(index)} has the label {name!r} twice in column {self.label!r}; give each once."
                 )
         return list(found)
 
     @override
-    def chunk_targets(self, rows: Rows, chunk: Chunk, facts: Facts) -> dict[str, np.ndarray]:
-        find = label_finder(rows, self.label, facts["labels"])
-        has = np.zeros((len(chunk), len(facts["labels"])), bool)
-        for place, (index, row) in enumerate(chunk):
-            has[place, [find(name, index) for name in self.raw_labels(rows, row, index)]] = True
-        return {"labels": has}
+    def target_reader(self, rows: Rows, facts: Facts) -> Callable[[Chunk], dict[str, np.ndarray]]:
+        find = self.label_finder(rows, facts)
+
+        def read(chunk: Chunk) -> dict[str, np.ndarray]:
+            has = np.zeros((len(chunk), len(facts["labels"])), bool)
+            for place, (index, row) in enumerate(chunk):
+                has[place, [find(name, index) for name in self.raw_labels(rows, row, index)]] = True
+            return {"labels": has}
+
+        return read
 
     @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -13,13 +14,16 @@ from jaxprefix.data.examples import Examples, Target, Vocabulary
 from jaxprefix.data.packing import packed
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.store import Store
-from jaxprefix.errors import UserError, listed
+from jaxprefix.errors import UserError
 from jaxprefix.paths import cache_folder
-from jaxprefix.tasks.base import Facts, Task
+from jaxprefix.tasks.base import Facts, Task, check_columns
+from jaxprefix.tasks.texts import rows_to_answer
 from jaxprefix.tasks.tokenizing import serialised, vocabulary_of
 from jaxprefix.typed_json import to_json
 
-FORMAT = 3  # of what is stored; raise it when the same key would give other arrays
+log = logging.getLogger("jaxprefix")
+
+FORMAT = 4  # of what is stored; raise it when the same key would give other arrays
 TARGET = "target."  # before the names of targets among the stored arrays
 
 
@@ -41,6 +45,7 @@ def prepare(
     Raises:
       UserError: bad data, task or tokenizer, named by file and line or row; or a cache folder that cannot be written.
     """
+    check_columns(task)
     task.check_tokenizer(tokenizer)
     rows = task.open_rows(split)
     naming = rows  # whose rows are learned from if nothing says what is learned
@@ -48,22 +53,28 @@ def prepare(
         naming = task.open_rows("train")
     if task.cache_version is None:
         facts = task.fit(naming) if facts is None else facts
-        examples = _examples(task, facts, _arrays(task, tokenizer, rows, facts), vocabulary_of(tokenizer))
+        examples = _examples(task, facts, *_arrays(task, tokenizer, rows, facts), vocabulary_of(tokenizer))
     else:
         key = _key(task, tokenizer, facts, rows.identity, naming.identity)
         store = Store(folder or cache_folder() / "tokens")
         stored = store.read(key)
         if stored is None:
             facts = task.fit(naming) if facts is None else facts
-            arrays = _arrays(task, tokenizer, rows, facts)
-            about = {"facts": facts, "vocabulary": asdict(vocabulary_of(tokenizer))}
+            arrays, cut = _arrays(task, tokenizer, rows, facts)
+            about = {"facts": facts, "vocabulary": asdict(vocabulary_of(tokenizer)), "cut": cut}
             store.write(key, arrays, about)
             stored = store.read(key) or (arrays, about)
         arrays, about = stored
         special = tuple(about["vocabulary"]["special_ids"])
         vocabulary = Vocabulary(**{**about["vocabulary"], "special_ids": special})
-        examples = _examples(task, about["facts"], arrays, vocabulary)
+        examples = _examples(task, about["facts"], arrays, about["cut"], vocabulary)
     examples = replace(examples, finish=task.finish(examples, tokenizer))
+    if examples.cut[0]:
+        words = f", and {examples.cut[1]} words with a label went with that" if examples.cut[1] else ""
+        log.warning(
+            "%s: %d of %d rows are longer than the task allows and were cut%s",
+            *(rows.name, examples.cut[0], len(rows), words),
+        )
     if split == "train":
         task.check_training_rows(examples, rows.name)
     return examples
@@ -81,23 +92,12 @@ def encode_texts(
         for tagging, a list of words.
       facts: what answers need of the training rows.
     """
-    columns = task.columns
-
-    def read(index: int) -> dict[str, Any]:
-        text = texts[index]
-        if isinstance(text, Mapping):
-            return dict(text)
-        if len(columns) != 1:
-            raise UserError(
-                f"Text {index} is one string, but the task reads {listed(columns)}; name these in each row."
-            )
-        return {columns[0]: text}
-
-    rows = Rows("the texts", "", len(texts), read, lambda index: f"text {index}")
-    return _examples(task, facts or {}, _arrays(task, tokenizer, rows, None), vocabulary_of(tokenizer))
+    rows = rows_to_answer(task.columns, texts)
+    return _examples(task, facts or {}, *_arrays(task, tokenizer, rows, None), vocabulary_of(tokenizer))
 
 
-def _arrays(task: Task, tokenizer: Any, rows: Rows, facts: Facts | None) -> dict[str, np.ndarray]:
+def _arrays(task: Task, tokenizer: Any, rows: Rows, facts: Facts | None) -> tuple[dict[str, np.ndarray], list[int]]:
+    """The arrays that are stored, and how many rows and labelled words were cut."""
     chunks = [*task.encode(tokenizer, rows, facts)]
     lengths = _joined((chunk.lengths for chunk in chunks), np.int64)
     arrays = {"ids": _joined((chunk.ids for chunk in chunks), np.int32), "offsets": _offsets(lengths)}
@@ -115,7 +115,8 @@ def _arrays(task: Task, tokenizer: Any, rows: Rows, facts: Facts | None) -> dict
         parts = [chunk.targets[name] for chunk in chunks if name in chunk.targets]
         if parts:
             arrays[TARGET + name] = _joined(parts, spec.dtype, spec.shape)
-    return packed(arrays, task.max_length) if task.packed and facts is not None else arrays
+    cut = [sum(chunk.cut[place] for chunk in chunks) for place in (0, 1)]
+    return (packed(arrays, task.max_length) if task.packed and facts is not None else arrays), cut
 
 
 def _joined(parts: Iterable[np.ndarray], dtype: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
@@ -126,7 +127,9 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _examples(task: Task, facts: Facts, arrays: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> Examples:
+def _examples(
+    task: Task, facts: Facts, arrays: Mapping[str, np.ndarray], cut: Sequence[int], vocabulary: Vocabulary
+) -> Examples:
     specs = task.targets(task.count(facts or None))
     return Examples(
         ids=arrays["ids"],
@@ -140,6 +143,7 @@ def _examples(task: Task, facts: Facts, arrays: Mapping[str, np.ndarray], vocabu
         groups=arrays.get("groups"),
         segment_ids=arrays.get("segment_ids"),
         token_type_ids=arrays.get("token_type_ids"),
+        cut=(cut[0], cut[1]),
     )
 
 

@@ -92,8 +92,8 @@ class Regression(TextTask):
     cache_version: ClassVar[int | None] = 1
 
     @property
+    @override
     def target_columns(self) -> tuple[str, ...]:
-        """The columns of the numbers."""
         return (self.target,) if isinstance(self.target, str) else tuple(self.target)
 
     @override
@@ -117,9 +117,12 @@ class Regression(TextTask):
         return len(self.target_columns)
 
     @override
-    def chunk_targets(self, rows: Rows, chunk: Chunk, facts: Facts) -> dict[str, np.ndarray]:
-        numbers = np.array([self._numbers(rows, row, index) for index, row in chunk], np.float64)
-        return {"values": ((numbers - facts["mean"]) / facts["scale"]).astype(np.float32)}
+    def target_reader(self, rows: Rows, facts: Facts) -> Callable[[Chunk], dict[str, np.ndarray]]:
+        def read(chunk: Chunk) -> dict[str, np.ndarray]:
+            numbers = np.array([self._numbers(rows, row, index) for index, row in chunk], np.float64)
+            return {"values": ((numbers - facts["mean"]) / facts["scale"]).astype(np.float32)}
+
+        return read
 
     def _numbers(self, rows: Rows, row: Mapping[str, Any], index: int) -> list[float]:
         return [read_number(rows, row, index, column) for column in self.target_columns]

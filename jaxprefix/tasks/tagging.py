@@ -1,6 +1,7 @@
 """One label for each word of a sentence."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -16,13 +17,16 @@ from jaxprefix.errors import UserError
 from jaxprefix.models.heads import LabelHead, Unit, cross_entropy, example_weights, register_head
 from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
+from jaxprefix.tasks.cells import read_tags, read_words
 from jaxprefix.tasks.classification import refuse_one_class
 from jaxprefix.tasks.labelled import LabelledTask, label_probabilities
-from jaxprefix.tasks.labels import label_finder
 from jaxprefix.tasks.metrics import ACCURACY, LOSS, counted, seqeval_f1
-from jaxprefix.tasks.texts import listed_values
+from jaxprefix.tasks.tag_schemes import Scheme, find_scheme
+from jaxprefix.tasks.texts import rows_to_answer
 from jaxprefix.tasks.tokenizing import Encoded, Tokenizing, chunks, first_of_words, flat
 from jaxprefix.values import Count
+
+log = logging.getLogger("jaxprefix")
 
 
 @register_head
@@ -88,20 +92,20 @@ class Tagging(LabelledTask):
 
     @override
     def raw_labels(self, rows: Rows, row: Mapping[str, Any], index: int) -> list[Any]:
-        return listed_values(rows, row, index, self.tags)
+        return read_tags(rows, row, index, self.tags)
 
     @override
     def encode(self, tokenizer: Any, rows: Rows, facts: Facts | None) -> Iterator[Encoded]:
-        """Unlabelled rows have label 0 on the first sub-token of each word: where answers are to be read off."""
+        """Unlabelled rows have the word's number on the first sub-token of each word: where answers are read off."""
         tokenizing = Tokenizing(tokenizer, self.max_length, self.truncation, words=True)
-        find = None if facts is None else label_finder(rows, self.tags, facts["labels"])
+        find = None if facts is None else self.label_finder(rows, facts)
         for chunk in chunks(rows):
-            words = [[str(word) for word in listed_values(rows, row, index, self.words)] for index, row in chunk]
+            words = [read_words(rows, row, index, self.words) for index, row in chunk]
             found = tokenizing(words, [rows.locate(index) for index, _ in chunk])
             tags: list[int] = []
             for (index, row), row_words in zip(chunk, words, strict=True):
                 if find is None:
-                    tags += [0] * len(row_words)
+                    tags += range(len(row_words))
                     continue
                 row_tags = self.raw_labels(rows, row, index)
                 if len(row_tags) != len(row_words):
@@ -111,7 +115,9 @@ class Tagging(LabelledTask):
                     )
                 tags += [find(tag, index) for tag in row_tags]
             counts, word_ids = [len(row_words) for row_words in words], [encoding.word_ids for encoding in found]
-            yield tokenizing.encoded(found, {"labels": align(np.array(tags, np.int32), counts, word_ids)})
+            labels = align(np.array(tags, np.int32), counts, word_ids)
+            cut = sum(row.cut for row in found), sum(row.lost for row in found)
+            yield tokenizing.encoded(found, {"labels": labels}, cut=cut)
 
     @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:
@@ -125,34 +131,58 @@ class Tagging(LabelledTask):
     @property
     @override
     def metrics(self) -> dict[str, Metric]:
-        return {"seqeval_f1": Metric(_entities), "accuracy": ACCURACY, "loss": LOSS}
+        """`seqeval_f1` is that of whole entities, by the scheme of the tags; None where they have none."""
+        return {"seqeval_f1": Metric(self._entities), "accuracy": ACCURACY, "loss": LOSS}
+
+    def _entities(self, evaluated: Evaluated) -> float | None:
+        scheme = find_scheme(evaluated.facts["labels"])
+        if not isinstance(scheme, Scheme):
+            if self.metric == "seqeval_f1":
+                raise _no_scheme(scheme)
+            return None
+        where, names = counted(evaluated), [scheme.prefixed(tag) for tag in evaluated.facts["labels"]]
+        return seqeval_f1(evaluated.targets["labels"], evaluated.outputs["predictions"], where, names)
 
     @override
     def answers(self, evaluated: Evaluated, inputs: Sequence[Any], scores: bool) -> list[dict[str, Any]]:
-        """`{"words", "labels"}` for each row, with None for words that were cut off; with `scores`, each word's
-        `{label: probability}` under `scores`."""
-        names, found = evaluated.facts["labels"], []
-        for place, row in enumerate(inputs):
-            words = row[self.words] if isinstance(row, Mapping) else row
-            words = words.split() if isinstance(words, str) else list(words)
-            first = np.flatnonzero(evaluated.targets["labels"][place] == 0)
-            cut = [None] * (len(words) - len(first))
+        """`{"words", "labels"}` for each row, with None for words that were cut off or have no token; with `scores`,
+        each word's `{label: probability}` under `scores`."""
+        names, found, rows = evaluated.facts["labels"], [], rows_to_answer(self.columns, inputs)
+        for place, row in enumerate(rows):
+            words = read_words(rows, row, place, self.words)
+            numbers = evaluated.targets["labels"][place]
+            first = np.flatnonzero(numbers != IGNORED)
             tags = [names[label] for label in evaluated.outputs["predictions"][place][first]]
-            answer = {"words": words, "labels": tags + cut}
+            answer = {"words": words, "labels": _at_words(numbers[first], tags, len(words))}
             if scores:
                 shares = label_probabilities(evaluated.outputs["logits"][place][first]).tolist()
-                answer["scores"] = [dict(zip(names, word, strict=True)) for word in shares] + cut
+                named = [dict(zip(names, word, strict=True)) for word in shares]
+                answer["scores"] = _at_words(numbers[first], named, len(words))
             found.append(answer)
         return found
 
     @override
     def check_training_rows(self, examples: Examples, name: str) -> None:
         refuse_one_class(examples, name)
+        scheme = find_scheme(examples.labels)
+        if isinstance(scheme, Scheme):
+            log.info("tags of %s: %s", name, scheme)
+        elif self.metric == "seqeval_f1":
+            raise _no_scheme(f"of {name} {scheme}")
+        else:
+            log.info("no seqeval_f1 is measured: the tags of %s %s", name, scheme)
 
 
-def _entities(evaluated: Evaluated) -> float:
-    where, names = counted(evaluated), evaluated.facts["labels"]
-    return seqeval_f1(evaluated.targets["labels"], evaluated.outputs["predictions"], where, names)
+def _no_scheme(why: str) -> UserError:
+    return UserError(f"The tags {why}, or set metric='accuracy'.")
+
+
+def _at_words(numbers: Int32[np.ndarray, " some"], values: Sequence[Any], count: int) -> list[Any]:
+    """The values at the places of the words that have one, None at the others."""
+    placed = [None] * count
+    for number, value in zip(numbers, values, strict=True):
+        placed[number] = value
+    return placed
 
 
 def align(

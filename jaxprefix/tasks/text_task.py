@@ -1,6 +1,6 @@
 """What tasks on a text, or on a pair of texts, have in common: columns or templates, cuts, one sequence a row."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,12 +43,13 @@ class TextTask(Task):
     def encode(self, tokenizer: Any, rows: Rows, facts: Facts | None) -> Iterator[Encoded]:
         texts = self._sides
         tokenizing = Tokenizing(tokenizer, self.max_length, self.truncation, pairs=len(texts) > 1)
+        targets = None if facts is None else self.target_reader(rows, facts)
         for chunk in chunks(rows):
             inputs = [texts_of(texts, rows, row, index) for index, row in chunk]
             found = tokenizing(inputs, [rows.locate(index) for index, _ in chunk])
-            yield tokenizing.encoded(found, {} if facts is None else self.chunk_targets(rows, chunk, facts))
+            yield tokenizing.encoded(found, {} if targets is None else targets(chunk))
 
     @required
-    def chunk_targets(self, rows: Rows, chunk: Chunk, facts: Facts) -> dict[str, np.ndarray]:
-        """The targets of a chunk of rows, by name."""
+    def target_reader(self, rows: Rows, facts: Facts) -> Callable[[Chunk], dict[str, np.ndarray]]:
+        """From a chunk of these rows to its targets, by name."""
         raise NotImplementedError

@@ -6,7 +6,8 @@ from string import Formatter
 from typing import Any
 
 from jaxprefix.data.rows import Rows
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, listed
+from jaxprefix.tasks.cells import read_part, read_text
 
 Side = tuple[str | None, str]
 """The template, or else the column, of a text."""
@@ -27,7 +28,7 @@ def columns_of(texts: Sequence[Side]) -> tuple[str, ...]:
 
 
 def template_fields(template: str) -> tuple[str, ...]:
-    """The columns that a template names, in order. `UserError` if it is malformed."""
+    """The columns that a template names, in order. `UserError` if it is malformed or names none."""
     try:
         fields = [
             (name, spec, conversion) for _, name, spec, conversion in Formatter().parse(template) if name is not None
@@ -36,23 +37,38 @@ def template_fields(template: str) -> tuple[str, ...]:
         raise UserError(f"The template {template!r} is malformed ({error}); write columns as {{name}}.") from None
     if any(not name or spec or conversion for name, spec, conversion in fields):
         raise UserError(f"The template {template!r} must name columns as {{name}}, with nothing else in the braces.")
+    if not fields:
+        raise UserError(f"The template {template!r} names no column, so all rows would be one text; write {{name}}.")
     return tuple(name for name, _, _ in fields)
+
+
+def rows_to_answer(columns: Sequence[str], given: Sequence[Any]) -> Rows:
+    """Rows without targets: each a mapping from columns to values, or the value of the only column."""
+
+    def read(index: int) -> dict[str, Any]:
+        text = given[index]
+        if isinstance(text, Mapping):
+            return dict(text)
+        if len(columns) != 1:
+            raise UserError(
+                f"Text {index} is one string, but the task reads {listed(columns)}; name these in each row."
+            )
+        return {columns[0]: text}
+
+    return Rows("the texts", "", len(given), read, lambda index: f"text {index}")
 
 
 def texts_of(texts: Sequence[Side], rows: Rows, row: Mapping[str, Any], index: int) -> str | tuple[str, ...]:
     """The text of a row, or its pair of texts."""
-    values = {column: str(rows.value(row, index, column)) for column in columns_of(texts)}
-    made = tuple(template.format_map(values) if template else values[column] for template, column in texts)
+    made = tuple(text_of(template, column, rows, row, index) for template, column in texts)
     return made[0] if len(made) == 1 else made
 
 
-def listed_values(rows: Rows, row: Mapping[str, Any], index: int, column: str) -> list:
-    """A column that holds a list, or one string in which spaces separate the values."""
-    value = rows.value(row, index, column)
-    if isinstance(value, str):
-        return value.split()
-    if not isinstance(value, list | tuple):
-        raise UserError(
-            f"{rows.locate(index)} has {value!r} in column {column!r}; give a list, or one string separated by spaces."
-        )
-    return list(value)
+def text_of(template: str | None, column: str, rows: Rows, row: Mapping[str, Any], index: int) -> str:
+    """The text of one side of a row. What stands in a template's braces is a column's name and nothing else."""
+    if not template:
+        return read_text(rows, row, index, column)
+    parts = []
+    for literal, name, _, _ in Formatter().parse(template):
+        parts += [literal, "" if name is None else read_part(rows, row, index, name)]
+    return "".join(parts)

@@ -11,8 +11,10 @@ from jaxtyping import Bool, Int, Int32
 from jaxprefix.data.examples import Vocabulary
 from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError
+from jaxprefix.tasks.word_marks import words_backend
 
 CHUNK = 1000  # rows: enough for the tokenizer's threads, little enough to hold
+LETTERS = 1_000_000  # that are tokenized at a time
 Chunk = list[tuple[int, dict[str, Any]]]
 
 
@@ -27,6 +29,7 @@ class Encoded(NamedTuple):
       counts: sequences of each example; None for one each.
       rows: the number of the row that each example was made of; None where each row of the data is one example.
       groups: the group of each example; None where there are none.
+      cut: how many rows, and how many words with a label of their own, were cut .
     """
 
     ids: Int32[np.ndarray, " tokens"]
@@ -36,6 +39,7 @@ class Encoded(NamedTuple):
     counts: Int[np.ndarray, " examples"] | None = None
     rows: Int[np.ndarray, " examples"] | None = None
     groups: Int[np.ndarray, " examples"] | None = None
+    cut: tuple[int, int] = (0, 0)
 
 
 def chunks(rows: Rows) -> Iterator[Chunk]:
@@ -43,6 +47,25 @@ def chunks(rows: Rows) -> Iterator[Chunk]:
     numbered = iter(enumerate(rows))
     while chunk := list(islice(numbered, CHUNK)):
         yield chunk
+
+
+class Tokens(NamedTuple):
+    """A sequence.
+
+    Attributes:
+      ids: of its tokens.
+      type_ids: of its tokens; none where the tokenizer's models take none.
+      word_ids: of each token the number of its word among those that were given, None for special tokens; none where
+        texts were given.
+      cut: whether tokens were cut off.
+      lost: how many words have no token left.
+    """
+
+    ids: Sequence[int]
+    type_ids: Sequence[int]
+    word_ids: Sequence[int | None]
+    cut: bool = False
+    lost: int = 0
 
 
 class Tokenizing:
@@ -62,38 +85,45 @@ class Tokenizing:
     def __init__(self, tokenizer: Any, max_length: int, truncation: bool, *, pairs: bool = False, words: bool = False):
         from tokenizers import Tokenizer
 
-        description = json.loads(serialised(tokenizer))
+        description = serialised(tokenizer)
+        self.backend, self.front = Tokenizer.from_str(description), ""
         if words:
-            # Byte-level vocabularies tell words from continuations by the space before them, which splitting took away.
-            _set_everywhere(description["pre_tokenizer"], "add_prefix_space", True)
-        self.backend = Tokenizer.from_str(json.dumps(description))
-        self.max_length, self.words = max_length, words
+            self.backend, self.front = words_backend(json.loads(description))
+        self.max_length, self.truncation, self.words = max_length, truncation, words
         self.typed = "token_type_ids" in tokenizer.model_input_names
         if max_length - self.backend.num_special_tokens_to_add(is_pair=pairs) < 1:
             raise UserError(f"With max_length {max_length} there is no room for a text; raise it.")
-        if truncation:
-            self.backend.enable_truncation(max_length, strategy="longest_first")
 
-    def __call__(self, inputs: Sequence[Any], places: Sequence[str]) -> list[Any]:
-        """The encodings of texts, pairs of texts or lists of words; `places` names each in messages.
+    def __call__(self, inputs: Sequence[Any], places: Sequence[str]) -> list[Tokens]:
+        """The tokens of texts, pairs of texts or lists of words; `places` names each in messages.
 
         Raises:
           UserError: with truncation off, one is longer than `max_length`.
         """
-        encodings = self.backend.encode_batch(list(inputs), is_pretokenized=self.words)
-        lengths = np.array([len(encoding.ids) for encoding in encodings], np.int64)
-        if lengths.max(initial=0) > self.max_length:
-            longest = int(np.argmax(lengths))
-            raise UserError(
-                f"{places[longest]} is {lengths[longest]} tokens long and max_length is {self.max_length}; raise "
-                "max_length or set truncation to True."
-            )
-        return encodings
+        if self.front:
+            inputs = [[word and self.front + word for word in words] for words in inputs]
+        found = []
+        for part in _parts(inputs):
+            # Cut here and not by the tokenizer, which also makes all the pieces that it cuts off, of pairs each with
+            # each.
+            encodings = self.backend.encode_batch(list(part), is_pretokenized=self.words)
+            for encoding in encodings:
+                length = len(encoding.ids)
+                if length > self.max_length and not self.truncation:
+                    raise UserError(
+                        f"{places[len(found)]} is {length} tokens long and max_length is {self.max_length}; raise "
+                        "max_length or set truncation to True."
+                    )
+                types = encoding.type_ids if self.typed else ()
+                words = encoding.word_ids if self.words else ()
+                found.append(cut_tokens(encoding, self.max_length, types, words))
+        return found
 
     def encoded(
         self, encodings: Sequence[Any], targets: Mapping[str, np.ndarray] | None = None, **more: Any
     ) -> Encoded:
         """A chunk of these encodings; `more` are further fields of `Encoded`."""
+        more.setdefault("cut", (sum(encoding.cut for encoding in encodings), 0))
         return Encoded(
             ids=flat(encoding.ids for encoding in encodings),
             lengths=np.array([len(encoding.ids) for encoding in encodings], np.int64),
@@ -101,6 +131,61 @@ class Tokenizing:
             token_type_ids=flat(encoding.type_ids for encoding in encodings) if self.typed else None,
             **more,
         )
+
+
+def cut_tokens(encoding: Any, limit: int, types: Sequence[int], words: Sequence[int | None]) -> Tokens:
+    """An encoding with at most `limit` tokens: of one text its end is cut, of two the end of the longer one, then both
+    alike (`longest_first` of tokenizers); special tokens stay."""
+    ids = encoding.ids
+    if len(ids) <= limit:
+        return Tokens(ids, types, words)
+    special, sequences = encoding.special_tokens_mask, encoding.sequence_ids
+    of = [-1 if fixed else sequence for fixed, sequence in zip(special, sequences, strict=True)]
+    first, second = of.count(0), of.count(1)
+    left = dict(enumerate(longest_first(first, second, max(limit - (len(of) - first - second), 0))))
+    places = []
+    for place, sequence in enumerate(of):
+        if sequence in left:
+            if not left[sequence]:
+                continue
+            left[sequence] -= 1
+        places.append(place)
+    kept = [words[place] for place in places] if words else ()
+    return Tokens(
+        ids=[ids[place] for place in places],
+        type_ids=[types[place] for place in places] if types else (),
+        word_ids=kept,
+        cut=True,
+        lost=len({*words} - {*kept}),
+    )
+
+
+def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts stay where there is room for so many, as tokenizers reckons it."""
+    if first + second <= room:
+        return first, second
+    if not second:
+        return min(first, room), 0
+    short, long = sorted((first, second))
+    long = short if short > room else max(short, room - short)
+    if short + long > room:
+        short = room // 2
+        long = short + room % 2
+    return (long, short) if first > second else (short, long)
+
+
+def _parts(inputs: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The inputs in parts of about `LETTERS` letters, since an encoding takes some hundred bytes for each token."""
+    part: list[Any] = []
+    letters = 0
+    for given in inputs:
+        part.append(given)
+        letters += len(given) if isinstance(given, str) else sum(map(len, given))
+        if letters > LETTERS:
+            yield part
+            part, letters = [], 0
+    if part:
+        yield part
 
 
 def serialised(tokenizer: Any) -> str:
@@ -135,13 +220,3 @@ def first_of_words(
 def flat(lists: Iterable[Sequence[int]]) -> Int32[np.ndarray, " total"]:
     """Lists of integers one after the other, int32."""
     return np.fromiter(chain.from_iterable(lists), np.int32)
-
-
-def _set_everywhere(node: Any, key: str, value: Any) -> None:
-    if isinstance(node, dict):
-        if key in node:
-            node[key] = value
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            _set_everywhere(child, key, value)

@@ -133,6 +133,8 @@ class Run:
     def check(self) -> None:
         """Refuses what no data is needed to refuse."""
         self.optimizer.check()
+        if self.steps is not None:
+            self.optimizer.check_steps(self.steps)
         if self.quantize is not None and isinstance(self.backbone, NewBackbone):
             raise UserError("quantize is for pretrained weights, and this backbone is new; set quantize=None.")
         if self.start is not None:

@@ -1,5 +1,6 @@
 """Outputs and metrics over all examples of a split."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ def run_rows(
         rows=examples.row_numbers,
         groups=examples.groups,
         facts=examples.facts,
+        cut=examples.cut,
     )
 
 
@@ -73,7 +75,7 @@ def measure(task: Task, evaluated: Evaluated, split: str) -> tuple[dict[str, flo
 
 def with_facts(evaluated: Evaluated, facts: Facts) -> Evaluated:
     """The same with other facts."""
-    return Evaluated(evaluated.outputs, evaluated.targets, evaluated.rows, evaluated.groups, facts)
+    return dataclasses.replace(evaluated, facts=facts)
 
 
 def score_texts(

@@ -103,6 +103,7 @@ def _train(run: Run) -> Result:
 
         batches = Batches(setup.examples["train"], run.batch_size, run.seed, run.buckets)
         steps = run.steps or max(1, math.ceil(run.epochs * batches.epoch_steps))
+        run.optimizer.check_steps(steps)
         train_step = make_train_step(
             setup.model,
             run.optimizer,

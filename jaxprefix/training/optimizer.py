@@ -66,6 +66,18 @@ class Optimizer:
         if self.warmup and self.warmup_share:
             raise UserError("optimizer has both warmup and warmup_share; give one of them.")
 
+    def check_steps(self, steps: int) -> None:
+        """Refuses, as UserError, a warm-up that a run of so many steps would end in."""
+        warmup = self._warmup(steps)
+        if warmup >= steps:
+            raise UserError(
+                f"the optimizer's warm-up takes {warmup} steps and the run {steps}, so it would never have its rate; "
+                f"set {'warmup' if self.warmup else 'warmup_share'} lower, or train longer."
+            )
+
+    def _warmup(self, steps: int) -> int:
+        return self.warmup or math.ceil(self.warmup_share * steps)
+
     def rates(self) -> dict[str, Float[Array, ""]]:
         """The array leaves of a run: learning rates by group, and the weight decay."""
 
@@ -118,7 +130,7 @@ class Optimizer:
     def factor(self, step: Int[Array, ""], steps: int, epoch_steps: int) -> Float[Array, ""]:
         """The schedule's factor at `step` (0-based) of `steps`."""
         step = jnp.asarray(step, jnp.float32)
-        warmup = self.warmup or math.ceil(self.warmup_share * steps)
+        warmup = self._warmup(steps)
         done = jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
         after = {
             "linear": self.end + (1 - self.end) * (1 - done),

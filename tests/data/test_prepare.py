@@ -167,7 +167,7 @@ def test_texts_to_predict(tokenizer, tmp_path, rows_of_text):
     with pytest.raises(UserError, match=r"text 1 has no column 'b'; it has 'a'"):
         encode_texts(pair, tokenizer, [{"a": "the", "b": "cat"}, {"a": "the"}])
     words = encode_texts(Tagging(source), tokenizer, ["alice xyz", ["bob"]])
-    assert words.row(0)["labels"].tolist() == [-100, 0, 0, -100, -100, -100]
+    assert words.row(0)["labels"].tolist() == [-100, 0, 1, -100, -100, -100]  # the words' numbers
     assert words.row(1)["labels"].tolist() == [-100, 0, -100]
     assert len(encode_texts(Classification(source), tokenizer, [])) == 0
 
@@ -208,7 +208,7 @@ def test_bad_rows_and_fields_are_named(tokenizer, tmp_path, cache, rows, fields,
     ("row", "message"),
     [
         ({"tokens": ["a", "b"], "tags": ["O"]}, r"jsonl:2 has 2 words in 'tokens' and 1 tags in 'tags'"),
-        ({"tokens": 3, "tags": ["O"]}, r"jsonl:2 has 3 in column 'tokens'; give a list"),
+        ({"tokens": 3, "tags": ["O"]}, r"jsonl:2 has 3 \(a whole number\) in column 'tokens'; give a list"),
         ({"tokens": ["a"], "tags": None}, r"jsonl:2 has nothing in column 'tags'"),
     ],
 )
@@ -230,9 +230,9 @@ def test_tokenizers_that_cannot_serve_are_refused(tokenizer, tmp_path):
     source = files(tmp_path, train=GOOD)
     with pytest.raises(UserError, match="object is a tokenizer in Python"):
         prepare(Classification(source), object())
-    with pytest.raises(UserError, match="mask_rate is 0"):
+    with pytest.raises(UserError, match="mask_rate = 0"):
         prepare(MaskedLanguage(source, mask_rate=0.0), tokenizer)
-    with pytest.raises(UserError, match="focus_rate is 1"):
+    with pytest.raises(UserError, match="focus_rate = 1"):
         prepare(MaskedLanguage(source, focus_rate=1.0), tokenizer)
     with pytest.raises(UserError, match="breaks dogs; focus takes words that are one token"):
         prepare(MaskedLanguage(source, focus=("cat", "dogs")), tokenizer)

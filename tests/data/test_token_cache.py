@@ -62,7 +62,7 @@ def test_the_key_holds_whatever_changes_the_arrays(task, tokenizer, encodings, r
         replace(task, max_length=9),
         replace(task, template="{text} {text}"),
         replace(task, labels=("yes", "no")),
-        replace(task, text="label"),
+        replace(task, text="label", label="text"),
         replace(task, text_pair="text"),
         MaskedLanguage(task.source),
     ]

@@ -1,6 +1,7 @@
 """`.arrow`: Arrow's IPC format, as a file or as a stream, which is what Hugging Face `datasets` writes."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from jaxprefix.data.readers.mapping import Content
@@ -21,19 +22,32 @@ def read_arrow(content: Content, name: str, identity: str) -> Rows:
         table = (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).read_all()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"The file {name} is not Arrow's IPC or is damaged ({error}); write it again.") from None
+    return rows_of_table(table, table.columns, name, identity)
+
+
+def rows_of_table(table: Any, columns: Sequence[Any], name: str, identity: str) -> Rows:
+    """The rows of an Arrow table, whose columns may be given in another form; `UserError` where two have one name."""
     names: list[str] = table.column_names
     if len(set(names)) != len(names):
         raise UserError(f"{name} names a column twice ({', '.join(names)}); rename one.")
-    columns = dict(zip(names, table.columns, strict=True))
-    return Rows(
-        name,
-        identity,
-        table.num_rows,
-        lambda index: {key: column[index].as_py() for key, column in columns.items()},
-        lambda index: f"{name}, row {index}",
-        class_names(table.schema),
-        tuple(names),
-    )
+    by_name = dict(zip(names, columns, strict=True))
+
+    def read(index: int) -> dict[str, Any]:
+        found = {}
+        for key, column in by_name.items():
+            try:
+                found[key] = column[index].as_py()
+            except (ValueError, OverflowError, NotImplementedError) as error:  # times that Python has no value for
+                raise UserError(
+                    f"{name}, row {index} has a value of type {column.type} in column {key!r} that cannot be read "
+                    f"({error}); convert the column or drop it."
+                ) from None
+        return found
+
+    def locate(index: int) -> str:
+        return f"{name}, row {index}"
+
+    return Rows(name, identity, table.num_rows, read, locate, class_names(table.schema), tuple(names))
 
 
 def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
@@ -41,7 +55,7 @@ def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {column: names for column, feature in features.items() if (names := _names(feature))}
-    except (KeyError, TypeError, ValueError, AttributeError):  # written by somebody else
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):  # written by somebody else
         return {}
 
 

@@ -1,6 +1,7 @@
 """`.csv` (RFC 4180) and `.tsv` (IANA's text/tab-separated-values), both with a header line."""
 
 import csv
+import sys
 from array import array
 from typing import Any
 
@@ -27,6 +28,7 @@ def _read(content: Content, name: str, identity: str, kind: str, dialect: dict[s
     lines = () if isinstance(content, bytes) else iter(content.readline, b"")
     reader = csv.reader((part.decode("utf-8") for part in lines), **dialect)
     header: list[str] = []
+    limit = csv.field_size_limit(sys.maxsize)  # a setting of the whole process, so it is put back
     try:
         header = [column.removeprefix("\ufeff") for column in next(reader, [])]
         line = reader.line_num
@@ -42,6 +44,8 @@ def _read(content: Content, name: str, identity: str, kind: str, dialect: dict[s
             numbers.append(number)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{name}:{line + 1} is not {kind} in UTF-8 ({error}); correct the line.") from None
+    finally:
+        csv.field_size_limit(limit)
     if len(set(header)) != len(header):
         raise UserError(f"{name}:1 names a column twice ({', '.join(header)}); rename one.")
     return Rows(

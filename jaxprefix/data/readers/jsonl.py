@@ -29,6 +29,8 @@ def read_jsonl(content: Content, name: str, identity: str) -> Rows:
             row = json.loads(content[starts[index] : ends[index]].decode("utf-8-sig"))
         except ValueError as error:  # of the JSON or of the encoding
             raise UserError(f"{locate(index)} is not JSON in UTF-8 ({error}); correct the line.") from None
+        except RecursionError:
+            raise UserError(f"{locate(index)} is nested too deeply; give columns that hold values or lists.") from None
         if not isinstance(row, dict):
             raise UserError(f'{locate(index)} is not a JSON object; write {{"column": value}}.')
         return row

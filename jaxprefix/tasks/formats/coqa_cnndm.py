@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.formats import markers
-from jaxprefix.tasks.formats.format import Format, Piece, Row, column
+from jaxprefix.tasks.formats.format import Format, Piece, Row, column, text_column, text_items
 from jaxprefix.typed_json import register
 from jaxprefix.values import Count, Natural
 
@@ -57,27 +57,27 @@ class CoQA(Format):
     @override
     def prompt(self, row: Row, where: str) -> list[Piece]:
         history = column(row, ("history",), where)
-        history = [history] if isinstance(history, str) else list(history)
+        history = text_items(history if isinstance(history, list | tuple) else [history], "history", where)
         if not history:
             raise UserError(f"{where} has an empty 'history'; its last turn must be the question.")
         history = history[-(2 * self.max_history + 1) :]
-        document = str(column(row, ("document",), where))
+        document = text_column(row, ("document",), where)
         pieces = [
             Piece("", markers.BOS_QA, markers.DOCUMENT),
             Piece(document, markers.DOCUMENT, markers.DOCUMENT, self.max_document),
         ]
         for left, turn in zip(range(len(history), 0, -1), history, strict=True):
             marker = markers.QUESTION if left % 2 else markers.ANSWER
-            pieces.append(Piece(str(turn), marker, marker))
+            pieces.append(Piece(turn, marker, marker))
         return [*pieces, Piece("", markers.ANSWER, markers.ANSWER)]
 
     @override
     def target(self, row: Row, where: str) -> Piece:
-        return Piece(str(column(row, ("answer",), where)), kind=markers.ANSWER)
+        return Piece(text_column(row, ("answer",), where), kind=markers.ANSWER)
 
     def references(self, row: Row, where: str) -> list[str]:
         """The answer, or all of `answers` where the row has several people's."""
-        return list(row.get("answers") or ()) or [self.target(row, where).text]
+        return text_items(row.get("answers") or (), "answers", where) or [self.target(row, where).text]
 
     @override
     def read(self, content: str, split: str, where: str) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ class CnnDailyMail(Format):
 
     @override
     def prompt(self, row: Row, where: str) -> list[Piece]:
-        source = str(column(row, ("src", "document", "article"), where))
+        source = text_column(row, ("src", "document", "article"), where)
         return [
             Piece("", markers.BOS_SM, markers.BOS_SM),
             Piece(source, markers.SOURCE_SM, markers.SOURCE_SM, self.max_source, 2),
@@ -123,7 +123,7 @@ class CnnDailyMail(Format):
 
     @override
     def target(self, row: Row, where: str) -> Piece:
-        summary = str(column(row, ("tgt", "summary", "highlights"), where))
+        summary = text_column(row, ("tgt", "summary", "highlights"), where)
         return Piece(summary, kind=markers.TARGET_SM, limit=self.max_summary, least=2)
 
     @override

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from jaxprefix.errors import UserError
-from jaxprefix.tasks.formats.format import BOS, Format, Piece, Row, column
+from jaxprefix.tasks.formats.format import BOS, Format, Piece, Row, column, text_column, text_items
 from jaxprefix.typed_json import register
 
 _TARGETS = ("text", "target", "target_text")
@@ -31,11 +31,11 @@ class E2E(Format):
 
     @override
     def target(self, row: Row, where: str) -> Piece:
-        return Piece(f" {column(row, _TARGETS, where)} ")
+        return Piece(f" {text_column(row, _TARGETS, where)} ")
 
     def references(self, row: Row, where: str) -> list[str]:
         """All that `gem` lists, or else the row's own text."""
-        return list(row.get("references") or ()) or [column(row, _TARGETS, where)]
+        return text_items(row.get("references") or (), "references", where) or [text_column(row, _TARGETS, where)]
 
     @override
     def read(self, content: str, split: str, where: str) -> list[dict[str, Any]]:
@@ -56,9 +56,14 @@ def _table(row: Row, where: str) -> str:
             return found
         cells = [cell.rstrip("]").partition("[") for cell in found.split("], ")]
         return " | ".join(f"{name.strip()} : {value}" for name, _, value in cells)
-    table = found.get("table", found)  # of e2e_cleaned: a dict of lists, or a list of dicts
-    if isinstance(table, dict):
-        pairs = list(zip(table["column_header"], table["content"], strict=True))
-    else:
-        pairs = [(cell["column_header"], cell["content"]) for cell in table]
-    return " | ".join(f"{name} : {value}" for name, value in pairs)
+    table = found.get("table", found) if isinstance(found, dict) else found  # of e2e_cleaned: in a dict
+    try:
+        if isinstance(table, dict):
+            pairs = list(zip(table["column_header"], table["content"], strict=True))
+        else:
+            pairs = [(cell["column_header"], cell["content"]) for cell in table]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where} has a table that is none ({error!r}); give text, or lists of 'column_header' and 'content'."
+        ) from None
+    return " | ".join(f"{name} : {value}" for name, value in (text_items(pair, "table", where) for pair in pairs))

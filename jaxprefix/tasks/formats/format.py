@@ -1,10 +1,12 @@
 """What a published text format is: how the columns of a row become pieces of a prompt and a target."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from jaxprefix.contract import Contract, required
+from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError
+from jaxprefix.tasks.cells import read_part, read_text
 
 BOS = "bos_token"
 """As a marker: the tokenizer's own first token, or its end where it has none."""
@@ -75,9 +77,27 @@ class Format(Contract):
 
 def column(row: Row, names: Sequence[str], where: str) -> Any:
     """The first of several columns that a row has; `UserError` if it has none of them."""
+    return row[_present(row, names, where)]
+
+
+def text_column(row: Row, names: Sequence[str], where: str) -> str:
+    """The text of the first of several columns that a row has; `UserError` if it has none, or holds something else."""
+    return read_text(_only(where), row, 0, _present(row, names, where))
+
+
+def text_items(values: Iterable[Any], name: str, where: str) -> list[str]:
+    """Texts and numbers of a list in the column `name`; `UserError` where something else is in it."""
+    return [read_part(_only(where), {name: value}, 0, name) for value in values]
+
+
+def _only(where: str) -> Rows:
+    return Rows(where, "", 1, lambda index: {}, lambda index: where)
+
+
+def _present(row: Row, names: Sequence[str], where: str) -> str:
     for name in names:
         if row.get(name) is not None:
-            return row[name]
+            return name
     raise UserError(
         f"{where} has no column {' or '.join(map(repr, names))}; it has {', '.join(map(repr, row)) or 'none'}. "
         "Rename the right one."

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.formats import markers
-from jaxprefix.tasks.formats.format import BOS, Format, Piece, Row, column
+from jaxprefix.tasks.formats.format import BOS, Format, Piece, Row, column, text_column, text_items
 from jaxprefix.typed_json import register
 
 Triple = tuple[str, str, str]
@@ -22,12 +22,14 @@ Triple = tuple[str, str, str]
 def triples_of(row: Row, where: str) -> list[Triple]:
     """The triples of a row; `UserError` where one has not three parts."""
     found = column(row, ("triples", "input"), where)
+    if not isinstance(found, str | list | tuple):
+        found = text_column(row, ("triples", "input"), where)
     triples = []
     for triple in found.split(" ; ") if isinstance(found, str) else found:
-        parts = triple.split(" | ") if isinstance(triple, str) else list(triple)
-        if len(parts) != 3:
+        parts = triple.split(" | ") if isinstance(triple, str) else triple
+        if not isinstance(parts, list | tuple) or len(parts) != 3:
             raise UserError(f"{where} has the triple {triple!r}; write it as subject | property | object.")
-        triples.append(tuple(str(part).strip() for part in parts))
+        triples.append(tuple(part.strip() for part in text_items(parts, "triples", where)))
     if not triples:
         raise UserError(f"{where} has no triples; give it one, or remove the row.")
     return triples
@@ -58,7 +60,9 @@ class _Triples(Format):
 
     def references(self, row: Row, where: str) -> list[str]:
         """All that `gem` lists, or else the row's own text."""
-        return list(row.get("references") or ()) or [column(row, ("text", "target"), where)]
+        return text_items(row.get("references") or (), "references", where) or [
+            text_column(row, ("text", "target"), where)
+        ]
 
     def read(self, content: str, split: str, where: str) -> list[dict[str, Any]]:
         return read_webnlg(content, where)
@@ -85,7 +89,7 @@ class WebNLG(_Triples):
 
     @override
     def target(self, row: Row, where: str) -> Piece:
-        return Piece(str(column(row, ("text", "target"), where)), kind=markers.TARGET_WEBNLG)
+        return Piece(text_column(row, ("text", "target"), where), kind=markers.TARGET_WEBNLG)
 
 
 @register
@@ -106,4 +110,4 @@ class WebNLGTable(_Triples):
 
     @override
     def target(self, row: Row, where: str) -> Piece:
-        return Piece(f" {column(row, ('text', 'target'), where)} ")
+        return Piece(f" {text_column(row, ('text', 'target'), where)} ")

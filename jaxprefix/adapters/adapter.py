@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from jax.sharding import Mesh
 
 from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
 from jaxprefix.data import Examples, Files, InMemory
+from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts, stream_text
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import encode_texts, prepare
+from jaxprefix.tasks.asked import asked_rows, check_rows_at_a_time
 from jaxprefix.tasks.base import Evaluated, Facts
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import run_rows, score_texts
@@ -48,13 +50,17 @@ class Adapter:
     facts: Facts
     metrics: dict[str, Any]
 
+    def __repr__(self) -> str:
+        run, source = self.run, self.backbone.identity["source"]
+        return f"Adapter({type(run.method).__name__} for {type(run.task).__name__} on {source})"
+
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels' names in the order of the logits, where the task has labels."""
         return tuple(self.facts.get("labels", ()))
 
     def predict(
-        self, rows: Sequence[str | Mapping[str, Any]], *, batch_size: int = 32, probabilities: bool = False
+        self, rows: Iterable[str | Mapping[str, Any]], *, batch_size: int = 32, probabilities: bool = False
     ) -> list[dict[str, Any]]:
         """Labels and scores for texts.
 
@@ -68,9 +74,13 @@ class Adapter:
         Returns:
           What the task answers for each row (`Task.answers`): for a classification `{"label", "score", "scores":
           {label: probability}}`; for tagging `{"words", "labels"}`, with None for words that were cut off.
+
+        Raises:
+          UserError: one row is given in place of the list, or a row is neither a text nor a mapping, or lacks a column.
         """
-        task = self.run.task
+        task, rows = self.run.task, asked_rows("predict", rows)
         task.check_answers()
+        check_rows_at_a_time("predict", batch_size)
         if not rows:
             return []
         examples = encode_texts(task, self.backbone.tokenizer, rows, self.facts)
@@ -79,7 +89,7 @@ class Adapter:
 
     def generate(
         self,
-        rows: Sequence[str | Mapping[str, Any]],
+        rows: Iterable[str | Mapping[str, Any]],
         decoding: Decoding | None = None,
         *,
         batch_size: int = 32,
@@ -92,8 +102,13 @@ class Adapter:
           decoding: how; None for the run's own.
           batch_size: prompts decoded at a time.
           seed: of what is drawn.
+
+        Raises:
+          UserError: as `predict` does; or the adapter writes no text.
         """
         self._check_writes()
+        rows = asked_rows("generate", rows)
+        check_rows_at_a_time("generate", batch_size)
         if not rows:
             return []
         prompts = encode_texts(self.run.task, self.backbone.tokenizer, rows)
@@ -105,7 +120,7 @@ class Adapter:
     def stream(self, row: str | Mapping[str, Any], decoding: Decoding | None = None, *, seed: int = 0) -> Iterator[str]:
         """The text for one prompt, piece by piece; together they are what `generate` gives."""
         self._check_writes()
-        prompt = encode_texts(self.run.task, self.backbone.tokenizer, [row])
+        prompt = encode_texts(self.run.task, self.backbone.tokenizer, asked_rows("stream", [row]))
         decoding = self.run.decoding if decoding is None else decoding
         model, tokenizer = self.model, self.backbone.tokenizer
         options = {"seed": seed, "stops": self.run.task.stops}
@@ -119,7 +134,7 @@ class Adapter:
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
-        return make_mesh(MeshShape(data=1), jax.devices()[:1])
+        return make_mesh(MeshShape(data=1), found_devices()[:1])
 
     @functools.cached_property
     def _steps(self) -> dict[bool, Any]:
@@ -149,6 +164,7 @@ class Adapter:
           UserError: the rows are not there any more, cannot be read, or do not fit the task.
         """
         task = self.run.task
+        check_rows_at_a_time("evaluate", batch_size)
         if file is not None and rows is not None:
             raise UserError("evaluate is given a file and rows; give one of them.")
         if file is not None:
@@ -198,7 +214,7 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
             found = dataclasses.replace(backbone, tokenizer=tokenizer)
     else:
         source = run.backbone if backbone is None else backbone
-        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
+        mesh = make_mesh(MeshShape(data=1), found_devices()[:1])
         found = read_run_backbone(dataclasses.replace(run, backbone=source), mesh)
     if found.identity["identity"] != files.backbone["digest"]:
         raise UserError(
@@ -214,6 +230,6 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
     )
 
 
-def predict(adapter: str | Path, rows: Sequence[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
+def predict(adapter: str | Path, rows: Iterable[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
     """`load_adapter(adapter).predict(rows)`; to ask more than once, keep the loaded adapter."""
     return load_adapter(adapter).predict(rows, **options)

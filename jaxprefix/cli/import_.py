@@ -1,12 +1,12 @@
 """`jaxprefix import FOLDER --out ADAPTER`: an adapter of another library, or a whole classifier, as one of ours."""
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxprefix.cli.options import Parser
 from jaxprefix.errors import UserError
 
 USAGE = "FOLDER --out ADAPTER"
@@ -17,7 +17,7 @@ TYPED = ("peft", "transformers")  # those that have transformers' problem_type
 
 def run(args: Sequence[str]) -> int:
     """`jaxprefix import FOLDER --out ADAPTER`: prints the adapter's folder."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="jaxprefix import",
         description="An adapter that another library trained, or a whole sequence classifier of transformers, as an "
         "adapter folder of ours.",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.data import Files
+from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
@@ -104,4 +105,4 @@ def as_adapter(
 
 
 def _one_device() -> Any:
-    return make_mesh(MeshShape(data=1), jax.devices()[:1])
+    return make_mesh(MeshShape(data=1), found_devices()[:1])

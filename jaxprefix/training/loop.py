@@ -13,6 +13,7 @@ import jaxprefix
 from jaxprefix.checkpoints.files import run_folder
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
+from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.mesh import put_batch, replicated
 from jaxprefix.distributed.processes import Agreement
 from jaxprefix.distributed.rows import local_rows
@@ -85,6 +86,7 @@ def train(run: Run) -> Result:
 
 def _train(run: Run) -> Result:
     run.check()
+    found_devices()
     folder = run_folder(run.folder)
     maximise = run.task.higher_is_better
     keep_compiled_programs()

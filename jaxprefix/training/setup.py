@@ -60,6 +60,9 @@ class Backbone:
     tokenizer: Any
     identity: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Backbone({self.module.config.model_type} of {self.identity['source']})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Abstract:

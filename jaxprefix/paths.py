@@ -1,8 +1,15 @@
-"""The folder for what can be computed again, and writes that are whole or not there at all."""
+"""The folder for what can be computed again, names of files that hold anywhere, and writes that are whole or absent."""
 
+import dataclasses
 import os
 import tempfile
+import typing
 from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxprefix.values import Named, annotations
+
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -28,3 +35,36 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def absolute(path: str) -> str:
+    """A path from the root, `~` expanded; one with a scheme (`gs://`) as it is."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def absolute_fields(value: T) -> T:
+    """A dataclass whose fields that name places (`values.Place`) name them from the root; those within it too."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    known, changed = annotations(type(value)), {}
+    for field in dataclasses.fields(value):
+        before = getattr(value, field.name)
+        place = isinstance(before, str) and _names_place(known.get(field.name))
+        after = absolute(before) if place else absolute_fields(before)
+        if field.init and after is not before and after != before:
+            changed[field.name] = after
+    return dataclasses.replace(value, **changed) if changed else value
+
+
+def placed_as(value: T, other: T) -> T:
+    """A dataclass with the places of another one of its class in the place of its own."""
+    known = annotations(type(value))
+    places = [name for name, annotation in known.items() if _names_place(annotation)]
+    if not places:
+        return value
+    return dataclasses.replace(value, **{name: getattr(other, name) for name in places})  # pyright: ignore[reportArgumentType]  # both are dataclasses
+
+
+def _names_place(annotation: Any) -> bool:
+    parts = (annotation, *typing.get_args(annotation))  # of a union, those that it is of
+    return any(isinstance(extra, Named) for part in parts for extra in typing.get_args(part))

@@ -24,10 +24,17 @@ from jaxprefix.tasks.base import Evaluated, Facts
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import run_rows, score_texts
 from jaxprefix.training.export import described_backbone
+from jaxprefix.training.provenance import (
+    Splits,
+    refuse_other_tokenizer,
+    say_other_rows,
+    stored_run,
+    tokenizer_digest,
+)
 from jaxprefix.training.setup import Backbone, read_run_backbone
 from jaxprefix.training.step import make_eval_step
 from jaxprefix.trees import Tree, flatten, split
-from jaxprefix.typed_json import from_json, to_json
+from jaxprefix.typed_json import from_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Adapter:
       run: the config that it was trained by.
       facts: what the task knows of its training rows.
       metrics: what was measured at the end of the run, by split.
+      data: by split, the name and the digest of the rows that the run had; None where nothing is known of them.
     """
 
     model: TunedModel
@@ -49,6 +57,7 @@ class Adapter:
     run: Run
     facts: Facts
     metrics: dict[str, Any]
+    data: Splits | None = None
 
     def __repr__(self) -> str:
         run, source = self.run, self.backbone.identity["source"]
@@ -171,6 +180,8 @@ class Adapter:
             task, split = dataclasses.replace(task, source=Files(train=file, test=file)), "test"
         if rows is not None:
             task, split = dataclasses.replace(task, source=InMemory(test=rows)), "test"
+        if file is None and rows is None:
+            say_other_rows(repr(self), self.data, split, task)
         examples = prepare(task, self.backbone.tokenizer, split, self.facts)
         found = task.measure(self._evaluated(examples, batch_size))
         written = score_texts(
@@ -187,10 +198,11 @@ class Adapter:
         write_adapter(
             folder,
             leaves={"trainable": self.trainable, "initialized": self.frozen["initialized"]},
-            config_json=to_json(self.run),
+            config_json=stored_run(self.run),
             backbone=described_backbone(self.backbone),
             metrics=self.metrics,
             facts=self.facts,
+            data=self.data,
         )
         return Path(folder)
 
@@ -211,7 +223,8 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
     if isinstance(backbone, Backbone):
         found, tokenizer = backbone, run.task.extend_tokenizer(backbone.tokenizer, backbone.module.dims.vocab)
         if tokenizer is not backbone.tokenizer:
-            found = dataclasses.replace(backbone, tokenizer=tokenizer)
+            identity = {**backbone.identity, "tokenizer": tokenizer_digest(tokenizer)}
+            found = dataclasses.replace(backbone, tokenizer=tokenizer, identity=identity)
     else:
         source = run.backbone if backbone is None else backbone
         mesh = make_mesh(MeshShape(data=1), found_devices()[:1])
@@ -221,12 +234,22 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
             f"{folder} was trained on {files.backbone['name']}, and {found.identity['source']} holds other weights; "
             "name the folder of the former as backbone."
         )
+    before, now = files.backbone.get("tokenizer"), found.identity.get("tokenizer")
+    remedy = "put the former one back, or name a folder that has it as backbone"
+    refuse_other_tokenizer(f"the adapter {folder}", before, now, found.identity["source"], remedy)
     model = TunedModel(found.module, run.method, run.resolve_head(run.task.count(files.facts)))
     trainable, initialized = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.initialized))
     moved = set(flatten(trainable.get("backbone", {})))
     _, kept = split(found.tree, lambda path: path in moved)
     return Adapter(
-        model, trainable, {"backbone": kept, "initialized": initialized}, found, run, files.facts, files.metrics
+        model,
+        trainable,
+        {"backbone": kept, "initialized": initialized},
+        found,
+        run,
+        files.facts,
+        files.metrics,
+        files.data,
     )
 
 

@@ -38,6 +38,7 @@ class AdapterFiles:
       backbone: name, architecture, digest and fingerprint of the backbone it belongs to.
       metrics: what was measured.
       facts: what the task knows of its training rows; the labels' names in the order of the logits under `labels`.
+      data: by split, the name and the digest of its rows; None in folders of versions that kept none.
       version: the version of jaxprefix that wrote it.
     """
 
@@ -47,6 +48,7 @@ class AdapterFiles:
     backbone: dict[str, Any]
     metrics: dict[str, Any]
     facts: dict[str, Any]
+    data: dict[str, Any] | None
     version: str
 
 
@@ -58,6 +60,7 @@ def write_adapter(
     backbone: dict[str, Any],
     metrics: dict[str, Any],
     facts: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes an adapter folder; an older one in its place is replaced, and either the old or the new one is there.
 
@@ -71,6 +74,7 @@ def write_adapter(
       backbone: as JSON; "name" and, if it is there, "parameters" (their number) are shown in the model card.
       metrics: as JSON; numbers at the top level are shown in the model card.
       facts: what the task knows of its training rows, as JSON; its `labels` are shown in the model card.
+      data: by split, the name and the digest of its rows; None where nothing is known of them.
 
     Raises:
       UserError: the place holds something else than an adapter folder, or cannot be written.
@@ -95,6 +99,7 @@ def write_adapter(
         "backbone": backbone,
         "labels": facts.get("labels"),
         "facts": {name: value for name, value in facts.items() if name != "labels"},
+        "data": None if data is None else dict(data),
         "sha256": hashlib.sha256(tensors).hexdigest(),
         "empty": [name for name, leaf in flat.items() if leaf is _EMPTY],
     }
@@ -151,7 +156,7 @@ def read_adapter(folder: Any) -> AdapterFiles:
         backbone, version = description["backbone"], description["jaxprefix"]
         named = {} if description["labels"] is None else {"labels": description["labels"]}
         facts = {**named, **description.get("facts", {})}
-        digest = description["sha256"]
+        digest, data = description["sha256"], description.get("data")
         name = METRICS
         metrics = json.loads((folder / name).read_text())
         name = TENSORS
@@ -168,7 +173,7 @@ def read_adapter(folder: Any) -> AdapterFiles:
             f"the file {name} of the adapter {folder} is damaged ({reason}); copy the folder again or export again."
         ) from error
     return AdapterFiles(
-        tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, facts, version
+        tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, facts, data, version
     )
 
 

@@ -98,8 +98,7 @@ def train_population(
         stored = checkpoints.read_info()
         if stored is not None:
             _refuse_other_members(run, runs, independent_order, stored)
-        facts = None if stored is None else stored["facts"]
-        population = Population(run, runs, independent_order, vmap_size, checkpoints, facts)
+        population = Population(run, runs, independent_order, vmap_size, checkpoints, stored)
         if stored is not None:
             refuse_other_backbone(population.setup, stored)
         state = population.init()

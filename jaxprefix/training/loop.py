@@ -24,6 +24,7 @@ from jaxprefix.training.evaluation import measure, run_rows, score_texts, with_f
 from jaxprefix.training.export import write_run_adapter
 from jaxprefix.training.host_loop import HostLoop
 from jaxprefix.training.preflight import check_before_training
+from jaxprefix.training.provenance import stored_run
 from jaxprefix.training.resume import (
     History,
     StopSignal,
@@ -36,7 +37,6 @@ from jaxprefix.training.step import TrainState, init_state, make_eval_step, make
 from jaxprefix.training.timing import memory_in_use
 from jaxprefix.training.writers import Progress, Writers
 from jaxprefix.trees import Tree, count
-from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
 
@@ -99,7 +99,7 @@ def _train(run: Run) -> Result:
         stored = checkpoints.read_info()
         if stored is not None:
             refuse_other_run(run, stored)
-        setup = set_up(run, facts=None if stored is None else stored["facts"])
+        setup = set_up(run, stored=stored)
         if stored is not None:
             refuse_other_backbone(setup, stored)
 
@@ -211,9 +211,10 @@ class _Loop(HostLoop[TrainState]):
 
     def info(self) -> dict[str, Any]:
         return {
-            "run": to_json(self.run),
+            "run": stored_run(self.run),
             "backbone": self.setup.backbone.identity,
             "facts": dict(self.setup.facts),
+            "data": dict(self.setup.data),
             "history": dataclasses.asdict(self._history),
             "jaxprefix": jaxprefix.__version__,
         }

@@ -1,12 +1,15 @@
 """The folder for what can be computed again, names of files that hold anywhere, and writes that are whole or absent."""
 
 import dataclasses
+import json
 import os
+import stat
 import tempfile
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxprefix.errors import UserError
 from jaxprefix.values import Named, annotations
 
 T = TypeVar("T")
@@ -35,6 +38,34 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_entries(folder: Any) -> None:
+    """Refuses, as UserError, a local folder with something in it that is neither a file nor a folder: whoever opens a
+    FIFO waits for ever."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return  # what is not there, or may not be read, is told by whoever reads it
+    for entry in entries:
+        try:
+            mode = entry.stat().st_mode
+        except OSError:  # a link to nothing
+            continue
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise UserError(f"{entry.name} in {folder} is no file (a FIFO, a socket or a device); remove it.")
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value of JSON text.
+
+    Raises:
+      ValueError: it is no JSON or no UTF-8, or nested deeper than it can be read.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def absolute(path: str) -> str:

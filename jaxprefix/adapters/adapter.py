@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
+from jaxprefix.checkpoints.adapter import AdapterFiles, read_adapter, write_adapter
 from jaxprefix.data import Examples, Files, InMemory
 from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
@@ -33,7 +33,8 @@ from jaxprefix.training.provenance import (
 )
 from jaxprefix.training.setup import Backbone, read_run_backbone
 from jaxprefix.training.step import make_eval_step
-from jaxprefix.trees import Tree, flatten, split
+from jaxprefix.tree_check import check_finite, check_leaves
+from jaxprefix.trees import Tree, flatten, split, unflatten
 from jaxprefix.typed_json import from_json
 
 
@@ -229,15 +230,22 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
         source = run.backbone if backbone is None else backbone
         mesh = make_mesh(MeshShape(data=1), found_devices()[:1])
         found = read_run_backbone(dataclasses.replace(run, backbone=source), mesh)
-    if found.identity["identity"] != files.backbone["digest"]:
+    name, digest = (files.backbone.get(key, "") for key in ("name", "digest"))
+    if digest and digest == found.identity.get("tied_identity"):
         raise UserError(
-            f"{folder} was trained on {files.backbone['name']}, and {found.identity['source']} holds other weights; "
-            "name the folder of the former as backbone."
+            f"{folder} was trained while the word table of {found.identity['source']} was taken for its head, which "
+            "its config.json ties to the table and whose values differ; train it again."
+        )
+    if found.identity["identity"] != digest:
+        raise UserError(
+            f"{folder} was trained on {name}, and {found.identity['source']} holds other weights; name the folder of "
+            "the former as backbone."
         )
     before, now = files.backbone.get("tokenizer"), found.identity.get("tokenizer")
     remedy = "put the former one back, or name a folder that has it as backbone"
     refuse_other_tokenizer(f"the adapter {folder}", before, now, found.identity["source"], remedy)
     model = TunedModel(found.module, run.method, run.resolve_head(run.task.count(files.facts)))
+    _check_leaves(str(folder), model, files, found)
     trainable, initialized = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.initialized))
     moved = set(flatten(trainable.get("backbone", {})))
     _, kept = split(found.tree, lambda path: path in moved)
@@ -251,6 +259,19 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
         files.metrics,
         files.data,
     )
+
+
+def _check_leaves(folder: str, model: TunedModel, files: AdapterFiles, backbone: Backbone) -> None:
+    """Refuses, as UserError, leaves that the adapter's model would not take."""
+    remedy = "the folder is damaged or was edited: copy or export it again"
+    trainable, frozen = jax.eval_shape(model.init, jax.random.key(0), backbone.tree)
+    check_leaves(f"the adapter {folder}", files.trainable, trainable, remedy)
+    needed = frozen["initialized"]
+    known = flatten(needed)
+    # an import may hold more of what its backbone has as well
+    own = unflatten({path: leaf for path, leaf in flatten(files.initialized).items() if path in known})
+    check_leaves(f"the adapter {folder}", own, needed, remedy)
+    check_finite(f"the adapter {folder}", flatten(files.initialized), remedy)
 
 
 def predict(adapter: str | Path, rows: Iterable[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:

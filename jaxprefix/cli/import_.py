@@ -1,13 +1,13 @@
 """`jaxprefix import FOLDER --out ADAPTER`: an adapter of another library, or a whole classifier, as one of ours."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxprefix.cli.options import Parser
 from jaxprefix.errors import UserError
+from jaxprefix.paths import check_entries, parse_json
 
 USAGE = "FOLDER --out ADAPTER"
 SUMMARY = "an adapter of PEFT, P-Tuning v2 or the adapters library, or a classifier of transformers, as one of ours"
@@ -41,6 +41,7 @@ def run(args: Sequence[str]) -> int:
     from jaxprefix.exchange.peft import import_peft
     from jaxprefix.exchange.transformers_classifier import import_transformers
 
+    check_entries(Path(options.folder).expanduser())
     found = options.format or guess_format(Path(options.folder).expanduser())
     common = {"backbone": options.backbone, "labels": options.labels}
     if options.problem_type is not None and found not in TYPED:
@@ -105,7 +106,7 @@ def _is_whole_classifier(folder: Path) -> bool:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes()) if path.is_file() else {}
+        found = parse_json(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); copy it again.") from error
     return found if isinstance(found, dict) else {}

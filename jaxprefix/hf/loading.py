@@ -62,6 +62,15 @@ class Report:
         content = {"config": config, "tensors": self.fingerprint}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def tied_identity(self) -> str | None:
+        """The identity that the folder had while its head was taken for the word table; None where it is so."""
+        own = {name: digest for name, digest in self.fingerprint.items() if name.endswith("lm_head.weight")}
+        if not self.config.causal or self.config.tied or not own:
+            return None
+        rest = {name: digest for name, digest in self.fingerprint.items() if name not in own}
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, tied=True), fingerprint=rest).identity
+
     def lines(self) -> list[str]:
         """What a person should know, a line each; none when everything fitted."""
         lines = []
@@ -140,11 +149,11 @@ def read_backbone(
     """
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"weights cannot be loaded as {jnp.dtype(dtype).name}; take float32, bfloat16 or float16.")
-    source, folder, config, untied, classifier = open_folder(source)
+    source, folder, config, untied = open_folder(source)
     files = TensorFiles(folder)
     if _spans_processes(sharding, config):
         files.share_hashing(jax.process_index(), jax.process_count())
-    plan, missing = _plan(config, files, folder, untied, classifier)
+    plan, missing = _plan(config, files, folder, untied)
     _check_shapes(plan, files, folder)
 
     tree: dict[str, jax.Array] = {}
@@ -178,7 +187,7 @@ def backbone_shapes(
     """
     leaves = [leaf for leaf in config.leaves() if leaf.tied_to is None]
     if folder is not None and has_tensors(folder.path):
-        plan, _ = _plan(config, TensorFiles(folder.path), folder.path, folder.untied, folder.classifier)
+        plan, _ = _plan(config, TensorFiles(folder.path), folder.path, folder.untied)
         leaves = [leaf for leaf, _ in plan]
     tree: dict[str, jax.ShapeDtypeStruct] = {}
     for leaf in leaves:
@@ -192,13 +201,11 @@ def backbone_shapes(
 Plan = list[tuple[Leaf, list[str]]]
 
 
-def _plan(
-    config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool, classifier: bool
-) -> tuple[Plan, tuple[str, ...]]:
+def _plan(config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool) -> tuple[Plan, tuple[str, ...]]:
     """Which tensors make which leaf, and the paths of the leaves that are not there."""
     found = {leaf: _tensors(leaf, config, files) for leaf in leaves_in(config, files.places)}
-    if classifier:  # of an untied decoder: its folder has no head of a language model
-        found = {leaf: tensors for leaf, tensors in found.items() if leaf.path != HEAD or None not in tensors}
+    # of an untied decoder that is no language model, the head is asked for where a head needs it
+    found = {leaf: tensors for leaf, tensors in found.items() if leaf.path != HEAD or None not in tensors}
     for leaf in [leaf for leaf in found if leaf.tied_to is not None]:
         _settle_tie(leaf, found, files, folder, untied)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.resources
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprefix.errors import UserError
+from jaxprefix.paths import check_entries, parse_json
 
 EMBEDDED = ("tiny-encoder", "tiny-decoder")
 """Backbones shipped inside the package; such a name means the shipped one, `./tiny-encoder` a person's own folder."""
@@ -43,6 +43,7 @@ def find_folder(source: str | Path) -> Path:
         return folder
     folder = Path(source).expanduser()
     if folder.is_dir():
+        check_entries(folder)
         return folder
     if folder.exists():
         raise UserError(f"{source} is a file; give the folder that holds it and its {CONFIG}.")
@@ -80,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} is no model folder: it has no {CONFIG}; give the folder that save_pretrained wrote.")
     try:
-        config = json.loads(path.read_bytes())
+        config = parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}); check its permissions.") from error
     except ValueError as error:
@@ -134,7 +135,7 @@ def read_tokenizer(source: str | Path) -> Any:
     try:
         with _without_advice():
             from transformers import AutoTokenizer
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # its errors are of every type
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"the tokenizer in {folder} cannot be read ({reason[0]}); copy its files again.") from error

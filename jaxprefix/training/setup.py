@@ -133,6 +133,8 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
             log.info(line)
         tokenizer, source = read_tokenizer(run.backbone), run.backbone
         identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
+        if report.tied_identity is not None:
+            identity["tied_identity"] = report.tied_identity
     name_inputs(tokenizer, config.has_token_types)
     check_vocabulary(tokenizer, config, source)
     tokenizer = run.task.extend_tokenizer(tokenizer, config.vocab)

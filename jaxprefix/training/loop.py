@@ -11,6 +11,7 @@ import jax
 
 import jaxprefix
 from jaxprefix.checkpoints.files import run_folder
+from jaxprefix.checkpoints.lock import only_run
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
 from jaxprefix.distributed.devices import found_devices
@@ -94,6 +95,7 @@ def _train(run: Run) -> Result:
     stop, listening = StopSignal(), jax.process_count() > 1
     with (
         stop if listening else contextlib.nullcontext(),
+        only_run(folder),
         Checkpoints(folder / "checkpoints", best="max" if maximise else "min") as checkpoints,
     ):
         stored = checkpoints.read_info()

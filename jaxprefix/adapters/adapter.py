@@ -17,6 +17,7 @@ from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts, stream_text
+from jaxprefix.hf.sources import find_folder
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import encode_texts, prepare
 from jaxprefix.tasks.asked import asked_rows, check_rows_at_a_time
@@ -228,6 +229,8 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
             found = dataclasses.replace(backbone, tokenizer=tokenizer, identity=identity)
     else:
         source = run.backbone if backbone is None else backbone
+        if backbone is None and isinstance(source, str):
+            _check_backbone(str(folder), source)
         mesh = make_mesh(MeshShape(data=1), found_devices()[:1])
         found = read_run_backbone(dataclasses.replace(run, backbone=source), mesh)
     name, digest = (files.backbone.get(key, "") for key in ("name", "digest"))
@@ -259,6 +262,18 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
         files.metrics,
         files.data,
     )
+
+
+def _check_backbone(folder: str, source: str) -> None:
+    """Refuses, as UserError, an adapter whose backbone is not where the run had it, and says how to name it."""
+    try:
+        find_folder(source)
+    except UserError as error:
+        said = str(error).split(";", 1)[0]
+        raise UserError(
+            f"the backbone of the adapter {folder} is not available: {said}; name the folder that it has here by "
+            "--backbone, in Python by load_adapter(folder, backbone=...)."
+        ) from error
 
 
 def _check_leaves(folder: str, model: TunedModel, files: AdapterFiles, backbone: Backbone) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxprefix.cli.configs import parse_run, result_of
 from jaxprefix.cli.options import Parser, real, whole
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, escaped
 
 USAGE = "CONFIG --methods A B"
 SUMMARY = "methods times seeds in one table; started again, it resumes"
@@ -74,5 +74,5 @@ def run(args: Sequence[str]) -> int:
         rates=options.rates_scale,
         reference=options.reference,
     )
-    print(result.text)
+    print(escaped(result.text, keep="\n"))
     return 0

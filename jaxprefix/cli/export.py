@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from jaxprefix.cli.options import Parser
+from jaxprefix.errors import escaped
 
 USAGE = "ADAPTER FOLDER"
 SUMMARY = "an adapter as a folder of Hugging Face PEFT"
@@ -17,5 +18,5 @@ def run(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     from jaxprefix.exchange.peft import export_peft
 
-    print(export_peft(options.adapter, options.folder, backbone=options.backbone))
+    print(escaped(str(export_peft(options.adapter, options.folder, backbone=options.backbone))))
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprefix.cli.options import Parser
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, escaped
 from jaxprefix.paths import check_entries, parse_json
 
 USAGE = "FOLDER --out ADAPTER"
@@ -59,7 +59,8 @@ def run(args: Sequence[str]) -> int:
     else:
         adapter = import_adapters(options.folder, **common)
     columns = {"text": options.text, "text_pair": options.text_pair}
-    print(_reading(adapter, {field: column for field, column in columns.items() if column}).save(options.out))
+    named = {field: column for field, column in columns.items() if column}
+    print(escaped(str(_reading(adapter, named).save(options.out))))
     return 0
 
 

@@ -9,6 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxprefix.errors import UserError
+from jaxprefix.hf.sources import read_config
+from jaxprefix.models.backbones import read_hf_config
 from jaxprefix.paths import parse_json
 
 INDEX = "model.safetensors.index.json"
@@ -61,9 +63,15 @@ def read_index(folder: Path) -> dict[str, TensorPlace]:
     if torch_files:
         raise UserError(
             f"{folder} holds its weights only as {torch_files[0]}, which is a pickle; convert it once, where torch is "
-            "installed, with AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(folder) of transformers."
+            f"installed, with {_auto_class(folder)}.from_pretrained(folder).save_pretrained(folder) of transformers."
         )
     raise UserError(f"{folder} holds no safetensors file; give the folder that save_pretrained wrote.")
+
+
+def _auto_class(folder: Path) -> str:
+    """The class of transformers that keeps the head of a language model."""
+    config = read_hf_config(read_config(folder))
+    return "AutoModelForCausalLM" if config.causal else "AutoModelForMaskedLM"
 
 
 def _sharded(folder: Path) -> dict[str, TensorPlace]:

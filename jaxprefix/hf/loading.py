@@ -20,8 +20,8 @@ from jaxprefix.hf.folders import ModelFolder, check_vocabulary, open_folder
 from jaxprefix.hf.headers import has_tensors
 from jaxprefix.hf.safetensors_files import TensorFiles
 from jaxprefix.hf.shards import load_leaf
-from jaxprefix.hf.sources import name_inputs, read_tokenizer
-from jaxprefix.models.backbone_config import BackboneConfig, Module, leaves_by_path, leaves_in
+from jaxprefix.hf.sources import has_tokenizer, name_inputs, read_tokenizer
+from jaxprefix.models.backbone_config import BackboneConfig, Module, leaves_in
 from jaxprefix.models.backbones import make_backbone
 from jaxprefix.models.leaves import HEAD, Leaf
 from jaxprefix.models.quantizing import Quantize, quantized, quantized_shapes
@@ -74,17 +74,13 @@ class Report:
     def lines(self) -> list[str]:
         """What a person should know, a line each; none when everything fitted."""
         lines = []
-        if self.missing:
-            table = leaves_by_path(self.config)
-            parts = {table[path].top: str(table[path].optional) for path in self.missing}
-            lines.append(f"{self.source} has no {' and no '.join(parts[top] for top in sorted(parts))}.")
         if self.unused:
             lines.append(f"{self.source} holds {len(self.unused)} tensors that are not used: {listed(self.unused)}.")
         return lines
 
 
 class Pretrained(NamedTuple):
-    """A backbone ready to be tuned: its module, its tree, its transformers tokenizer."""
+    """A backbone ready to be tuned: module, tree, and transformers tokenizer, None where its folder has none."""
 
     backbone: Module
     frozen: Tree
@@ -117,9 +113,11 @@ def load_pretrained(
     config, frozen, report = read_backbone(source, dtype=dtype, sharding=sharding, quantize=quantize)
     for line in report.lines():
         logger.info(line)
-    tokenizer = read_tokenizer(report.path)
-    name_inputs(tokenizer, config.has_token_types)
-    check_vocabulary(tokenizer, config, report.path)
+    tokenizer = None
+    if has_tokenizer(report.path):
+        tokenizer = read_tokenizer(report.path)
+        name_inputs(tokenizer, config.has_token_types)
+        check_vocabulary(tokenizer, config, report.path)
     return Pretrained(make_backbone(config, dtype, unroll, remat), frozen, tokenizer)
 
 

@@ -117,6 +117,11 @@ def name_inputs(tokenizer: Any, token_types: bool) -> None:
     tokenizer.model_input_names = [*others[:1], *(["token_type_ids"] if token_types else []), *others[1:]]
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a tokenizer that can be read: transformers would make an empty one up."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
 def read_tokenizer(source: str | Path) -> Any:
     """The transformers tokenizer of a model.
 
@@ -127,7 +132,13 @@ def read_tokenizer(source: str | Path) -> Any:
       UserError: no such model, or its folder has no tokenizer that can be read.
     """
     folder = find_folder(source)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # transformers would make an empty one up
+    if not has_tokenizer(folder) and (folder / "tokenizer.model").is_file():
+        raise UserError(
+            f"{folder} has its tokenizer as tokenizer.model alone, the form of SentencePiece; convert it once, where "
+            "sentencepiece is installed, with AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of "
+            "transformers."
+        )
+    if not has_tokenizer(folder):
         raise UserError(
             f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}, ...); copy the files of the one that the "
             "model was trained with into it."

@@ -243,6 +243,9 @@ def set_up(
         word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)} {known}".encode()).hexdigest()
         barrier(f"the set-up of {run.folder}", word)
         trainable, frozen = init_trees(run, model, backbone, names)
+        if frozen["initialized"]:
+            drawn = " and ".join(sorted(frozen["initialized"]))
+            log.info("%s has no %s: drawn at random, and kept with the adapter.", backbone.identity["source"], drawn)
         places = tree_shardings(backbone.module, {"initialized": frozen["initialized"]}, mesh)
         frozen = {**frozen, "initialized": jax.device_put(frozen["initialized"], places["initialized"])}
     else:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from jaxprefix.checkpoints.files import is_remote, run_folder, writing
 from jaxprefix.contract import Contract, required
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, escaped
 from jaxprefix.paths import parse_json
 from jaxprefix.training.config import Run
 from jaxprefix.typed_json import to_json
@@ -200,7 +200,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(escaped(text), markup=False, soft_wrap=True)
 
     def evaluated(self, name: str, value: float) -> None:
         """Shows the metric from now on."""

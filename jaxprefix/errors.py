@@ -1,5 +1,6 @@
 """The errors that a person can cure: sentences that name the thing and the remedy."""
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,3 +37,36 @@ def check_rate(said: str, rate: Any) -> None:
     """
     if isinstance(rate, int | float) and not 0 <= rate < 1:
         raise UserError(f"{said} {rate}; it must be at least 0 and below 1.")
+
+
+_CONTROLS = ("Cc", "Cf", "Zl", "Zp", "Cs")
+
+
+def escaped(text: str, keep: str = "", json: bool = False) -> str:
+    r"""Text that is not ours, for a terminal or a log: its control characters as escapes, `\x1b` for one.
+
+    Args:
+      text: labels, texts, paths, messages that hold them.
+      keep: characters that stay as they are.
+      json: whether `text` is JSON, which then says the same as before and has JSON's own escapes.
+
+    Returns:
+      The text without characters of Unicode's classes Cc, Cf, Zl and Zp (and halves of surrogate pairs, which no
+      terminal can be sent).
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    escape = _json_escape if json else _escape
+    return "".join(
+        escape(character) if unicodedata.category(character) in _CONTROLS and character not in keep else character
+        for character in text
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))

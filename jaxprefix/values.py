@@ -61,6 +61,16 @@ Positive = Annotated[float, Bounds(low=0, above=True)]
 NonNegative = Annotated[float, Bounds(low=0)]
 
 
+class Named(NamedTuple):
+    """What a text names, in an annotation."""
+
+    what: str
+
+
+Place = Annotated[str, Named("a path")]
+"""The path of a file or folder, or a pattern of such, or a bucket's."""
+
+
 def checked(cls: type[T]) -> type[T]:
     """Makes a dataclass check its fields when an instance is made; a class decorator above `dataclass`.
 
@@ -85,7 +95,7 @@ def checked(cls: type[T]) -> type[T]:
 
 
 def _field(cls: type, name: str, value: Any) -> Any:
-    annotation = _annotations(cls).get(name, Any)
+    annotation = annotations(cls).get(name, Any)
     taken = _taken(annotation, value)
     if taken is _REFUSED:
         shown = f"the class {value.__name__}" if isinstance(value, type) else _short.repr(value)
@@ -94,7 +104,8 @@ def _field(cls: type, name: str, value: Any) -> Any:
 
 
 @functools.cache
-def _annotations(cls: type) -> dict[str, Any]:
+def annotations(cls: type) -> dict[str, Any]:
+    """The annotations of a class's fields with what `Annotated` says of them."""
     return typing.get_type_hints(cls, include_extras=True)
 
 

@@ -11,7 +11,7 @@ FLOORS = (
     ("errors", "renamed"),
     ("values",),
     ("trees", "typed_json", "paths", "allocator", "contract", "old_names"),
-    ("attention",),
+    ("attention", "tree_check"),
     ("edits",),
     ("methods", "data", "distributed"),
     ("models",),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,33 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxprefix.checkpoints.adapter import read_adapter, write_adapter
+from jaxprefix.checkpoints.adapter import AdapterFiles, read_adapter, write_adapter
 from jaxprefix.data import Examples, Files, InMemory
+from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts, stream_text
+from jaxprefix.hf.sources import find_folder
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import encode_texts, prepare
+from jaxprefix.tasks.asked import asked_rows, check_rows_at_a_time
 from jaxprefix.tasks.base import Evaluated, Facts
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import run_rows, score_texts
 from jaxprefix.training.export import described_backbone
+from jaxprefix.training.provenance import (
+    Splits,
+    refuse_other_tokenizer,
+    say_other_rows,
+    stored_run,
+    tokenizer_digest,
+)
 from jaxprefix.training.setup import Backbone, read_run_backbone
 from jaxprefix.training.step import make_eval_step
-from jaxprefix.trees import Tree, flatten, split
-from jaxprefix.typed_json import from_json, to_json
+from jaxprefix.tree_check import check_finite, check_leaves
+from jaxprefix.trees import Tree, flatten, split, unflatten
+from jaxprefix.typed_json import from_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +49,7 @@ class Adapter:
       run: the config that it was trained by.
       facts: what the task knows of its training rows.
       metrics: what was measured at the end of the run, by split.
+      data: by split, the name and the digest of the rows that the run had; None where nothing is known of them.
     """
 
     model: TunedModel
@@ -47,6 +59,11 @@ class Adapter:
     run: Run
     facts: Facts
     metrics: dict[str, Any]
+    data: Splits | None = None
+
+    def __repr__(self) -> str:
+        run, source = self.run, self.backbone.identity["source"]
+        return f"Adapter({type(run.method).__name__} for {type(run.task).__name__} on {source})"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -54,7 +71,7 @@ class Adapter:
         return tuple(self.facts.get("labels", ()))
 
     def predict(
-        self, rows: Sequence[str | Mapping[str, Any]], *, batch_size: int = 32, probabilities: bool = False
+        self, rows: Iterable[str | Mapping[str, Any]], *, batch_size: int = 32, probabilities: bool = False
     ) -> list[dict[str, Any]]:
         """Labels and scores for texts.
 
@@ -68,9 +85,13 @@ class Adapter:
         Returns:
           What the task answers for each row (`Task.answers`): for a classification `{"label", "score", "scores":
           {label: probability}}`; for tagging `{"words", "labels"}`, with None for words that were cut off.
+
+        Raises:
+          UserError: one row is given in place of the list, or a row is neither a text nor a mapping, or lacks a column.
         """
-        task = self.run.task
+        task, rows = self.run.task, asked_rows("predict", rows)
         task.check_answers()
+        check_rows_at_a_time("predict", batch_size)
         if not rows:
             return []
         examples = encode_texts(task, self.backbone.tokenizer, rows, self.facts)
@@ -79,7 +100,7 @@ class Adapter:
 
     def generate(
         self,
-        rows: Sequence[str | Mapping[str, Any]],
+        rows: Iterable[str | Mapping[str, Any]],
         decoding: Decoding | None = None,
         *,
         batch_size: int = 32,
@@ -92,8 +113,13 @@ class Adapter:
           decoding: how; None for the run's own.
           batch_size: prompts decoded at a time.
           seed: of what is drawn.
+
+        Raises:
+          UserError: as `predict` does; or the adapter writes no text.
         """
         self._check_writes()
+        rows = asked_rows("generate", rows)
+        check_rows_at_a_time("generate", batch_size)
         if not rows:
             return []
         prompts = encode_texts(self.run.task, self.backbone.tokenizer, rows)
@@ -105,7 +131,7 @@ class Adapter:
     def stream(self, row: str | Mapping[str, Any], decoding: Decoding | None = None, *, seed: int = 0) -> Iterator[str]:
         """The text for one prompt, piece by piece; together they are what `generate` gives."""
         self._check_writes()
-        prompt = encode_texts(self.run.task, self.backbone.tokenizer, [row])
+        prompt = encode_texts(self.run.task, self.backbone.tokenizer, asked_rows("stream", [row]))
         decoding = self.run.decoding if decoding is None else decoding
         model, tokenizer = self.model, self.backbone.tokenizer
         options = {"seed": seed, "stops": self.run.task.stops}
@@ -119,7 +145,7 @@ class Adapter:
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
-        return make_mesh(MeshShape(data=1), jax.devices()[:1])
+        return make_mesh(MeshShape(data=1), found_devices()[:1])
 
     @functools.cached_property
     def _steps(self) -> dict[bool, Any]:
@@ -149,12 +175,15 @@ class Adapter:
           UserError: the rows are not there any more, cannot be read, or do not fit the task.
         """
         task = self.run.task
+        check_rows_at_a_time("evaluate", batch_size)
         if file is not None and rows is not None:
             raise UserError("evaluate is given a file and rows; give one of them.")
         if file is not None:
             task, split = dataclasses.replace(task, source=Files(train=file, test=file)), "test"
         if rows is not None:
             task, split = dataclasses.replace(task, source=InMemory(test=rows)), "test"
+        if file is None and rows is None:
+            say_other_rows(repr(self), self.data, split, task)
         examples = prepare(task, self.backbone.tokenizer, split, self.facts)
         found = task.measure(self._evaluated(examples, batch_size))
         written = score_texts(
@@ -171,10 +200,11 @@ class Adapter:
         write_adapter(
             folder,
             leaves={"trainable": self.trainable, "initialized": self.frozen["initialized"]},
-            config_json=to_json(self.run),
+            config_json=stored_run(self.run),
             backbone=described_backbone(self.backbone),
             metrics=self.metrics,
             facts=self.facts,
+            data=self.data,
         )
         return Path(folder)
 
@@ -195,25 +225,70 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
     if isinstance(backbone, Backbone):
         found, tokenizer = backbone, run.task.extend_tokenizer(backbone.tokenizer, backbone.module.dims.vocab)
         if tokenizer is not backbone.tokenizer:
-            found = dataclasses.replace(backbone, tokenizer=tokenizer)
+            identity = {**backbone.identity, "tokenizer": tokenizer_digest(tokenizer)}
+            found = dataclasses.replace(backbone, tokenizer=tokenizer, identity=identity)
     else:
         source = run.backbone if backbone is None else backbone
-        mesh = make_mesh(MeshShape(data=1), jax.devices()[:1])
+        if backbone is None and isinstance(source, str):
+            _check_backbone(str(folder), source)
+        mesh = make_mesh(MeshShape(data=1), found_devices()[:1])
         found = read_run_backbone(dataclasses.replace(run, backbone=source), mesh)
-    if found.identity["identity"] != files.backbone["digest"]:
+    name, digest = (files.backbone.get(key, "") for key in ("name", "digest"))
+    if digest and digest == found.identity.get("tied_identity"):
         raise UserError(
-            f"{folder} was trained on {files.backbone['name']}, and {found.identity['source']} holds other weights; "
-            "name the folder of the former as backbone."
+            f"{folder} was trained while the word table of {found.identity['source']} was taken for its head, which "
+            "its config.json ties to the table and whose values differ; train it again."
         )
+    if found.identity["identity"] != digest:
+        raise UserError(
+            f"{folder} was trained on {name}, and {found.identity['source']} holds other weights; name the folder of "
+            "the former as backbone."
+        )
+    before, now = files.backbone.get("tokenizer"), found.identity.get("tokenizer")
+    remedy = "put the former one back, or name a folder that has it as backbone"
+    refuse_other_tokenizer(f"the adapter {folder}", before, now, found.identity["source"], remedy)
     model = TunedModel(found.module, run.method, run.resolve_head(run.task.count(files.facts)))
+    _check_leaves(str(folder), model, files, found)
     trainable, initialized = (jax.tree.map(jnp.asarray, tree) for tree in (files.trainable, files.initialized))
     moved = set(flatten(trainable.get("backbone", {})))
     _, kept = split(found.tree, lambda path: path in moved)
     return Adapter(
-        model, trainable, {"backbone": kept, "initialized": initialized}, found, run, files.facts, files.metrics
+        model,
+        trainable,
+        {"backbone": kept, "initialized": initialized},
+        found,
+        run,
+        files.facts,
+        files.metrics,
+        files.data,
     )
 
 
-def predict(adapter: str | Path, rows: Sequence[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
+def _check_backbone(folder: str, source: str) -> None:
+    """Refuses, as UserError, an adapter whose backbone is not where the run had it, and says how to name it."""
+    try:
+        find_folder(source)
+    except UserError as error:
+        said = str(error).split(";", 1)[0]
+        raise UserError(
+            f"the backbone of the adapter {folder} is not available: {said}; name the folder that it has here by "
+            "--backbone, in Python by load_adapter(folder, backbone=...)."
+        ) from error
+
+
+def _check_leaves(folder: str, model: TunedModel, files: AdapterFiles, backbone: Backbone) -> None:
+    """Refuses, as UserError, leaves that the adapter's model would not take."""
+    remedy = "the folder is damaged or was edited: copy or export it again"
+    trainable, frozen = jax.eval_shape(model.init, jax.random.key(0), backbone.tree)
+    check_leaves(f"the adapter {folder}", files.trainable, trainable, remedy)
+    needed = frozen["initialized"]
+    known = flatten(needed)
+    # an import may hold more of what its backbone has as well
+    own = unflatten({path: leaf for path, leaf in flatten(files.initialized).items() if path in known})
+    check_leaves(f"the adapter {folder}", own, needed, remedy)
+    check_finite(f"the adapter {folder}", flatten(files.initialized), remedy)
+
+
+def predict(adapter: str | Path, rows: Iterable[str | Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
     """`load_adapter(adapter).predict(rows)`; to ask more than once, keep the loaded adapter."""
     return load_adapter(adapter).predict(rows, **options)

@@ -147,9 +147,11 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     if not found or kind not in CHIPS:
         known = [f"{chip}-{_example(chip)}" for chip in CHIPS]
         near = difflib.get_close_matches((kind or name.lower()).split("-")[0], [*CHIPS, *ALIASES], n=1, cutoff=0.4)
-        hint = f" (did you mean {near[0]}-{found[3] if found else _example(ALIASES.get(near[0], near[0]))}?)"
+        hint = ""
+        if near:
+            hint = f" (did you mean {near[0]}-{found[3] if found else _example(ALIASES.get(near[0], near[0]))}?)"
         raise UserError(
-            f"there is no TPU topology {name!r}{hint if near else ''}; name one as it is sold, such as "
+            f"there is no TPU topology {name!r}{hint}; name one as it is sold, such as "
             f"{', '.join(known)}, or 2xv5e-256 for two slices, or `here`."
         )
     chip, count = CHIPS[kind], int(found[3])

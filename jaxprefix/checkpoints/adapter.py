@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from jaxprefix.checkpoints import card
-from jaxprefix.checkpoints.files import OLD, as_path, put_folder, recover_folder, writing
+from jaxprefix.checkpoints.files import OLD, as_path, is_remote, put_folder, recover_folder, resolved, writing
 from jaxprefix.errors import UserError
+from jaxprefix.paths import check_entries, parse_json
 from jaxprefix.renamed import upgraded_config, upgraded_path
 
 FORMAT = 2
@@ -38,6 +39,7 @@ class AdapterFiles:
       backbone: name, architecture, digest and fingerprint of the backbone it belongs to.
       metrics: what was measured.
       facts: what the task knows of its training rows; the labels' names in the order of the logits under `labels`.
+      data: by split, the name and the digest of its rows; None in folders of versions that kept none.
       version: the version of jaxprefix that wrote it.
     """
 
@@ -47,6 +49,7 @@ class AdapterFiles:
     backbone: dict[str, Any]
     metrics: dict[str, Any]
     facts: dict[str, Any]
+    data: dict[str, Any] | None
     version: str
 
 
@@ -58,6 +61,7 @@ def write_adapter(
     backbone: dict[str, Any],
     metrics: dict[str, Any],
     facts: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes an adapter folder; an older one in its place is replaced, and either the old or the new one is there.
 
@@ -71,6 +75,7 @@ def write_adapter(
       backbone: as JSON; "name" and, if it is there, "parameters" (their number) are shown in the model card.
       metrics: as JSON; numbers at the top level are shown in the model card.
       facts: what the task knows of its training rows, as JSON; its `labels` are shown in the model card.
+      data: by split, the name and the digest of its rows; None where nothing is known of them.
 
     Raises:
       UserError: the place holds something else than an adapter folder, or cannot be written.
@@ -95,17 +100,19 @@ def write_adapter(
         "backbone": backbone,
         "labels": facts.get("labels"),
         "facts": {name: value for name, value in facts.items() if name != "labels"},
+        "data": None if data is None else dict(data),
         "sha256": hashlib.sha256(tensors).hexdigest(),
         "empty": [name for name, leaf in flat.items() if leaf is _EMPTY],
     }
     trained = sum(leaf.size for name, leaf in arrays.items() if name.startswith("trainable/"))
-    folder = as_path(folder)
+    folder = resolved(folder)
     text = card.model_card(
         folder.name, description["config"], backbone, metrics, facts.get("labels"), trained, len(tensors)
     )
     with writing("the adapter", folder):
         recover_folder(folder)
         _check_replaceable(folder)
+        check_entries(folder)
         staged = folder.parent / f"{folder.name}.partial"
         if staged.exists():
             staged.rmtree()
@@ -134,13 +141,15 @@ def read_adapter(folder: Any) -> AdapterFiles:
     old = folder.parent / (folder.name + OLD)
     if not folder.exists() and old.exists():  # the process died while it replaced the folder
         folder = old
+    if not is_remote(folder):
+        check_entries(folder)
     if not (folder / DESCRIPTION).exists():
         raise UserError(
             f"{folder} is not an adapter folder, it has no {DESCRIPTION}; give the folder that a finished run left."
         )
     try:
         name = DESCRIPTION
-        description = json.loads((folder / name).read_text())
+        description = parse_json((folder / name).read_bytes())
         form = description["format"]
         if form > FORMAT:
             raise UserError(
@@ -150,10 +159,15 @@ def read_adapter(folder: Any) -> AdapterFiles:
         config, empty = json.dumps(upgraded_config(description["config"], form)), description["empty"]
         backbone, version = description["backbone"], description["jaxprefix"]
         named = {} if description["labels"] is None else {"labels": description["labels"]}
-        facts = {**named, **description.get("facts", {})}
-        digest = description["sha256"]
+        facts = description.get("facts", {})
+        digest, data = description["sha256"], description.get("data")
+        _check_tables(backbone=backbone, facts=facts, data={} if data is None else data)
+        _check_texts(*named.get("labels", ()))
+        facts = {**named, **facts}
+        _check_texts(version, *(backbone[key] for key in ("name", "digest") if key in backbone), *empty)
         name = METRICS
-        metrics = json.loads((folder / name).read_text())
+        metrics = parse_json((folder / name).read_bytes())
+        _check_tables(metrics=metrics)
         name = TENSORS
         tensors = (folder / name).read_bytes()
         if hashlib.sha256(tensors).hexdigest() != digest:
@@ -162,13 +176,13 @@ def read_adapter(folder: Any) -> AdapterFiles:
         tree = _nested({upgraded_path(path, form): leaf for path, leaf in flat.items()})
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f"the file {name} of the adapter {folder} is damaged ({reason}); copy the folder again or export again."
         ) from error
     return AdapterFiles(
-        tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, facts, version
+        tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, facts, data, version
     )
 
 
@@ -180,12 +194,16 @@ _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF
 def named_arrays(tensors: bytes) -> dict[str, np.ndarray]:
     """Named arrays of a safetensors file; the library's own numpy reader knows no bfloat16."""
     import ml_dtypes
-    from safetensors import deserialize
+    from safetensors import SafetensorError, deserialize
 
     dtypes = {code: np.dtype(getattr(ml_dtypes, name, name)) for name, code in _DTYPES.items()}
+    try:
+        entries = deserialize(tensors)
+    except SafetensorError as error:
+        raise ValueError(f"it is no safetensors file: {error}") from error
     return {
         name: np.frombuffer(bytes(entry["data"]), dtypes[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in deserialize(tensors)
+        for name, entry in entries
     }
 
 
@@ -213,6 +231,18 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[last] = {} if leaf is _EMPTY else leaf
     return tree
+
+
+def _check_tables(**values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} is no table")
+
+
+def _check_texts(*values: Any) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is no text")
 
 
 def _check_replaceable(folder: Any) -> None:

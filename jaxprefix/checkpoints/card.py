@@ -1,7 +1,10 @@
 """The model card of an adapter, in Markdown, from the run's configuration alone."""
 
 import json
+import re
 from typing import Any
+
+from jaxprefix.errors import escaped
 
 
 def model_card(
@@ -34,17 +37,18 @@ def model_card(
     ]
     data = [(key, item) for key in ("data", "task") for key, item in _rows(fields.get(key), key)]
     measured = [(key, f"{item:.6g}") for key, item in metrics.items() if _is_number(item)]
+    tuned = f", tuned with {_text(str(how))}" if how else ""
     parts = [
-        f"# {folder}",
-        f"An adapter for the frozen model `{name}`{f', tuned with {how}' if how else ''} by jaxprefix.\n"
+        f"# {_text(folder)}",
+        f"An adapter for the frozen model {_code(str(name))}{tuned} by jaxprefix.\n"
         f"Trained parameters: {trained:,}{share} ({size / 1e6:.3g} MB).",
         _table("Method", ("field", "value"), [("type", how), *_rows(method, "")] if how else []),
         _table("Backbone", ("field", "value"), identity),
         _table("Data", ("field", "value"), data),
-        "## Labels\n\n" + ", ".join(f"`{label}`" for label in labels) if labels else "",
+        "## Labels\n\n" + ", ".join(_code(label) for label in labels) if labels else "",
         _table("Metrics", ("metric", "value"), measured),
         "## Use\n\n```python\nimport jaxprefix as jp\n\n"
-        f'adapter = jp.load_adapter("{folder}")\nprint(adapter.predict(["a text"]))\n```',
+        f'adapter = jp.load_adapter({folder!r})\nprint(adapter.predict(["a text"]))\n```',
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -67,9 +71,23 @@ def _table(title: str, head: tuple[str, str], rows: list[tuple[str, Any]]) -> st
     if not rows:
         return ""
     lines = [head, ("---", "---"), *rows]
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    cells = [[_text(str(cell)) for cell in line] for line in lines]
     return f"## {title}\n\n" + "\n".join(f"| {a} | {b} |" for a, b in cells)
 
 
 def _is_number(value: Any) -> bool:
     return not isinstance(value, bool | str | list | dict) and hasattr(value, "__float__")
+
+
+def _text(text: str) -> str:
+    """Text that is not ours as Markdown that shows it: no heading, link, HTML or cell begins or ends in it."""
+    text = re.sub(r"([\\`*<>&|~]|\](?=[(\[:]))", r"\\\1", escaped(text))
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def _code(text: str) -> str:
+    """Text that is not ours as a code span, whose fence is longer than any in it."""
+    text = escaped(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text[:1] in ("", "`") or text[-1:] == "`" else ""
+    return f"{fence}{pad}{text}{pad}{fence}"

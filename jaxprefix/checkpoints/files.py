@@ -7,6 +7,7 @@ rename of folders; there the digests stored with a checkpoint tell a whole one f
 import contextlib
 import ctypes
 import errno
+import importlib.util
 import os
 import secrets
 from collections.abc import Iterator
@@ -22,13 +23,35 @@ def as_path(path: str | os.PathLike) -> Any:
     """An `epath.Path`, local or remote, with `~` expanded; local ones are absolute."""
     from etils import epath
 
+    if is_remote(path):
+        _check_scheme(os.fspath(path))
     path = epath.Path(path)
     return path if is_remote(path) else epath.Path(os.path.abspath(path.expanduser()))
+
+
+def resolved(path: str | os.PathLike) -> Any:
+    """The same with links followed, so that what is put in its place is put where a link points, and the link stays."""
+    path = as_path(path)
+    return path if is_remote(path) else type(path)(os.path.realpath(path))
 
 
 def is_remote(path: Any) -> bool:
     """Whether a path has a scheme, such as `gs://`."""
     return "://" in os.fspath(path)
+
+
+_SCHEMES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", None)}
+
+
+def _check_scheme(path: str) -> None:
+    """Refuses, as UserError, a bucket that nothing here can open."""
+    scheme = path.partition("://")[0]
+    if scheme not in _SCHEMES:
+        raise UserError(f"{path} has the scheme {scheme}://, which is not known; give a folder or gs://BUCKET/FOLDER.")
+    module, extra = _SCHEMES[scheme]
+    if importlib.util.find_spec(module) is None:
+        remedy = f"pip install -e '.[{extra}]'" if extra else f"pip install {module}"
+        raise UserError(f"{path} lies in a bucket, which needs {module}; run `{remedy}`, or give a folder.")
 
 
 def run_folder(path: str) -> Any:

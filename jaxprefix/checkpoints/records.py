@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxprefix.checkpoints.files import flush
 from jaxprefix.errors import UserError
+from jaxprefix.paths import parse_json
 from jaxprefix.renamed import CHECKPOINT_VERSIONS
 
 FORMAT = 3
@@ -82,7 +83,7 @@ def read(folder: Any) -> Record:
       UserError: a newer or an older version wrote it, or it may not be read.
     """
     try:
-        outer = json.loads((folder / _NAME).read_text())
+        outer = parse_json((folder / _NAME).read_bytes())
         version, digest, body = outer["format"], outer["sha256"], outer["record"]
     except FileNotFoundError as error:
         raise Damaged(f"{_NAME} is missing") from error

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxprefix.cli.configs import parse_run, result_of
-from jaxprefix.errors import UserError
+from jaxprefix.cli.options import Parser, real, whole
+from jaxprefix.errors import UserError, escaped
 
 USAGE = "CONFIG --methods A B"
 SUMMARY = "methods times seeds in one table; started again, it resumes"
@@ -16,7 +17,7 @@ def run(args: Sequence[str]) -> int:
     """The command on its arguments; returns the exit status."""
     from jaxprefix.comparison import ENTRIES, FACTORS, Entry, compare
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="jaxprefix compare",
         usage="jaxprefix compare CONFIG.py --methods NAME ... [--seeds N] [--budget SHARE] [--field value ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,13 +38,18 @@ def run(args: Sequence[str]) -> int:
         metavar="NAME",
         help="names of methods (below), or Python files whose methods() returns a tuple of jaxprefix.Entry",
     )
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each method, from the config's seed + 1 on (5)")
     parser.add_argument(
-        "--budget", type=float, default=0.02, help="share of the backbone's parameters that methods train (0.02)"
+        "--seeds", type=whole(1), default=5, help="runs of each method, from the config's seed + 1 on (5)"
+    )
+    parser.add_argument(
+        "--budget",
+        type=real(0, 1, above=True),
+        default=0.02,
+        help="share of the backbone's parameters that methods train (0.02)",
     )
     parser.add_argument(
         "--rates-scale",
-        type=float,
+        type=real(0, above=True),
         nargs="+",
         default=FACTORS,
         metavar="FACTOR",
@@ -68,5 +74,5 @@ def run(args: Sequence[str]) -> int:
         rates=options.rates_scale,
         reference=options.reference,
     )
-    print(result.text)
+    print(escaped(result.text, keep="\n"))
     return 0

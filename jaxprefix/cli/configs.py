@@ -1,9 +1,8 @@
-"""What commands read: configs from files, fields from options, rows from lines."""
+"""What commands read: configs from files, fields from options."""
 
 import dataclasses
 import difflib
 import importlib.util
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,13 +93,3 @@ def parse_run(args: Sequence[str], program: str, flags: str = "") -> Any:
     named.__doc__ = type(run).__doc__
     found = tyro.cli(named, default=named(**fields), **options)
     return type(run)(**{name: getattr(found, name) for name in fields})
-
-
-def row_of(line: str) -> Any:
-    """A line of input: plain text, or a JSON object."""
-    if not line.lstrip().startswith("{"):
-        return line
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise UserError(f"the line {line[:60]!r} begins like JSON but is not ({error}); correct it.") from error

@@ -1,8 +1,9 @@
 """`jaxprefix gates ADAPTER`: the gates of a finished run as a table, and the prefix that they leave as a config
 line."""
 
-import argparse
 from collections.abc import Sequence
+
+from jaxprefix.cli.options import Parser, real, whole
 
 USAGE = "ADAPTER [--keep 0.65]"
 SUMMARY = "the gates of a finished run, and the prefix that they leave"
@@ -10,7 +11,7 @@ SUMMARY = "the gates of a finished run, and the prefix that they leave"
 
 def run(args: Sequence[str]) -> int:
     """The command on its arguments; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="jaxprefix gates",
         description="The gates of a finished run of AdaptivePrefix, averaged over a split, and the P-Tuning v2 that "
         "keeps the virtual tokens whose gates are open.",
@@ -18,11 +19,13 @@ def run(args: Sequence[str]) -> int:
     parser.add_argument("adapter", help="the adapter folder of the run")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="validation")
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--keep", type=float, default=0.65, help="share of the virtual tokens that remain")
-    chosen.add_argument("--tau", type=float, help="least gate of those that remain, in parts of the largest")
+    chosen.add_argument(
+        "--keep", type=real(0, 1, above=True), default=0.65, help="share of the virtual tokens that remain"
+    )
+    chosen.add_argument("--tau", type=real(0, 1), help="least gate of those that remain, in parts of the largest")
     parser.add_argument("--plot", help="a file for a heat map (.png, .pdf, .svg); needs the extra plots")
     parser.add_argument("--backbone", help="where the backbone lies, if not where the run found it")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=whole(1), default=32)
     options = parser.parse_args(args)
     from rich.console import Console
 

@@ -1,13 +1,13 @@
 """`jaxprefix import FOLDER --out ADAPTER`: an adapter of another library, or a whole classifier, as one of ours."""
 
-import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxprefix.errors import UserError
+from jaxprefix.cli.options import Parser
+from jaxprefix.errors import UserError, escaped
+from jaxprefix.paths import check_entries, parse_json
 
 USAGE = "FOLDER --out ADAPTER"
 SUMMARY = "an adapter of PEFT, P-Tuning v2 or the adapters library, or a classifier of transformers, as one of ours"
@@ -17,7 +17,7 @@ TYPED = ("peft", "transformers")  # those that have transformers' problem_type
 
 def run(args: Sequence[str]) -> int:
     """`jaxprefix import FOLDER --out ADAPTER`: prints the adapter's folder."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="jaxprefix import",
         description="An adapter that another library trained, or a whole sequence classifier of transformers, as an "
         "adapter folder of ours.",
@@ -41,6 +41,7 @@ def run(args: Sequence[str]) -> int:
     from jaxprefix.exchange.peft import import_peft
     from jaxprefix.exchange.transformers_classifier import import_transformers
 
+    check_entries(Path(options.folder).expanduser())
     found = options.format or guess_format(Path(options.folder).expanduser())
     common = {"backbone": options.backbone, "labels": options.labels}
     if options.problem_type is not None and found not in TYPED:
@@ -58,7 +59,8 @@ def run(args: Sequence[str]) -> int:
     else:
         adapter = import_adapters(options.folder, **common)
     columns = {"text": options.text, "text_pair": options.text_pair}
-    print(_reading(adapter, {field: column for field, column in columns.items() if column}).save(options.out))
+    named = {field: column for field, column in columns.items() if column}
+    print(escaped(str(_reading(adapter, named).save(options.out))))
     return 0
 
 
@@ -105,7 +107,7 @@ def _is_whole_classifier(folder: Path) -> bool:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes()) if path.is_file() else {}
+        found = parse_json(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); copy it again.") from error
     return found if isinstance(found, dict) else {}

@@ -2,14 +2,17 @@
 
 import difflib
 import importlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from jaxprefix.allocator import keep_large_buffers
-from jaxprefix.errors import RunFailed, UserError
+from jaxprefix.errors import RunFailed, UserError, escaped
 
 COMMANDS = (
     *("train", "evaluate", "predict", "generate", "describe", "check", "gates", "export", "import", "compare", "plan"),
@@ -41,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         known = ", ".join(COMMANDS)
-        print(f"jaxprefix: there is no command {args[0]!r}{hint}; the commands are {known}.", file=sys.stderr)
+        said = f"there is no command {args[0]!r}{hint}; the commands are {known}."
+        print(f"jaxprefix: {escaped(said)}", file=sys.stderr)
         return 2
     return guarded(find_command(args[0]).run, args[1:])
 
@@ -49,13 +53,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(command: Any, args: Sequence[str]) -> int:
     """Runs a command with the log on standard error, and turns what a person can correct into one line and a code."""
     keep_large_buffers()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    _speak_utf8()
+    log = logging.StreamHandler()
+    log.setFormatter(_Escaping("%(message)s"))
+    logging.basicConfig(handlers=[log], level=logging.WARNING)
     logging.getLogger("jaxprefix").setLevel(logging.INFO)
     try:
         return command(args)
     except (UserError, RunFailed) as error:
-        print(f"jaxprefix: {error}", file=sys.stderr)
+        print(f"jaxprefix: {escaped(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _speak_utf8() -> None:
+    """Output is UTF-8 whatever the locale says."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(encoding="utf-8")
+
+
+class _Escaping(logging.Formatter):
+    """Messages without control characters; lines of our own messages end where they end."""
+
+    @override
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        own = record.name.partition(".")[0] == "jaxprefix"
+        return escaped(super().formatMessage(record), keep="" if own else "\n\t")

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxprefix.cli.options import Parser, real, whole
 from jaxprefix.errors import UserError
 
 HERE = "here"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="jaxprefix plan",
         usage="jaxprefix plan CONFIG.py [--topology NAME] [--mesh SIZES] [--search] [--field value ...]",
         description="Compiles the training and the evaluation step of a config for a pod, from shapes alone, and says "
@@ -30,14 +31,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--topology", default=HERE, help="v5e-16, v5p-128, v4-32, v6e-64, tpu7x-128, 2xv5e-256; or here (the default)"
     )
-    parser.add_argument("--slices", type=int, default=1, help="how many such slices, joined by the network (1)")
+    parser.add_argument("--slices", type=whole(1), default=1, help="how many such slices, joined by the network (1)")
     parser.add_argument("--mesh", help="data=1,fsdp=16,tp=1 in place of the config's")
-    parser.add_argument("--tokens", type=int, help="columns of a batch (the longest of buckets, or max_length)")
-    parser.add_argument("--labels", type=int, help="how many labels the task has (what the head says, or 2)")
+    parser.add_argument("--tokens", type=whole(1), help="columns of a batch (the longest of buckets, or max_length)")
+    parser.add_argument("--labels", type=whole(1), help="how many labels the task has (what the head says, or 2)")
     parser.add_argument("--search", action="store_true", help="rank meshes, remat and batches per chip by estimate")
-    parser.add_argument("--most", type=int, default=12, help="candidates that a search compiles (12)")
+    parser.add_argument("--most", type=whole(1), default=12, help="candidates that a search compiles (12)")
     parser.add_argument(
-        "--budget", type=float, default=1800, help="seconds after which a search begins no other (1800)"
+        "--budget", type=real(0), default=1800, help="seconds after which a search begins no other (1800)"
     )
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--picture", metavar="FILE", help="draw memory per device there (.png, .svg, .pdf)")

@@ -1,12 +1,10 @@
 """`jaxprefix predict ADAPTER`: labels and scores of texts."""
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jaxprefix.cli.configs import row_of
+from jaxprefix.cli.options import Parser, whole
+from jaxprefix.cli.rows import add_rows, check_out, rows_of, write_answers
 from jaxprefix.errors import UserError
 
 USAGE = "ADAPTER [TEXT ...]"
@@ -15,16 +13,9 @@ SUMMARY = "labels and scores, one JSON object per line"
 
 def run(args: Sequence[str]) -> int:
     """The command on its arguments; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="jaxprefix predict", description="Text in, labels and scores out, one JSON object per line."
-    )
+    parser = Parser(prog="jaxprefix predict", description="Text in, labels and scores out, one JSON object per line.")
     parser.add_argument("adapter", help="the adapter folder of a finished run")
-    parser.add_argument(
-        "texts",
-        nargs="*",
-        help="texts; without any they are read from standard input, one per line: plain text, or a JSON object with "
-        "the run's columns",
-    )
+    add_rows(parser, "texts", "text")
     parser.add_argument("--backbone", help="where the backbone lies, if not where the run found it")
     parser.add_argument(
         "--beside",
@@ -33,8 +24,10 @@ def run(args: Sequence[str]) -> int:
         help="a further adapter of the same backbone, once for each; every row is then a JSON object whose field "
         "`adapter` names the folder of its own",
     )
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=whole(1), default=32)
     options = parser.parse_intermixed_args(args)
+    check_out(options.out)
+    rows = rows_of("texts", options)
     from jaxprefix.adapters.adapter import load_adapter
     from jaxprefix.serving.bank import load_adapters
 
@@ -45,10 +38,7 @@ def run(args: Sequence[str]) -> int:
         answer = lambda rows, **sizes: bank(*_by_adapter(rows), **sizes)  # noqa: E731
     else:
         answer = load_adapter(options.adapter, backbone=options.backbone).predict
-    lines = options.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    rows = [row_of(line) for line in lines]
-    for found in answer(rows, batch_size=options.batch_size):
-        print(json.dumps(found, ensure_ascii=False))
+    write_answers(answer(rows, batch_size=options.batch_size), options.out)
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxprefix.checkpoints.lock import only_run
 from jaxprefix.comparison.entries import LARGEST, Entry, entries_for, find_entry, parameters
 from jaxprefix.comparison.plot import plot_rows
 from jaxprefix.comparison.stages import of_method, run_trials, step_cost, stopped
@@ -95,14 +96,14 @@ def compare(
     for name, method in sized.items():
         log.info("%s: %s parameters beside the head's, %s", name, f"{parameters(method, dims):,}", method)
     usual = {entry.name: entry.rate for entry in entries}
-    state = State(run, sized, usual, seeds, tuple(rates))
-    with StopSignal() as stop:
+    with only_run(run.folder), StopSignal() as stop:
+        state = State(run, sized, usual, seeds, tuple(rates))
         for number, name in enumerate(names, start=1):
             log.info("%d of %d: %s", number, len(names), name)
             for _ in _stages(state, run, name, sized[name], [factor * usual[name] for factor in rates], seeds):
                 if stop.came:
                     raise stopped()
-    return _write(state, run, names, reference, size)
+        return _write(state, run, names, reference, size)
 
 
 def _check(run: Run, methods: Sequence[Any], seeds: int, budget: float, rates: Sequence[float]) -> None:
@@ -168,7 +169,7 @@ def _write(state: State, run: Run, names: list[str], reference: str, size: int) 
     write_whole(folder / "table.md", text)
     write_whole(folder / "table.csv", comma_separated(rows))
     try:
-        title = f"{type(run.task).__name__} on {run.backbone}, {len(rows[0].values)} seeds"
+        title = f"{type(run.task).__name__} on {Path(run.backbone).name}, {len(rows[0].values)} seeds"
         plot_rows(rows, folder / "plot.png", title=title, metric=f"{split} {metric}", reference=reference)
     except UserError as error:
         log.info("no plot: %s", error)

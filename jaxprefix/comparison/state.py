@@ -13,6 +13,7 @@ from jaxprefix.checkpoints.files import writing
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 from jaxprefix.training.config import Run
+from jaxprefix.training.provenance import described_splits, refuse_other_rows, stored_run, with_absolute_paths
 from jaxprefix.typed_json import differences, from_json, to_json
 
 STATE = "comparison.json"
@@ -28,12 +29,13 @@ class State:
     def __init__(self, run: Run, methods: dict[str, Method], usual: dict[str, float], seeds: int, rates: tuple):
         self.path = Path(run.folder) / STATE
         settings = {"seeds": seeds, "rates": list(rates)}
-        self.content: dict[str, Any] = {"run": to_json(run), "settings": settings, "methods": {}, "stages": {}}
+        self.content: dict[str, Any] = {"run": stored_run(run), "settings": settings, "methods": {}, "stages": {}}
+        rows = described_splits(run.task, run.task.source.splits)
         if self.path.exists():
             self.content = json.loads(self.path.read_text())
             same = {name: getattr(run, name) for name in Run.FREE}
-            before = dataclasses.replace(from_json(self.content["run"], Run), **same)
-            changed = differences(before, run) + differences(self.content["settings"], settings)
+            before = with_absolute_paths(dataclasses.replace(from_json(self.content["run"], Run), **same))
+            changed = differences(before, with_absolute_paths(run)) + differences(self.content["settings"], settings)
             for name, method in methods.items():
                 stored = self.content["methods"].get(name)
                 if stored is not None:
@@ -46,6 +48,8 @@ class State:
                     f"{run.folder} holds a comparison with other settings ({'; '.join(changed)}); give this one "
                     "another folder, or restore those to go on with that one."
                 )
+            refuse_other_rows(run.folder, self.content.get("data"), rows)
+        self.content["data"] = rows
         self.content["methods"] |= {
             name: {"method": to_json(method), "rate": usual[name]} for name, method in methods.items()
         }

@@ -18,6 +18,7 @@ from jaxprefix.data.source import Source
 from jaxprefix.errors import UserError
 from jaxprefix.paths import cache_folder
 from jaxprefix.typed_json import register
+from jaxprefix.values import Place
 
 # TFDS finds a dataset once the module that defines it has been imported; for these it has to be told which.
 DEFINED_IN = {
@@ -41,7 +42,7 @@ class Tfds(Source):
     """The split that chooses the best checkpoint and stops early."""
     test: str | None = "test"
     """The split that is looked at once, at the end."""
-    data_dir: str | None = None
+    data_dir: Place | None = None
     """Folder of prepared datasets; TFDS's own default (`~/tensorflow_datasets`) where not given."""
 
     def _open(self, split: str) -> Rows:

@@ -16,6 +16,7 @@ from jaxprefix.data.rows import Rows
 from jaxprefix.data.source import Source
 from jaxprefix.errors import UserError, listed
 from jaxprefix.typed_json import register
+from jaxprefix.values import Place
 
 KINDS = ", ".join(READERS)
 REMEDIES = {
@@ -34,11 +35,11 @@ class Files(Source):
     order of their names. The columns of `.csv`, `.tsv`, `.parquet` and `.arrow` must be the same in all of them.
     """
 
-    train: str
+    train: Place
     """The file to train on, or a folder or pattern of shards; so may the others be."""
-    validation: str | None = None
+    validation: Place | None = None
     """The file that chooses the best checkpoint and stops early."""
-    test: str | None = None
+    test: Place | None = None
     """The file that is looked at once, at the end."""
 
     def _open(self, split: str) -> Rows:

@@ -1,7 +1,9 @@
 """Tokenised rows on disk: one folder of `.npy` files and a `meta.json` for each key, there as a whole or not at all."""
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -14,6 +16,8 @@ import numpy as np
 
 from jaxprefix.errors import UserError
 
+log = logging.getLogger("jaxprefix")
+
 
 @dataclass(frozen=True)
 class Store:
@@ -22,15 +26,30 @@ class Store:
     folder: Path
 
     def read(self, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """Memory-mapped arrays and their description, or None where there is nothing whole under this key."""
+        """Memory-mapped arrays and their description, or None where there is nothing whole under this key.
+
+        Every byte is compared with the digests that were stored with it; the log tells of an entry that is damaged.
+        """
         place = self.folder / key
-        try:
-            meta = json.loads((place / "meta.json").read_text())
-            arrays = {name: _load(place / f"{name}.npy") for name in meta["arrays"]}
-        except (OSError, ValueError, KeyError, TypeError):  # not there, cut short, or not ours
+        if not place.exists():
             return None
-        shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-        return (arrays, meta["about"]) if shapes == meta["arrays"] else None
+        try:
+            _file_digest(place / "meta.json")
+            outer = json.loads((place / "meta.json").read_bytes())
+            if isinstance(outer, dict) and "sha256" not in outer:  # of a version that kept no digests
+                return None
+            meta = outer["meta"]
+            if _digest(_text(meta)) != outer["sha256"]:
+                raise ValueError("meta.json does not match its digest")
+            arrays = {}
+            for name, digest in meta["arrays"].items():
+                if _file_digest(place / f"{name}.npy") != digest:
+                    raise ValueError(f"{name}.npy does not match its digest")
+                arrays[name] = _load(place / f"{name}.npy")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            log.warning("the entry %s of the token cache is damaged (%s); it is made anew.", place, error)
+            return None
+        return arrays, meta["about"]
 
     def write(self, key: str, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
         """Write under `key`, replacing what is damaged; where another process was quicker, its result stands.
@@ -46,9 +65,10 @@ class Store:
                 with (temporary / f"{name}.npy").open("wb") as file:
                     np.save(file, array)
                     _flush(file)
-            shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-            with (temporary / "meta.json").open("w") as file:
-                json.dump({"arrays": shapes, "about": about}, file, indent=1)
+            sums = {name: _file_digest(temporary / f"{name}.npy") for name in arrays}
+            meta = {"arrays": sums, "about": about}
+            with (temporary / "meta.json").open("wb") as file:
+                file.write(json.dumps({"sha256": _digest(_text(meta)), "meta": meta}, indent=1).encode())
                 _flush(file)
             _flush_folder(temporary)
             self._put(temporary, key)
@@ -89,6 +109,21 @@ class Store:
             process = place.name.removeprefix(beginning).split(".")[0]
             if place.name.startswith(beginning) and process.isdigit() and not _alive(int(process)):
                 shutil.rmtree(place, ignore_errors=True)
+
+
+def _text(meta: Any) -> bytes:
+    return json.dumps(json.loads(json.dumps(meta))).encode()  # as it is read back, whose keys are text
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    if not path.is_file():  # not there, or nothing that a read would come back from
+        raise FileNotFoundError(f"{path.name} is missing")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(path: Path) -> np.ndarray:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxprefix.distributed.constraints import AXES, ROWS
+from jaxprefix.distributed.devices import found_devices
 from jaxprefix.errors import UserError
 from jaxprefix.typed_json import register
 from jaxprefix.values import Bounds, Count
@@ -38,7 +39,7 @@ class MeshShape:
 def make_mesh(shape: MeshShape, devices: list[Any] | None = None) -> Mesh:
     """The mesh of a shape over all devices (or those given), with Auto axes, neighbours on the chips' own network
     being neighbours along tp first."""
-    devices = jax.devices() if devices is None else devices
+    devices = found_devices() if devices is None else devices
     sizes = [shape.data, shape.fsdp, shape.tp]
     known = int(np.prod([size for size in sizes if size != -1]))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):

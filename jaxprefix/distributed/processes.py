@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprefix.distributed import stderr_relay
-from jaxprefix.errors import RunFailed, UserError
+from jaxprefix.errors import RunFailed, UserError, escaped
 
 log = logging.getLogger("jaxprefix")
 
@@ -225,7 +225,7 @@ def _end(error: BaseException) -> None:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif isinstance(error, UserError | RunFailed):
         code = 2 if isinstance(error, UserError) else 1
-        print(f"jaxprefix: {error}", file=sys.stderr)
+        print(f"jaxprefix: {escaped(str(error))}", file=sys.stderr)
     else:
         if _broke_off(error):  # most likely another process is gone: the service will say which, and end this one
             time.sleep(1.5 * HEARTBEAT_SECONDS)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxprefix.adapters.adapter import Adapter
 from jaxprefix.data import Files
+from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
@@ -18,6 +19,7 @@ from jaxprefix.tasks import Classification
 from jaxprefix.tasks.base import Task
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Backbone, read_run_backbone
+from jaxprefix.tree_check import check_finite
 from jaxprefix.trees import Tree, flatten, split
 
 NO_ROWS = Files(train="")  # an imported adapter comes without data
@@ -74,6 +76,8 @@ def as_adapter(
     Raises:
       UserError: labels, task or pooler do not fit the head.
     """
+    for leaves in (found.trainable, found.initialized):
+        check_finite("the folder to be imported", flatten(leaves), "take it from before its values were lost")
     leaves = found.trainable.get("head", {}).get("classifier")
     count = None if leaves is None else leaves["kernel"].shape[1]
     offset = jax.eval_shape(TunedModel(backbone.module, found.method).edits, found.trainable).positions
@@ -104,4 +108,4 @@ def as_adapter(
 
 
 def _one_device() -> Any:
-    return make_mesh(MeshShape(data=1), jax.devices()[:1])
+    return make_mesh(MeshShape(data=1), found_devices()[:1])

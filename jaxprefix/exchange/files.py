@@ -1,6 +1,5 @@
 """Reading what other libraries wrote: JSON, safetensors without torch, and pickles with it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from jaxprefix.checkpoints.adapter import named_arrays
 from jaxprefix.errors import UserError
+from jaxprefix.paths import parse_json
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: the file is absent, unreadable or holds something else.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no {path.name}; give the folder that holds the saved adapter.") from error
     except (OSError, ValueError) as error:

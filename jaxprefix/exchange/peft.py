@@ -188,7 +188,7 @@ def from_peft(
             "of such an adapter."
         )
     task = config.get("task_type")
-    if task not in AUTO:
+    if not isinstance(task, str) or task not in AUTO:
         raise UserError(
             f"{CONFIG} has task_type = {task!r}, and only {', '.join(AUTO)} can be imported; "
             "give an adapter for one of these."

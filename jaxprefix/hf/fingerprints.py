@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxprefix.errors import UserError
-from jaxprefix.paths import cache_folder, write_atomically
+from jaxprefix.paths import cache_folder, parse_json, write_atomically
 
 logger = logging.getLogger("jaxprefix")
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("jaxprefix")
 def kept_fingerprints(file: Path) -> dict[str, str]:
     """What the cache knows of a file, tensor name -> SHA-256 in hex; nothing where the file has changed since."""
     try:
-        entry = json.loads(_entry(file).read_bytes())
+        entry = parse_json(_entry(file).read_bytes())
         if {key: entry[key] for key in ("path", "size", "mtime_ns")} == _version(file):
             return dict(entry["sha256"])
     except (OSError, ValueError, KeyError, TypeError):

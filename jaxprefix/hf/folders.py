@@ -1,13 +1,20 @@
 """A model folder before its tensors: its config, and the one place that parses `config.json`."""
 
+import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxprefix.errors import UserError
+from jaxprefix.hf.headers import has_tensors
+from jaxprefix.hf.safetensors_files import TensorFiles
 from jaxprefix.hf.sources import CONFIG, find_folder, read_config
-from jaxprefix.models.backbone_config import BackboneConfig
+from jaxprefix.models.backbone_config import BackboneConfig, leaves_in
 from jaxprefix.models.backbones import read_hf_config
+from jaxprefix.models.leaves import HEAD, WORD
+
+log = logging.getLogger("jaxprefix")
 
 
 class ModelFolder(NamedTuple):
@@ -18,14 +25,12 @@ class ModelFolder(NamedTuple):
       path: the folder.
       config: the backbone's.
       untied: whether `config.json` says that the head of a language model is not the word table.
-      classifier: whether `config.json` says that it is a classifier, which has no head of a language model.
     """
 
     source: str
     path: Path
     config: BackboneConfig
     untied: bool
-    classifier: bool = False
 
 
 def open_folder(source: str | Path | ModelFolder) -> ModelFolder:
@@ -66,8 +71,31 @@ def check_vocabulary(tokenizer: Any, config: BackboneConfig, source: str | Path)
 
 def _read(source: str, path: Path) -> ModelFolder:
     raw = read_config(path)
-    classifier = architecture(raw).endswith("Classification")
-    return ModelFolder(source, path, read_hf_config(raw), raw.get("tie_word_embeddings") is False, classifier)
+    config = by_values(read_hf_config(raw), path)
+    return ModelFolder(source, path, config, raw.get("tie_word_embeddings") is False)
+
+
+def by_values(config: BackboneConfig, folder: Path) -> BackboneConfig:
+    """A config whose head of a language model is tied or not as the files say, whatever `config.json` does.
+
+    transformers keeps a head that differs from the word table although the config ties the two.
+    """
+    if not (config.causal and config.tied and has_tensors(folder)):
+        return config
+    untied = dataclasses.replace(config, tied=False)
+    files = TensorFiles(folder)
+    leaves = {leaf.path: leaf for leaf in leaves_in(untied, files.places)}
+    if HEAD not in leaves:  # of a family that has no head of its own
+        return config
+    (head,), (words, *_) = leaves[HEAD].names, leaves[WORD].names
+    if head not in files.places or words not in files.places:
+        return config
+    digests = files.fingerprints((head, words))
+    files.remember()
+    if digests[head] == digests[words]:
+        return config
+    log.info("%s has a head that is not its word table, although its config.json ties them; both are read.", folder)
+    return untied
 
 
 def architecture(raw: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Where the tensors of a model folder lie: one index over the headers of its safetensors files."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +9,13 @@ import ml_dtypes
 import numpy as np
 
 from jaxprefix.errors import UserError
+from jaxprefix.hf.sources import read_config
+from jaxprefix.models.backbones import read_hf_config
+from jaxprefix.paths import parse_json
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
+LONGEST = 100_000_000  # bytes of a header, as in the safetensors library
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -48,7 +51,7 @@ def read_index(folder: Path) -> dict[str, TensorPlace]:
         return _header(folder / WHOLE)
     if (folder / INDEX).is_file():
         return _sharded(folder)
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     if len(files) == 1:
         return _header(files[0])
     if files:
@@ -60,14 +63,20 @@ def read_index(folder: Path) -> dict[str, TensorPlace]:
     if torch_files:
         raise UserError(
             f"{folder} holds its weights only as {torch_files[0]}, which is a pickle; convert it once, where torch is "
-            "installed, with AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(folder) of transformers."
+            f"installed, with {_auto_class(folder)}.from_pretrained(folder).save_pretrained(folder) of transformers."
         )
     raise UserError(f"{folder} holds no safetensors file; give the folder that save_pretrained wrote.")
 
 
+def _auto_class(folder: Path) -> str:
+    """The class of transformers that keeps the head of a language model."""
+    config = read_hf_config(read_config(folder))
+    return "AutoModelForCausalLM" if config.causal else "AutoModelForMaskedLM"
+
+
 def _sharded(folder: Path) -> dict[str, TensorPlace]:
     try:
-        weight_map = json.loads((folder / INDEX).read_bytes())["weight_map"]
+        weight_map = parse_json((folder / INDEX).read_bytes())["weight_map"]
         shards = sorted(set(weight_map.values()))
         if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
             raise ValueError("a shard outside the folder")
@@ -88,13 +97,13 @@ def _header(file: Path) -> dict[str, TensorPlace]:
         total = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            text = stream.read(length) if length <= total - 8 else b""
+            text = stream.read(length) if length <= min(total - 8, LONGEST) else b""
     except OSError as error:
         raise unreadable(file, error) from error
     if not text:
         raise damaged(file, f"it ends after {total} bytes, inside its header")
     try:
-        header = json.loads(text)
+        header = parse_json(text)
     except ValueError as error:
         raise damaged(file, "its header is not JSON") from error
     places = {}
@@ -115,7 +124,7 @@ def _entries(file: Path, header: object) -> list[tuple[str, dict]]:
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in entries:
         whole = isinstance(entry, Mapping) and all(
-            isinstance(entry.get(key), list) and all(isinstance(n, int) and n >= 0 for n in entry[key])
+            isinstance(entry.get(key), list) and all(type(n) is int and n >= 0 for n in entry[key])
             for key in ("shape", "data_offsets")
         )
         if not whole or len(entry["data_offsets"]) != 2 or not isinstance(entry.get("dtype"), str):

@@ -20,8 +20,8 @@ from jaxprefix.hf.folders import ModelFolder, check_vocabulary, open_folder
 from jaxprefix.hf.headers import has_tensors
 from jaxprefix.hf.safetensors_files import TensorFiles
 from jaxprefix.hf.shards import load_leaf
-from jaxprefix.hf.sources import name_inputs, read_tokenizer
-from jaxprefix.models.backbone_config import BackboneConfig, Module, leaves_by_path, leaves_in
+from jaxprefix.hf.sources import has_tokenizer, name_inputs, read_tokenizer
+from jaxprefix.models.backbone_config import BackboneConfig, Module, leaves_in
 from jaxprefix.models.backbones import make_backbone
 from jaxprefix.models.leaves import HEAD, Leaf
 from jaxprefix.models.quantizing import Quantize, quantized, quantized_shapes
@@ -62,20 +62,25 @@ class Report:
         content = {"config": config, "tensors": self.fingerprint}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def tied_identity(self) -> str | None:
+        """The identity that the folder had while its head was taken for the word table; None where it is so."""
+        own = {name: digest for name, digest in self.fingerprint.items() if name.endswith("lm_head.weight")}
+        if not self.config.causal or self.config.tied or not own:
+            return None
+        rest = {name: digest for name, digest in self.fingerprint.items() if name not in own}
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, tied=True), fingerprint=rest).identity
+
     def lines(self) -> list[str]:
         """What a person should know, a line each; none when everything fitted."""
         lines = []
-        if self.missing:
-            table = leaves_by_path(self.config)
-            parts = {table[path].top: str(table[path].optional) for path in self.missing}
-            lines.append(f"{self.source} has no {' and no '.join(parts[top] for top in sorted(parts))}.")
         if self.unused:
             lines.append(f"{self.source} holds {len(self.unused)} tensors that are not used: {listed(self.unused)}.")
         return lines
 
 
 class Pretrained(NamedTuple):
-    """A backbone ready to be tuned: its module, its tree, its transformers tokenizer."""
+    """A backbone ready to be tuned: module, tree, and transformers tokenizer, None where its folder has none."""
 
     backbone: Module
     frozen: Tree
@@ -108,9 +113,11 @@ def load_pretrained(
     config, frozen, report = read_backbone(source, dtype=dtype, sharding=sharding, quantize=quantize)
     for line in report.lines():
         logger.info(line)
-    tokenizer = read_tokenizer(report.path)
-    name_inputs(tokenizer, config.has_token_types)
-    check_vocabulary(tokenizer, config, report.path)
+    tokenizer = None
+    if has_tokenizer(report.path):
+        tokenizer = read_tokenizer(report.path)
+        name_inputs(tokenizer, config.has_token_types)
+        check_vocabulary(tokenizer, config, report.path)
     return Pretrained(make_backbone(config, dtype, unroll, remat), frozen, tokenizer)
 
 
@@ -140,11 +147,11 @@ def read_backbone(
     """
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"weights cannot be loaded as {jnp.dtype(dtype).name}; take float32, bfloat16 or float16.")
-    source, folder, config, untied, classifier = open_folder(source)
+    source, folder, config, untied = open_folder(source)
     files = TensorFiles(folder)
     if _spans_processes(sharding, config):
         files.share_hashing(jax.process_index(), jax.process_count())
-    plan, missing = _plan(config, files, folder, untied, classifier)
+    plan, missing = _plan(config, files, folder, untied)
     _check_shapes(plan, files, folder)
 
     tree: dict[str, jax.Array] = {}
@@ -178,7 +185,7 @@ def backbone_shapes(
     """
     leaves = [leaf for leaf in config.leaves() if leaf.tied_to is None]
     if folder is not None and has_tensors(folder.path):
-        plan, _ = _plan(config, TensorFiles(folder.path), folder.path, folder.untied, folder.classifier)
+        plan, _ = _plan(config, TensorFiles(folder.path), folder.path, folder.untied)
         leaves = [leaf for leaf, _ in plan]
     tree: dict[str, jax.ShapeDtypeStruct] = {}
     for leaf in leaves:
@@ -192,13 +199,11 @@ def backbone_shapes(
 Plan = list[tuple[Leaf, list[str]]]
 
 
-def _plan(
-    config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool, classifier: bool
-) -> tuple[Plan, tuple[str, ...]]:
+def _plan(config: BackboneConfig, files: TensorFiles, folder: Path, untied: bool) -> tuple[Plan, tuple[str, ...]]:
     """Which tensors make which leaf, and the paths of the leaves that are not there."""
     found = {leaf: _tensors(leaf, config, files) for leaf in leaves_in(config, files.places)}
-    if classifier:  # of an untied decoder: its folder has no head of a language model
-        found = {leaf: tensors for leaf, tensors in found.items() if leaf.path != HEAD or None not in tensors}
+    # of an untied decoder that is no language model, the head is asked for where a head needs it
+    found = {leaf: tensors for leaf, tensors in found.items() if leaf.path != HEAD or None not in tensors}
     for leaf in [leaf for leaf in found if leaf.tied_to is not None]:
         _settle_tie(leaf, found, files, folder, untied)
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxprefix.errors import UserError
 from jaxprefix.hf.fingerprints import exchange, kept_fingerprints, remember
 from jaxprefix.hf.headers import DTYPES, TensorPlace, read_index, shorter, unreadable
+from jaxprefix.tree_check import count_not_finite
 
 CHUNK = 2**22  # bytes in memory at a time where a tensor is not read whole
 PAGE = 4096  # bytes that a row must have beside the wanted columns for these to be read alone
@@ -60,6 +61,7 @@ class TensorFiles:
         raw = _bytes(place)
         if self._to_be_hashed(name):
             self._note(name, raw)
+        self._check_finite(name, raw.view(dtype))
         return raw.view(dtype).reshape(place.shape)
 
     def read_block(self, name: str, block: Block, out: np.ndarray) -> None:
@@ -91,6 +93,7 @@ class TensorFiles:
                     for i in range(count):
                         _fill(file, raw[i], place.start + (row + i) * width + start, place.file)
                 values = raw.view(dtype)
+                self._check_finite(name, values if alone else np.ascontiguousarray(values[:, left:right]))
                 target[row - first : row - first + count] = values if alone else values[:, left:right]
 
     def fingerprints(self, names: Iterable[str]) -> dict[str, str]:
@@ -122,6 +125,14 @@ class TensorFiles:
                 "save the model in float32."
             )
         return DTYPES[place.dtype]
+
+    def _check_finite(self, name: str, values: np.ndarray) -> None:
+        wrong = count_not_finite(values)
+        if wrong:
+            raise UserError(
+                f"{self.places[name].file} has {wrong:,} values in {name} that are not finite (NaN or infinity); copy "
+                "or download it again, or take the weights from before they were lost."
+            )
 
     def _fingerprints(self, file: Path) -> dict[str, str]:
         if file not in self._known:

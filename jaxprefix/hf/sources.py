@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.resources
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprefix.errors import UserError
+from jaxprefix.paths import check_entries, parse_json
 
 EMBEDDED = ("tiny-encoder", "tiny-decoder")
 """Backbones shipped inside the package; such a name means the shipped one, `./tiny-encoder` a person's own folder."""
@@ -43,6 +43,7 @@ def find_folder(source: str | Path) -> Path:
         return folder
     folder = Path(source).expanduser()
     if folder.is_dir():
+        check_entries(folder)
         return folder
     if folder.exists():
         raise UserError(f"{source} is a file; give the folder that holds it and its {CONFIG}.")
@@ -80,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} is no model folder: it has no {CONFIG}; give the folder that save_pretrained wrote.")
     try:
-        config = json.loads(path.read_bytes())
+        config = parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}); check its permissions.") from error
     except ValueError as error:
@@ -116,6 +117,11 @@ def name_inputs(tokenizer: Any, token_types: bool) -> None:
     tokenizer.model_input_names = [*others[:1], *(["token_type_ids"] if token_types else []), *others[1:]]
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a tokenizer that can be read: transformers would make an empty one up."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
 def read_tokenizer(source: str | Path) -> Any:
     """The transformers tokenizer of a model.
 
@@ -126,7 +132,13 @@ def read_tokenizer(source: str | Path) -> Any:
       UserError: no such model, or its folder has no tokenizer that can be read.
     """
     folder = find_folder(source)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # transformers would make an empty one up
+    if not has_tokenizer(folder) and (folder / "tokenizer.model").is_file():
+        raise UserError(
+            f"{folder} has its tokenizer as tokenizer.model alone, the form of SentencePiece; convert it once, where "
+            "sentencepiece is installed, with AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of "
+            "transformers."
+        )
+    if not has_tokenizer(folder):
         raise UserError(
             f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}, ...); copy the files of the one that the "
             "model was trained with into it."
@@ -134,7 +146,7 @@ def read_tokenizer(source: str | Path) -> Any:
     try:
         with _without_advice():
             from transformers import AutoTokenizer
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # its errors are of every type
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"the tokenizer in {folder} cannot be read ({reason[0]}); copy its files again.") from error

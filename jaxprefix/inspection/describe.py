@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxprefix.data.batches import one_batch
+from jaxprefix.errors import escaped
 from jaxprefix.inspection.attention_calls import attention_calls, attention_lines
 from jaxprefix.methods.base import Combined, Method
 from jaxprefix.models.leaf_table import leaf_table
@@ -30,6 +31,7 @@ def describe(run: Run, console: Any = None) -> Setup:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     run.check()
     setup = set_up(run, splits=("train",))
@@ -38,7 +40,7 @@ def describe(run: Run, console: Any = None) -> Setup:
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     for name, value in _facts(setup).items():
-        facts.add_row(name, value)
+        facts.add_row(name, Text(escaped(value, keep="\n")))
     console.print(facts)
 
     parts = Table("part", "trained", "of the backbone", box=None, pad_edge=False)

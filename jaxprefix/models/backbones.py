@@ -19,6 +19,9 @@ from jaxprefix.models.stack import Remat
 from jaxprefix.trees import Tree
 from jaxprefix.typed_json import register
 
+LAYERS, MOST_LAYERS = ("num_hidden_layers", "n_layer"), 10_000
+"""Settings whose value is a number of layers, and the largest: tables of names and transformers' defaults go by it."""
+
 C = TypeVar("C", bound=BackboneConfig)
 
 _modules: dict[type[BackboneConfig], Any] = {}
@@ -71,29 +74,32 @@ for _config, _module in FAMILIES:
     register_backbone(_config, _module)
 
 
-MOST_LAYERS = 10_000
-
-
 def read_hf_config(raw: Mapping[str, Any]) -> BackboneConfig:
     """The config of a Hugging Face `config.json`.
 
     Raises:
       UserError: an unsupported architecture, or what its own reader refuses or trips over.
     """
-    for key in ("num_hidden_layers", "n_layer"):  # by which readers make lists
-        if isinstance(raw.get(key), int) and raw[key] > MOST_LAYERS:
-            raise UserError(f"config.json has {key} = {raw[key]}; more than {MOST_LAYERS} are not read.")
-    try:
-        for config in _modules:
-            if config.reads(raw):
+    kind, named = raw.get("model_type"), raw.get("architectures") or []
+    if not isinstance(kind, str | None) or not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+        raise UserError("config.json does not name its model_type and architectures as text; save the model again.")
+    for name, value in raw.items():
+        if name in LAYERS and type(value) is int and value > MOST_LAYERS:
+            raise UserError(f"config.json has {name} = {value}; it can be {MOST_LAYERS} at most.")
+    for config in _modules:
+        if config.reads(raw):
+            try:
                 return config.from_hf(raw)
-    except UserError:
-        raise
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(
-            f"config.json has a value that cannot be ({reason}); correct it, or fetch the model again."
-        ) from error
+            except UserError as error:
+                if "config.json" in str(error):
+                    raise
+                raise UserError(f"config.json cannot be: {error}") from error  # what a field of its class refuses
+            except (ArithmeticError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+                said = " ".join(str(error).split())
+                raise UserError(
+                    f"config.json is no config of model_type = {raw.get('model_type')!r} ({type(error).__name__}: "
+                    f"{said}); save the model again with save_pretrained."
+                ) from error
     known = [name for config in _modules for name in config.model_types]
     raise UserError(
         f"config.json has model_type = {raw.get('model_type')!r}, which is not a supported architecture; "

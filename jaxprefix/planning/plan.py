@@ -16,6 +16,7 @@ from jaxprefix.analysis.least_flops import Least, least_flops
 from jaxprefix.analysis.memory import Memory, inputs_of, memory_of, needed_bytes
 from jaxprefix.analysis.products import product_flops
 from jaxprefix.analysis.topologies import Topology, topology_devices
+from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.mesh import make_mesh
 from jaxprefix.planning.shapes import Shapes, run_shapes
 from jaxprefix.training.config import Run
@@ -168,7 +169,7 @@ def plan_run(
       UserError: what does not go together, before anything is compiled.
     """
     slices = 1 if topology is None else topology.slices
-    devices = jax.devices() if topology is None else topology_devices(topology)
+    devices = found_devices() if topology is None else topology_devices(topology)
     mesh = make_mesh(dataclasses.replace(run.mesh, slices=slices) if slices > 1 else run.mesh, devices)
     shapes = run_shapes(run, mesh, tokens=tokens, labels=labels)
     sequences = math.prod(shapes.batch["input_ids"].shape[:-1])

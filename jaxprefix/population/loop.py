@@ -29,11 +29,11 @@ from jaxprefix.tasks.base import Facts
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import measure, run_rows, with_facts
 from jaxprefix.training.host_loop import HostLoop
+from jaxprefix.training.provenance import stored_run
 from jaxprefix.training.resume import MemberHistory, StopSignal, keep_compiled_programs
 from jaxprefix.training.setup import set_up
 from jaxprefix.training.writers import Progress, Writers
 from jaxprefix.trees import Tree, count
-from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
 
@@ -47,7 +47,7 @@ class Population(HostLoop[PopulationState]):
       independent_order: whether each has its own data order.
       vmap_size: how many members are computed side by side; None decides by the backend.
       checkpoints: where its states are kept.
-      facts: what the task knows of its training rows, where something trained fixes it.
+      stored: what its newest checkpoint keeps (`info`), if there is one.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Population(HostLoop[PopulationState]):
         independent_order: bool,
         vmap_size: int | None,
         checkpoints: Checkpoints,
-        facts: Facts | None = None,
+        stored: dict[str, Any] | None = None,
     ):
         keep_compiled_programs()
         # the rates of the backbone's folder are needed for members that have none of their own
-        setup = set_up(dataclasses.replace(runs[0], hidden_dropout=None, attention_dropout=None), None, facts)
+        setup = set_up(dataclasses.replace(runs[0], hidden_dropout=None, attention_dropout=None), stored=stored)
         seeds = [found.seed for found in runs] if independent_order else [run.seed]
         rows = setup.examples["train"]
         self._batches = [Batches(rows, run.batch_size, seed, run.buckets) for seed in seeds]
@@ -196,11 +196,12 @@ class Population(HostLoop[PopulationState]):
     @override
     def info(self) -> dict[str, Any]:
         return {
-            "run": to_json(self.run),
-            "members": [to_json(run) for run in self.runs],
+            "run": stored_run(self.run),
+            "members": [stored_run(run) for run in self.runs],
             "independent_order": self.independent_order,
             "backbone": self.setup.backbone.identity,
             "facts": dict(self.setup.facts),
+            "data": dict(self.setup.data),
             "histories": [dataclasses.asdict(history) for history in self.histories],
             "jaxprefix": jaxprefix.__version__,
         }

@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxprefix.checkpoints.lock import only_run
 from jaxprefix.checkpoints.store import Checkpoints
+from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.processes import one_process_only
 from jaxprefix.errors import UserError
 from jaxprefix.old_names import answer_old_names
@@ -94,12 +96,12 @@ def train_population(
     runs = member_runs(run, members)
     if vmap_size is not None and vmap_size < 1:
         raise UserError(f"vmap_size is {vmap_size}; it must be at least 1, or None.")
-    with Checkpoints(Path(run.folder) / "checkpoints", best=None) as checkpoints:
+    found_devices()
+    with only_run(run.folder), Checkpoints(Path(run.folder) / "checkpoints", best=None) as checkpoints:
         stored = checkpoints.read_info()
         if stored is not None:
             _refuse_other_members(run, runs, independent_order, stored)
-        facts = None if stored is None else stored["facts"]
-        population = Population(run, runs, independent_order, vmap_size, checkpoints, facts)
+        population = Population(run, runs, independent_order, vmap_size, checkpoints, stored)
         if stored is not None:
             refuse_other_backbone(population.setup, stored)
         state = population.init()

@@ -7,7 +7,7 @@ the stacks: the program does not change as long as shapes do not.
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxprefix.adapters.adapter import Adapter, load_adapter
 from jaxprefix.data import evaluation_batches
 from jaxprefix.data.examples import joined
 from jaxprefix.edits import Edits
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, listed
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.loop import Generated
 from jaxprefix.generation.texts import decoded_texts, with_tokens_of
@@ -35,6 +35,7 @@ from jaxprefix.serving.slots import canonical_edits
 from jaxprefix.serving.state import BankState, Member, indices_of, make_state, replaced
 from jaxprefix.serving.writing import bank_generate
 from jaxprefix.tasks import encode_texts
+from jaxprefix.tasks.asked import asked_names, asked_rows, check_rows_at_a_time
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Backbone
 from jaxprefix.trees import Tree
@@ -66,6 +67,9 @@ class Bank:
         self._precision = _precision(first.run)
         self.backbone: Backbone = first.backbone
         self._state = make_state({name: self._member(name, adapter) for name, adapter in adapters.items()})
+
+    def __repr__(self) -> str:
+        return f"Bank({listed(self.names)} on {self.backbone.identity['source']})"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,14 +113,14 @@ class Bank:
         check_batch(batch)
         check_values(batch, self.backbone.config.vocab, self.backbone.config.type_count)
         state, ids, mask = self._state, batch["input_ids"], read_attention_mask(batch)
-        which = indices_of(state, adapters, len(ids))
+        which = indices_of(state, asked_names("logits", adapters), len(ids))
         columns = {**batch, "attention_mask": mask}
         last = np.asarray(mask) * np.arange(1, ids.shape[1] + 1)
         self._check_lengths(state, last.max(1), which)
         return self._answer(state, columns, which)["logits"]
 
     def __call__(
-        self, rows: Sequence[str | Mapping[str, Any]], adapters: Sequence[str], *, batch_size: int = 32
+        self, rows: Iterable[str | Mapping[str, Any]], adapters: Iterable[str], *, batch_size: int = 32
     ) -> list[dict[str, Any]]:
         """Labels and scores for texts, each by its own adapter.
 
@@ -131,6 +135,8 @@ class Bank:
           For each row what `Adapter.predict` returns, with the labels of its adapter.
         """
         state = self._state
+        rows, adapters = asked_rows("bank", rows), asked_names("bank", adapters)
+        check_rows_at_a_time("bank", batch_size)
         which = indices_of(state, adapters, len(rows))
         for name in dict.fromkeys(adapters):
             state.members[name].adapter.run.task.check_answers()
@@ -159,8 +165,8 @@ class Bank:
 
     def generate(
         self,
-        rows: Sequence[str | Mapping[str, Any]],
-        adapters: Sequence[str],
+        rows: Iterable[str | Mapping[str, Any]],
+        adapters: Iterable[str],
         decoding: Decoding | None = None,
         *,
         batch_size: int = 32,
@@ -176,6 +182,8 @@ class Bank:
           seed: of what is drawn.
         """
         state = self._state
+        rows, adapters = asked_rows("generate", rows), asked_names("generate", adapters)
+        check_rows_at_a_time("generate", batch_size)
         which = indices_of(state, adapters, len(rows))
         if not all(head.writes for head in state.head_slots.heads):
             raise UserError("these adapters write no text; call bank(rows, adapters) for their labels.")
@@ -262,13 +270,13 @@ def _precision(run: Run) -> str:
 
 
 def load_adapters(
-    folders: Mapping[str, str | Path] | Sequence[str | Path], *, backbone: str | Backbone | None = None
+    folders: Mapping[str, str | Path | Adapter] | Sequence[str | Path], *, backbone: str | Backbone | None = None
 ) -> Bank:
     """Opens adapter folders of one backbone as one callable in which each row of a batch names its adapter.
 
     Args:
-      folders: adapter folders by name; or a list, whose names are those of the folders (of the run's folder for the
-        folder `adapter` that a run writes).
+      folders: adapter folders by name, or adapters that are open; or a list of folders, whose names are those of the
+        folders (of the run's folder for the folder `adapter` that a run writes).
       backbone: see `load_adapter`; it is read once, for all.
 
     Returns:
@@ -277,8 +285,12 @@ def load_adapters(
     Raises:
       UserError: what `load_adapter` and `Bank` refuse, or two folders of one name.
     """
-    named: dict[str, str | Path] = dict(folders) if isinstance(folders, Mapping) else {}
+    if isinstance(folders, str | Path | Adapter):
+        raise UserError("load_adapters is given one adapter and takes several; write load_adapters({name: adapter}).")
+    named: dict[str, str | Path | Adapter] = dict(folders) if isinstance(folders, Mapping) else {}
     for folder in () if isinstance(folders, Mapping) else folders:
+        if not isinstance(folder, str | Path):
+            raise UserError(f"{type(folder).__name__} in a list has no name; write load_adapters({{name: adapter}}).")
         path = Path(folder).absolute()
         name = path.parent.name if path.name == "adapter" else path.name
         if name in named:
@@ -288,7 +300,7 @@ def load_adapters(
         named[name] = folder
     adapters: dict[str, Adapter] = {}
     for name, folder in named.items():
-        adapters[name] = load_adapter(folder, backbone=backbone)
+        adapters[name] = folder if isinstance(folder, Adapter) else load_adapter(folder, backbone=backbone)
         backbone = adapters[name].backbone
     return Bank(adapters)
 

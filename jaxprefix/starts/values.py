@@ -15,7 +15,7 @@ from typing_extensions import override
 from jaxprefix.contract import Contract, required
 from jaxprefix.errors import UserError
 from jaxprefix.typed_json import register
-from jaxprefix.values import Count, Natural, NonNegative
+from jaxprefix.values import Count, Natural, NonNegative, Place
 
 
 class Start(Contract):
@@ -149,7 +149,7 @@ class AdapterStart(Start):
     a hidden state of 0.
     """
 
-    folder: str
+    folder: Place
     """The adapter folder of a run on a backbone of the same sizes."""
 
 

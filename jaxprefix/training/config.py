@@ -19,7 +19,7 @@ from jaxprefix.tasks import load_kinds
 from jaxprefix.tasks.base import Task, check_task
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.typed_json import register
-from jaxprefix.values import Count, Natural, Positive, Rate
+from jaxprefix.values import Count, Natural, Place, Positive, Rate
 
 Writer = Literal["tensorboard", "wandb"]
 
@@ -113,7 +113,7 @@ class Run:
     log_every: Count = 10
     profile: Natural = 0
     writers: tuple[Writer, ...] = ()
-    folder: str = "runs/run"
+    folder: Place = "runs/run"
 
     # May change when a run goes on: none of them changes what is computed.
     FREE: ClassVar[tuple[str, ...]] = (

@@ -7,9 +7,9 @@ import jax
 from jaxprefix.checkpoints.adapter import write_adapter
 from jaxprefix.distributed.rows import fetch_global
 from jaxprefix.tasks.base import Facts
+from jaxprefix.training.provenance import stored_run
 from jaxprefix.training.setup import Backbone, Setup
 from jaxprefix.trees import Tree, count
-from jaxprefix.typed_json import to_json
 
 
 def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any], facts: Facts) -> Any:
@@ -19,10 +19,11 @@ def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[
         write_adapter(
             folder,
             leaves=leaves,
-            config_json=to_json(setup.run),
+            config_json=stored_run(setup.run),
             backbone=described_backbone(setup.backbone),
             metrics=metrics,
             facts=facts,
+            data=setup.data,
         )
     return folder
 
@@ -35,4 +36,5 @@ def described_backbone(backbone: Backbone) -> dict[str, Any]:
         "parameters": count(backbone.tree),
         "digest": backbone.identity["identity"],
         "fingerprint": backbone.identity["fingerprint"],
+        "tokenizer": backbone.identity.get("tokenizer"),
     }

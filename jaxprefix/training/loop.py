@@ -11,8 +11,10 @@ import jax
 
 import jaxprefix
 from jaxprefix.checkpoints.files import run_folder
+from jaxprefix.checkpoints.lock import only_run
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.data import Batches
+from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.mesh import put_batch, replicated
 from jaxprefix.distributed.processes import Agreement
 from jaxprefix.distributed.rows import local_rows
@@ -23,6 +25,7 @@ from jaxprefix.training.evaluation import measure, run_rows, score_texts, with_f
 from jaxprefix.training.export import write_run_adapter
 from jaxprefix.training.host_loop import HostLoop
 from jaxprefix.training.preflight import check_before_training
+from jaxprefix.training.provenance import stored_run
 from jaxprefix.training.resume import (
     History,
     StopSignal,
@@ -35,7 +38,6 @@ from jaxprefix.training.step import TrainState, init_state, make_eval_step, make
 from jaxprefix.training.timing import memory_in_use
 from jaxprefix.training.writers import Progress, Writers
 from jaxprefix.trees import Tree, count
-from jaxprefix.typed_json import to_json
 
 log = logging.getLogger("jaxprefix")
 
@@ -85,6 +87,7 @@ def train(run: Run) -> Result:
 
 def _train(run: Run) -> Result:
     run.check()
+    found_devices()
     folder = run_folder(run.folder)
     maximise = run.task.higher_is_better
     keep_compiled_programs()
@@ -92,12 +95,13 @@ def _train(run: Run) -> Result:
     stop, listening = StopSignal(), jax.process_count() > 1
     with (
         stop if listening else contextlib.nullcontext(),
+        only_run(folder),
         Checkpoints(folder / "checkpoints", best="max" if maximise else "min") as checkpoints,
     ):
         stored = checkpoints.read_info()
         if stored is not None:
             refuse_other_run(run, stored)
-        setup = set_up(run, facts=None if stored is None else stored["facts"])
+        setup = set_up(run, stored=stored)
         if stored is not None:
             refuse_other_backbone(setup, stored)
 
@@ -210,9 +214,10 @@ class _Loop(HostLoop[TrainState]):
 
     def info(self) -> dict[str, Any]:
         return {
-            "run": to_json(self.run),
+            "run": stored_run(self.run),
             "backbone": self.setup.backbone.identity,
             "facts": dict(self.setup.facts),
+            "data": dict(self.setup.data),
             "history": dataclasses.asdict(self._history),
             "jaxprefix": jaxprefix.__version__,
         }

@@ -13,6 +13,7 @@ import jax
 from jaxprefix.errors import UserError
 from jaxprefix.paths import cache_folder
 from jaxprefix.training.config import Run
+from jaxprefix.training.provenance import at_its_new_place, refuse_other_tokenizer, with_absolute_paths
 from jaxprefix.training.setup import Setup
 from jaxprefix.typed_json import differences, from_json
 
@@ -51,9 +52,11 @@ class MemberHistory(History):
 
 def refuse_other_run(run: Run, stored: dict[str, Any]) -> None:
     """Refuses, as UserError, to go on from a checkpoint whose run differs in a field that must not change."""
-    before = from_json(stored["run"], Run)
-    same = {name: getattr(run, name) for name in Run.FREE}
-    changed = differences(dataclasses.replace(before, **same), run)
+    before, now = with_absolute_paths(from_json(stored["run"], Run)), with_absolute_paths(run)
+    if "data" in stored:
+        before = at_its_new_place(before, now)
+    same = {name: getattr(now, name) for name in Run.FREE}
+    changed = differences(dataclasses.replace(before, **same), now)
     if changed:
         raise UserError(
             f"{run.folder} holds a run with another config ({'; '.join(changed)}); give this one another folder, or "
@@ -64,6 +67,8 @@ def refuse_other_run(run: Run, stored: dict[str, Any]) -> None:
 def refuse_other_backbone(setup: Setup, stored: dict[str, Any]) -> None:
     """Refuses, as UserError, to go on from a checkpoint whose backbone had other leaves or another config."""
     before, now = stored["backbone"], setup.backbone.identity
+    what, remedy = f"the run in {setup.run.folder}", "put the former one back, or give this run another folder"
+    refuse_other_tokenizer(what, before.get("tokenizer"), now.get("tokenizer"), now["source"], remedy)
     if before["identity"] == now["identity"]:
         return
     changed = [name for name, digest in before["fingerprint"].items() if now["fingerprint"].get(name) != digest]

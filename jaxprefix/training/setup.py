@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from jaxprefix.starts import start
 from jaxprefix.tasks import prepare
 from jaxprefix.tasks.base import Facts, check_stack
 from jaxprefix.training.config import NewBackbone, Run
+from jaxprefix.training.provenance import Splits, described_splits, refuse_other_rows, tokenizer_digest
 from jaxprefix.training.sharding import frozen_shardings, tree_shardings
 from jaxprefix.trees import Tree
 from jaxprefix.typed_json import to_json
@@ -51,14 +52,17 @@ class Backbone:
       module: the encoder or decoder, with the run's dropout rates, dtype, unroll and remat.
       tree: its leaves, in their places on the mesh (`frozen_shardings`), or their shapes.
       tokenizer: its transformers tokenizer, with the tokens that the run's task adds; None beside shapes.
-      identity: `source`, `identity` (one digest) and `fingerprint` (one per tensor); a new backbone has only a
-        source, and so have shapes, whose source says where the sizes come from.
+      identity: `source`, `identity` (one digest), `fingerprint` (one per tensor) and the digest of the `tokenizer`; a
+        new backbone has only source and tokenizer, and shapes have a source, which says where the sizes come from.
     """
 
     module: Module
     tree: Tree
     tokenizer: Any
     identity: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Backbone({self.module.config.model_type} of {self.identity['source']})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Setup:
         places on the mesh.
       longest: tokens of the longest row, or columns of a batch of shapes.
       positions: those that the method takes from the position table.
+      data: what checkpoints and adapters keep of the splits' content; nothing beside shapes.
     """
 
     run: Run
@@ -98,6 +103,7 @@ class Setup:
     frozen: Tree
     longest: int = 0
     positions: int = 0
+    data: Splits = dataclasses.field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -127,9 +133,12 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
             log.info(line)
         tokenizer, source = read_tokenizer(run.backbone), run.backbone
         identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
+        if report.tied_identity is not None:
+            identity["tied_identity"] = report.tied_identity
     name_inputs(tokenizer, config.has_token_types)
     check_vocabulary(tokenizer, config, source)
     tokenizer = run.task.extend_tokenizer(tokenizer, config.vocab)
+    identity["tokenizer"] = tokenizer_digest(tokenizer)
     return Backbone(_run_module(run, config), tree, tokenizer, identity)
 
 
@@ -186,6 +195,7 @@ def set_up(
     splits: Sequence[str] | None = None,
     facts: Facts | None = None,
     *,
+    stored: Mapping[str, Any] | None = None,
     abstract: Abstract | None = None,
 ) -> Setup:
     """Reads the backbone and the data of a run and initializes its trees; or its shapes, without a byte of either.
@@ -194,6 +204,7 @@ def set_up(
       run: the run.
       splits: which splits to prepare; None for all that the source gives.
       facts: what the task knows of its training rows, where something trained fixes it.
+      stored: what a checkpoint of the run keeps (`info`); its facts are taken, and other rows are refused.
       abstract: what stands in for devices and data; None reads them.
 
     Raises:
@@ -202,6 +213,12 @@ def set_up(
     mesh = make_mesh(run.mesh) if abstract is None else abstract.mesh
     check_batch("batch_size", run.batch_size, mesh, run.accumulate)
     check_batch("eval_batch_size", run.eval_batch_size or run.batch_size, mesh)
+    data: Splits = {}
+    if abstract is None:
+        data = described_splits(run.task, run.task.source.splits if splits is None else splits)
+        if stored is not None:
+            refuse_other_rows(run.folder, stored.get("data"), data)
+            facts = stored["facts"]
     backbone = read_run_backbone(run, mesh) if abstract is None else read_backbone_shapes(run, mesh)
     dims = backbone.module.dims
     run.method.build(dims)  # what cannot be is refused before the data is read
@@ -226,6 +243,9 @@ def set_up(
         word = hashlib.sha256(f"{jaxprefix.__version__} {to_json(run)} {known}".encode()).hexdigest()
         barrier(f"the set-up of {run.folder}", word)
         trainable, frozen = init_trees(run, model, backbone, names)
+        if frozen["initialized"]:
+            drawn = " and ".join(sorted(frozen["initialized"]))
+            log.info("%s has no %s: drawn at random, and kept with the adapter.", backbone.identity["source"], drawn)
         places = tree_shardings(backbone.module, {"initialized": frozen["initialized"]}, mesh)
         frozen = {**frozen, "initialized": jax.device_put(frozen["initialized"], places["initialized"])}
     else:
@@ -234,7 +254,7 @@ def set_up(
     edits = jax.eval_shape(model.edits, trainable)
     check_positions(longest, edits.positions, dims)
     _check_run(run, backbone, model, edits)
-    return Setup(run, mesh, backbone, examples, model, trainable, frozen, longest, edits.positions)
+    return Setup(run, mesh, backbone, examples, model, trainable, frozen, longest, edits.positions, data)
 
 
 def placed_shape(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:

@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from jaxprefix.checkpoints.files import is_remote, run_folder, writing
 from jaxprefix.contract import Contract, required
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, escaped
+from jaxprefix.paths import parse_json
 from jaxprefix.training.config import Run
 from jaxprefix.typed_json import to_json
 
@@ -44,15 +45,8 @@ class JsonLines(MetricWriter):
 
     def __init__(self, path: Path, last_step: int):
         self._path = path
-        kept = []
         with writing("metrics", path):
-            if path.exists():
-                for line in path.read_text().splitlines():
-                    try:
-                        if json.loads(line)["step"] <= last_step:
-                            kept.append(line)
-                    except (ValueError, KeyError, TypeError):
-                        continue  # the half-written last line of a process that was killed
+            kept = _kept_lines(path, last_step)
             partial = path.with_suffix(".partial")
             partial.write_text("".join(line + "\n" for line in kept))
             os.replace(partial, path)
@@ -70,6 +64,18 @@ class JsonLines(MetricWriter):
             self._file.close()
 
 
+def _kept_lines(path: Any, last_step: int) -> list[str]:
+    """The lines of steps up to the last one, but for damaged ones: a process that was killed leaves half a line."""
+    kept = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            if parse_json(line)["step"] <= last_step:
+                kept.append(line.decode())
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept
+
+
 class BucketLines(MetricWriter):
     """The same in a bucket, whose files cannot be added to: written anew now and then, and at the end.
 
@@ -84,7 +90,7 @@ class BucketLines(MetricWriter):
         self._lines = []
         with writing("metrics", path):
             if path.exists():
-                self._lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= last_step]
+                self._lines = _kept_lines(path, last_step)
 
     @override
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -194,7 +200,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(escaped(text), markup=False, soft_wrap=True)
 
     def evaluated(self, name: str, value: float) -> None:
         """Shows the metric from now on."""

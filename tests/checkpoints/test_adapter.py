@@ -104,7 +104,7 @@ def test_the_card_names_what_matters(tmp_path: Path):
         "| data.train | train.jsonl |",
         "| accuracy | 0.5 |",
         "`no`, `yes`",
-        'jp.load_adapter("my-adapter")',
+        "jp.load_adapter('my-adapter')",
     ]:
         assert words in card, (words, card)
 

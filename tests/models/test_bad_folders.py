@@ -194,7 +194,10 @@ def test_no_dtype_of_weights(folder):
 
 
 def test_tokenizers(folder):
-    assert "has no tokenizer" in refusal(load_pretrained, str(folder))  # transformers makes an empty one up
+    assert "has no tokenizer" in refusal(read_tokenizer, str(folder))  # transformers makes an empty one up
+    assert load_pretrained(str(folder)).tokenizer is None
+    (folder / "tokenizer.model").write_bytes(b"x")
+    assert "tokenizer.model alone" in refusal(read_tokenizer, str(folder))
     (folder / "tokenizer.json").write_text("{")
     assert re.search("tokenizer in .* cannot be read", refusal(read_tokenizer, str(folder)))
     folders.write_tokenizer(folder, words=[f"word{i}" for i in range(folders.V)])

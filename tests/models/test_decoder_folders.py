@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from jaxprefix.errors import UserError
-from jaxprefix.hf.loading import load_pretrained, read_backbone
+from jaxprefix.hf.folders import open_folder
+from jaxprefix.hf.loading import backbone_shapes, load_pretrained, read_backbone
 from jaxprefix.models.backbones import read_hf_config
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.decoder_config import DecoderConfig
+from jaxprefix.models.heads import CausalLM
 from jaxprefix.models.rope import Rope
 from jaxprefix.trees import flatten
 from tests.models import decoder_folders, folders
@@ -71,16 +73,27 @@ def test_a_tied_head_counts_by_the_config_under_either_name(tmp_path, kind, tied
     assert_tree(frozen, {**expected, **kernel})
     assert report.unused == ()
     if not tied:
-        said = refusal(read_backbone, str(folders.write(tmp_path / "none", tensors, settings)))
-        assert "lack lm_head.weight" in said
+        config, frozen, _ = read_backbone(folders.write(tmp_path / "none", tensors, settings))
+        assert_tree(frozen, expected)
+        said = refusal(CausalLM().init_missing, jax.random.key(0), config.dims, frozen)
+        assert "has no head of a language model" in said
 
 
-def test_a_tied_head_that_differs_from_the_words_is_reported(tmp_path):
+def test_a_head_that_differs_from_the_words_is_a_head_whatever_the_config_says(tmp_path):
     tensors, expected = decoder_folders.model("gpt2")
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"] + 1
-    _, frozen, report = read_backbone(folders.write(tmp_path / "m", tensors, decoder_folders.config("gpt2")))
-    assert_tree(frozen, expected)
-    assert report.unused == ("lm_head.weight",)
+    folder = folders.write(tmp_path / "m", tensors, decoder_folders.config("gpt2"))
+    config, frozen, report = read_backbone(folder)
+    assert_tree(frozen, {**expected, "lm_head/kernel": tensors["lm_head.weight"].T})
+    assert report.unused == () and not config.tied and not config.dims.tied
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
+    config, _, alike = read_backbone(folders.write(tmp_path / "alike", tensors, decoder_folders.config("gpt2")))
+    assert config.tied and alike.tied_identity is None
+    assert report.tied_identity == alike.identity  # what an adapter was tied to that took the words for the head
+    shapes = backbone_shapes(open_folder(folder).config, open_folder(folder))
+    assert {path: leaf.shape for path, leaf in flatten(shapes).items()} == {
+        path: leaf.shape for path, leaf in flatten(frozen).items()
+    }
 
 
 def test_buffers_of_old_versions_are_passed_over_and_other_heads_reported(tmp_path):

@@ -54,7 +54,8 @@ def command() -> str:
     words, before = ["python", str(script.relative_to(ROOT))], ""
     for word in sys.argv[1:]:
         outside = os.path.isabs(word) or word.startswith(("~", ".."))
-        words.append(before.lstrip("-").replace("-", "_").upper() if outside else word)
+        name = before.lstrip("-").replace("-", "_").upper() if before.startswith("--") else "FOLDER"
+        words.append(name if outside else word)
         before = word
     return " ".join(words)
 

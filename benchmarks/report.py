@@ -13,6 +13,7 @@ from report_decoders import decoding, triples
 from report_parts import origin, table
 from report_pods import int8, kills, plans, streaming_load, weak_scaling
 from report_starts import apt_memory, starts
+from report_versions import before_after, debian_tags, same_programs
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -296,6 +297,7 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     *((f"comparison_{name}", comparison(name)) for name in COMPARISONS),
     ("gate_rates", gate_rates),
     ("world_tasks", world_tasks),
+    ("debian_tags", debian_tags),
     ("many_adapters", many_adapters),
     ("triples", triples),
     ("decoding_6x384", decoding),
@@ -306,6 +308,8 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("plan", plans),
     ("plan", weak_scaling),
     ("starts", starts),
+    ("before_after", before_after),
+    ("same_programs", same_programs),
 )
 
 

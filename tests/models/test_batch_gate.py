@@ -75,7 +75,7 @@ def test_what_could_not_be_read_is_refused(encoder, name):
         encoder[0].apply(*encoder[1:], batch(**changes))
 
 
-@pytest.mark.parametrize("name", set(BAD) - {"a type that is not there"})
+@pytest.mark.parametrize("name", sorted(set(BAD) - {"a type that is not there"}))
 def test_generate_refuses_the_same(decoder, name):
     changes, words = BAD[name]
     made = {name: value for name, value in batch(**changes).items() if name != "token_type_ids" or name in changes}

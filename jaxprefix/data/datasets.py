@@ -182,11 +182,14 @@ def _first_line(error: Exception | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """TFDS gives bytes and numpy scalars; rows hold what JSON has."""
+    """TFDS gives bytes and numpy scalars; rows hold what JSON has, and bytes that are no text."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, bytes):
-        return value.decode("utf-8")
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:  # an image, say, in a column that no task may read
+            return value
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     if isinstance(value, list | tuple):

@@ -22,6 +22,8 @@ from jaxprefix.tasks.text_task import TextTask
 from jaxprefix.tasks.tokenizing import Chunk
 from jaxprefix.values import Count
 
+LARGEST = 1e150  # of a target: squares of larger ones are infinite
+
 
 @register_head
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,8 @@ class Regression(TextTask):
                     f"All rows of {rows.name} have the same {column!r} ({found[0]:g}), so nothing can be learned; give "
                     "rows that differ in it."
                 )
+            if not np.abs(found).max() < LARGEST:
+                raise UserError(f"A {column!r} of {rows.name} is {np.abs(found).max():g}; scale the numbers down.")
         return {"mean": values.mean(0).tolist(), "scale": values.std(0).tolist()}
 
     @override

@@ -65,7 +65,7 @@ class Tagging(LabelledTask):
     source: Source
     """Where the rows come from."""
     words: str = "tokens"
-    """Column of the words: a list, or one string in which spaces separate them."""
+    """Column of the words: a list, or one string that is split at spaces and tabs (a printed list is that list)."""
     tags: str = "tags"
     """Column of the tags, one for each word, in the same form."""
     labels: tuple[str, ...] | None = None

@@ -31,11 +31,16 @@ def words_backend(description: dict[str, Any]) -> tuple[Any, str]:
     itself = Tokenizer.from_str(json.dumps(description))
     splits, changes = (list(_parts(description[name])) for name in ("pre_tokenizer", "normalizer"))
     kinds = [part["type"] for part in splits]
-    marked = [*(part["type"] for part in changes), *kinds]
-    if description["model"]["type"] == "WordPiece" or {"Metaspace", "Prepend"} & {*marked} or kinds == ["ByteLevel"]:
+    metaspace = {part.get("prepend_scheme", "always") for part in splits if part["type"] == "Metaspace"}
+    prepends = bool(metaspace - {"never"}) or any(part["type"] == "Prepend" for part in changes)
+    if description["model"]["type"] == "WordPiece" or prepends or kinds == ["ByteLevel"]:
         return itself, ""
     spaced = Tokenizer.from_str(plain)
-    if "ByteLevel" in kinds or any(part["type"] == "Replace" and part["content"] == "▁" for part in changes):
+    if (
+        "ByteLevel" in kinds
+        or metaspace
+        or any(part["type"] == "Replace" and part["content"] == "▁" for part in changes)
+    ):
         return spaced, " "
     for backend, front in ((itself, ""), (spaced, " ")):
         if _same_in_sentence(spaced, backend, front):

@@ -89,6 +89,7 @@ SPACED = {
     "bloom": byte_pairs(sequence(pre_tokenizers.Split(Regex(r" ?[^(\s|[.,!?])]+"), "isolated"), bytes_level())),
     "gemma": pieces(*GEMMA),
     "gemma without a split": pieces(GEMMA[0], None),
+    "metaspace that prepends nothing": pieces(None, pre_tokenizers.Metaspace(prepend_scheme="never")),
 }
 
 
@@ -104,6 +105,7 @@ ITSELF = {
     "gpt-2": byte_pairs(bytes_level(regex=True)),
     "llama 2": pieces(normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), None),
     "metaspace": pieces(None, pre_tokenizers.Metaspace()),
+    "metaspace of the first": pieces(None, pre_tokenizers.Metaspace(prepend_scheme="first")),
     "xlm-r": pieces(None, sequence(pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace())),
 }
 

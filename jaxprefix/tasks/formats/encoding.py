@@ -42,24 +42,27 @@ def encode_format(
         found = [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
         behind = iter(found[len(found) - len(targets) :])
         before = iter(found)
-        encoded = []
+        encoded, cuts = [], 0
         for place, (index, _) in enumerate(chunk):
             texts_of = [next(before) for _ in prompts[place]]
             pieces = [*zip(prompts[place], texts_of, strict=True)]
             ids, types = _joined(pieces, ids_of)
+            was_cut = any(piece.limit is not None and len(text) > piece.limit for piece, text in pieces)
             _check(limits[0], rows, index, len(ids), "prompt")
             if not labelled:
+                cuts += was_cut
                 encoded.append((ids, types, ids))
                 continue
             target, new = targets[place], next(behind)
             if any(len(text) < piece.least for piece, text in (*pieces, (target, new))):
                 continue
+            cuts += was_cut or (target.limit is not None and len(new) > target.limit)
             new = [*new[: target.limit], tokenizer.eos_token_id]
             _check(limits[1], rows, index, len(new), "target")
             kinds = [] if target.kind is None else [ids_of(target.kind)] * len(new)
             encoded.append(([*ids, *new], [*types, *kinds], [*[IGNORED] * (len(ids) - 1), *new, IGNORED]))
         if encoded:
-            yield _flat(encoded, labelled)
+            yield _flat(encoded, labelled, cuts)
 
 
 class _Ids:
@@ -102,7 +105,7 @@ def _check(limit: int, rows: Rows, index: int, length: int, what: str) -> None:
         )
 
 
-def _flat(encoded: list[tuple[list[int], list[int], list[int]]], labelled: bool) -> Encoded:
+def _flat(encoded: list[tuple[list[int], list[int], list[int]]], labelled: bool, cuts: int) -> Encoded:
     ids, types, labels = (
         np.concatenate([np.array(row, np.int32) for row in part]) for part in zip(*encoded, strict=True)
     )
@@ -111,4 +114,5 @@ def _flat(encoded: list[tuple[list[int], list[int], list[int]]], labelled: bool)
         lengths=np.array([len(row) for row, _, _ in encoded], np.int64),
         targets={"labels": labels} if labelled else {},
         token_type_ids=types if len(types) else None,
+        cut=(cuts, 0),
     )

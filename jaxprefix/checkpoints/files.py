@@ -32,7 +32,7 @@ def as_path(path: str | os.PathLike) -> Any:
 def resolved(path: str | os.PathLike) -> Any:
     """The same with links followed, so that what is put in its place is put where a link points, and the link stays."""
     path = as_path(path)
-    return path if is_remote(path) else type(path)(os.path.realpath(path))
+    return path if is_remote(path) else as_path(os.path.realpath(path))
 
 
 def is_remote(path: Any) -> bool:

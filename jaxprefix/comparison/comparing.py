@@ -169,7 +169,7 @@ def _write(state: State, run: Run, names: list[str], reference: str, size: int) 
     write_whole(folder / "table.md", text)
     write_whole(folder / "table.csv", comma_separated(rows))
     try:
-        title = f"{type(run.task).__name__} on {Path(run.backbone).name}, {len(rows[0].values)} seeds"
+        title = f"{type(run.task).__name__} on {Path(str(run.backbone)).name}, {len(rows[0].values)} seeds"
         plot_rows(rows, folder / "plot.png", title=title, metric=f"{split} {metric}", reference=reference)
     except UserError as error:
         log.info("no plot: %s", error)

@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxprefix.data.readers import READERS
 from jaxprefix.data.readers.mapping import UNPACKERS, map_file
+from jaxprefix.data.remote import is_remote, list_files, local_copy
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.source import Source
 from jaxprefix.errors import UserError, listed
@@ -29,7 +30,7 @@ REMEDIES = {
 @dataclass(frozen=True)
 class Files(Source):
     """Your own files: `.jsonl` (one JSON object per line), `.csv` and `.tsv` (with a header line), `.parquet`, or
-    `.arrow`, each also as `.gz` or `.zst`.
+    `.arrow`, each also as `.gz` or `.zst`; in a bucket too (`gs://bucket/rows.jsonl`).
 
     A folder, or a pattern such as `data/train-*.jsonl.gz` (`**` goes into folders), is one table: its files in the
     order of their names. The columns of `.csv`, `.tsv`, `.parquet` and `.arrow` must be the same in all of them.
@@ -53,7 +54,10 @@ def open_files(path: str) -> Rows:
       UserError: there is none, one is of another kind, or damaged, or has other columns than the first one.
     """
     place = Path(path).expanduser()
-    if place.is_dir():
+    if is_remote(path):
+        names = {Path(name): name for name in list_files(path) or [path]}
+        files = [file for file in names if _kind(file) in READERS and file.name[0] not in "._"] or list(names)
+    elif place.is_dir():
         files = [entry for entry in place.iterdir() if _kind(entry) in READERS and entry.name[0] not in "._"]
         if not files:
             raise UserError(f"The folder {path} holds no data files; use {KINDS}, also as {' or '.join(UNPACKERS)}.")
@@ -65,6 +69,8 @@ def open_files(path: str) -> Rows:
         names = {file: str(file) for file in files}
     else:
         return open_file(path)
+    if len(files) == 1:
+        return open_file(names[files[0]])
     kinds = sorted({_kind(file) for file in files})
     if len(kinds) > 1:
         raise UserError(f"{path} holds files of several kinds ({listed(kinds)}); name those of one, as in *{kinds[0]}.")
@@ -79,10 +85,14 @@ def open_file(path: str) -> Rows:
         raise UserError(
             f"The file {path} is of no kind that can be read; use one of {KINDS}, also as {' or '.join(UNPACKERS)}."
         )
-    if not file.is_file():
+    if not is_remote(path) and not file.is_file():
         raise UserError(f"The file {path} does not exist{_neighbours(file)}.")
     try:
-        content = map_file(file, path)
+        if is_remote(path):
+            with local_copy(path) as copy:
+                content = map_file(copy, path)
+        else:
+            content = map_file(file, path)
         return READERS[kind](content, path, f"{kind} {hashlib.sha256(content).hexdigest()}")
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "check it and its rights")

@@ -121,14 +121,20 @@ class Plan:
 
     def _gradients_add_up(self, summed: int, own: int) -> bool:
         """Whether every trainable leaf's gradient is summed, and nothing twice: once for each part of a batch, of each
-        leaf as much as a device has, which may be a share over tp. What is trained of the backbone itself lies over
-        fsdp, and may be summed in two steps. Between slices small leaves travel packed with other numbers."""
+        leaf as much as a device has, which may be a share over tp. Where a method makes its edits by a map of their
+        own (the MLP of prefix tuning), it may be the edits' gradient that is summed, before the map. What is trained of
+        the backbone itself lies over fsdp, and may be summed in two steps. Between slices small leaves travel packed
+        with other numbers."""
         sizes = self.shapes.mesh.shape
         if all(sizes[axis] == 1 for axis in ROW_AXES):
             return summed == 0
         most = own * self.shapes.run.accumulate
         slack = PACKED if self.topology is not None and self.topology.slices > 1 else 0
-        return own <= summed * sizes["tp"] + slack and (summed <= most or "backbone" in self.shapes.state.trainable)
+        trainable = self.shapes.state.trainable
+        method = sum(_summed_size(leaf) for leaf in jax.tree.leaves(trainable.get("method", {})))
+        made = count(jax.eval_shape(self.shapes.model.edits, trainable))
+        least = own - method + min(method, made)
+        return least <= summed * sizes["tp"] + slack and (summed <= most or "backbone" in trainable)
 
     @property
     def problems(self) -> list[str]:

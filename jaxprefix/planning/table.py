@@ -31,13 +31,12 @@ _MEANING = {
 def print_plan(plan: Plan, console: Any) -> None:
     """Prints facts, memory, products, collectives and the estimate."""
     from rich.table import Table
-    from rich.text import Text
 
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     for name, value in _facts(plan).items():
-        facts.add_row(name, Text(escaped(value, keep="\n")))
+        facts.add_row(name, escaped(value, keep="\n"))
     console.print(facts)
     console.print()
     console.print(_memory(plan))

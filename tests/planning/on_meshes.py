@@ -9,7 +9,7 @@ from jaxprefix.analysis.collectives import Owners, collectives
 from jaxprefix.analysis.hlo import Module
 from jaxprefix.data import Files
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
-from jaxprefix.methods import AdaptivePrefix, FullFineTuning, Inducer, LoRA, PTuningV2
+from jaxprefix.methods import AdaptivePrefix, FullFineTuning, Inducer, LoRA, PrefixTuning, PTuningV2
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder_config import EncoderConfig
 from jaxprefix.planning.plan import as_json, plan_run
@@ -54,6 +54,8 @@ def main() -> dict:
     jax.config.update("jax_num_cpu_devices", 8)
     plans = {f"encoder {mesh}": as_json(plan_run(classify(PTuningV2(length=5), mesh), None)) for mesh in MESHES}
     plans["gates"] = as_json(plan_run(classify(AdaptivePrefix(length=5), (2, 2, 2)), None, evaluate=False))
+    mapped = classify(PrefixTuning(length=5, mlp_width=32), (4, 2, 1))
+    plans["mlp"] = as_json(plan_run(mapped, None, evaluate=False))
     plans["decoder"] = as_json(plan_run(write((2, 2, 2)), None, evaluate=False))
     parts = dataclasses.replace(classify(PTuningV2(length=5), (4, 1, 2)), accumulate=2)
     plans["parts"] = as_json(plan_run(parts, None, evaluate=False))

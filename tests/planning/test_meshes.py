@@ -46,7 +46,7 @@ def test_gradients_that_are_summed_are_those_of_the_trainable_tree(mesh):
         assert sum(row["bytes"] for row in gradients) == plan["trainable_bytes"]
 
 
-@pytest.mark.parametrize("name", ["gates", "decoder", "parts", "full", *(f"encoder {mesh}" for mesh in MESHES)])
+@pytest.mark.parametrize("name", ["gates", "mlp", "decoder", "parts", "full", *(f"encoder {mesh}" for mesh in MESHES)])
 def test_nothing_is_where_it_should_not_be(name):
     plan = found()["plans"][name]
     assert plan["problems"] == []

@@ -74,7 +74,7 @@ class TunedModel:
           UserError: nothing is trained, or `frozen` is not a backbone's tree, has not what a method trains of it, or
             has it as int8.
         """
-        if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
             raise UserError(f"init was given {key!r} for a key; give it one, as in jax.random.key(0).")
         if "embeddings" not in frozen:
             raise UserError(

@@ -111,7 +111,7 @@ class Bank:
           labels that a row's adapter does not have.
         """
         check_batch(batch)
-        check_values(batch, self.backbone.config.vocab, self.backbone.config.type_count)
+        check_values(batch, self.backbone.module.config.vocab, self.backbone.module.config.type_count)
         state, ids, mask = self._state, batch["input_ids"], read_attention_mask(batch)
         which = indices_of(state, asked_names("logits", adapters), len(ids))
         columns = {**batch, "attention_mask": mask}

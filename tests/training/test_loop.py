@@ -334,7 +334,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_word(world, whole, tm
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(world, tmp_path):
-    run = world.run(tmp_path, head=SequenceClassifier(class_weights=(math.inf, 1.0)))
+    run = world.run(tmp_path, head=SequenceClassifier(class_weights=(3e38, 3e38)))
     with pytest.raises(
         RunFailed, match=r"the loss is nan .*at step 1, with learning rate 0.02; there is no checkpoint"
     ):

@@ -67,10 +67,11 @@ def check_batch(batch: Any, targets: Sequence[str] | None = ()) -> None:
             raise UserError(f"the batch has the key {key!r}; the key is {BATCH_KEYS[key]!r} now.")
         if key in known:
             continue
-        near = difflib.get_close_matches(str(key), TOKEN_KEYS if targets is None else known, n=1, cutoff=0.7)
+        meant = {**BATCH_KEYS, **dict(zip(known, known, strict=True))}
+        near = difflib.get_close_matches(str(key), meant, n=1, cutoff=0.7)
         if near or targets is not None:
-            meant = f"; the nearest that is read is {near[0]!r}" if near else "; remove it"
-            raise UserError(f"the batch has the key {key!r}, which nothing reads{meant}.")
+            remedy = f"the nearest that is read is {meant[near[0]]!r}" if near else "remove it"
+            raise UserError(f"the batch has the key {key!r}, which nothing reads; {remedy}.")
     if "input_ids" not in batch:
         raise UserError("the batch has no 'input_ids'; give token ids, int [B, T].")
     for name in TOKEN_KEYS:

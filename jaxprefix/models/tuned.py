@@ -127,12 +127,14 @@ class TunedModel:
                     f"the {name} tree given is not one ({listed(unknown) if unknown else 'it lacks a part'}); give "
                     "what init returned: model.apply(trainable, frozen, batch)."
                 )
-        check_batch(batch, () if self.head is None else self.head.targets)
-        config, vocab, ids = self.backbone.config, self.backbone.dims.vocab, batch["input_ids"]
-        if isinstance(ids, np.ndarray) and ids.max() >= vocab:
+        check_batch(batch, None if self.head is None else self.head.targets)
+        vocab, types = self.backbone.dims.vocab, self.backbone.config.type_count
+        values = [batch[name] for name in ("input_ids", "token_type_ids") if isinstance(batch.get(name), np.ndarray)]
+        if any(value.max() >= vocab for value in values):  # new tokens, perhaps
             words = jax.eval_shape(self.edits, trainable).words
-            vocab += 0 if words is None else words.shape[0]
-        check_values(batch, vocab, config.type_count)
+            new = 0 if words is None else words.shape[0]
+            vocab, types = vocab + new, types + new if self.backbone.config.has_word_types and types else types
+        check_values(batch, vocab, types)
 
     def forward(
         self,
@@ -152,7 +154,7 @@ class TunedModel:
         """`apply` without its own `jax.jit`, to be part of a larger compiled function; `rates` replace built ones,
         `edits` those that the method would make of its leaves; `cache` and `layers` are a decoder's; with `last` there
         are logits of the last column only."""
-        check_batch(batch, () if self.head is None else self.head.targets)
+        check_batch(batch, None if self.head is None else self.head.targets)
         backbone = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))
         batch, unfold = fold_choices(batch)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)

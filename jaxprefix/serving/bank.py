@@ -110,7 +110,7 @@ class Bank:
           Float32 `[B, C]`, or `[B, T, C]` of token classifiers, C being the largest number of labels; `-inf` for the
           labels that a row's adapter does not have.
         """
-        check_batch(batch)
+        check_batch(batch, None)
         check_values(batch, self.backbone.module.config.vocab, self.backbone.module.config.type_count)
         state, ids, mask = self._state, batch["input_ids"], read_attention_mask(batch)
         which = indices_of(state, asked_names("logits", adapters), len(ids))

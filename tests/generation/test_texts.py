@@ -1,6 +1,7 @@
 """From a run on prompts and targets to texts: adapters, the command, streams, and many adapters at once."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_the_command_prints_one_object_for_each_prompt(folders, adapter, capsys,
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["text"] for line in lines] == adapter.generate(PROMPTS)
 
-    monkeypatch.setattr("sys.stdin", iter([json.dumps({"prompt": PROMPTS[0]}) + "\n"]))
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"prompt": PROMPTS[0]}) + "\n"))
     assert main(["generate", folder, "--beams", "2", "--max-new-tokens", "5"]) == 0
     beam = jp.Decoding(max_new_tokens=5, beams=2)
     assert json.loads(capsys.readouterr().out)["text"] == adapter.generate(PROMPTS[:1], beam)[0]

@@ -68,6 +68,15 @@ BAD = {
 }
 
 
+def test_without_a_head_targets_are_let_through_and_slips_are_not():
+    model = jp.TunedModel(jp.Encoder(tiny.config()), jp.PTuningV2(length=2))
+    trees = model.init(jax.random.key(0), tiny.frozen_tree())
+    model.apply(*trees, batch(labels=np.zeros(2, int), weight=np.ones(2)))
+    for key in ("maks", "attention_maks", "segmets", "input_id"):
+        with pytest.raises(jp.UserError, match=f"'{key}', which nothing reads; the nearest that is read is '"):
+            model.apply(*trees, batch(**{key: np.ones((2, 4), int)}))
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_could_not_be_read_is_refused(encoder, name):
     changes, words = BAD[name]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
-from jaxprefix.models.heads import cross_entropy
+from jaxprefix.models.heads import cross_entropy, pool
 from tests import decoders, tiny
 
 
@@ -182,19 +182,31 @@ def test_labels_that_are_no_class():
 # Padding on either side
 
 
+SIDES = ((3, 0), (0, 3), (1, 2))
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-@pytest.mark.parametrize("pooling", ["mean", "first", "last", "trained_pooler"])
 @pytest.mark.parametrize("method", [jp.PTuningV2(length=2), jp.PromptTuning(length=2), jp.AdaptivePrefix(length=2)])
-def test_a_row_alone_is_the_row_padded_on_either_side(kind, pooling, method):
-    model = jp.TunedModel(jp.Encoder(tiny.config(kind)), method, jp.SequenceClassifier(2, pooling=pooling))
+def test_a_row_alone_is_the_row_padded_on_either_side(kind, method):
+    model = jp.TunedModel(jp.Encoder(tiny.config(kind)), method)
     trainable, frozen = model.init(jax.random.key(0), tiny.frozen_tree(kind))
     ids, pad = np.array([5, 6, 7]), model.backbone.config.padding_id
+    rows = np.stack([np.pad(ids, sides, constant_values=pad) for sides in SIDES])
+    mask = np.stack([np.pad(np.ones(3, bool), sides) for sides in SIDES])
+    found = model.apply(trainable, frozen, {"input_ids": rows, "attention_mask": mask}).hidden
+    alone = model.apply(trainable, frozen, {"input_ids": ids[None]}).hidden
+    for row, real in zip(np.asarray(found), mask, strict=True):
+        np.testing.assert_allclose(row[real], alone[0], atol=1e-5)
 
-    def logits(left, right):
-        made = np.pad(ids, (left, right), constant_values=pad)[None]
-        mask = np.pad(np.ones(3, bool), (left, right))[None]
-        return model.apply(trainable, frozen, {"input_ids": made, "attention_mask": mask}).logits
 
-    alone = logits(0, 0)
-    for sides in ((3, 0), (0, 3), (1, 2)):
-        np.testing.assert_allclose(logits(*sides), alone, atol=1e-5)
+@pytest.mark.parametrize("pooling", ["mean", "first", "last", "trained_pooler"])
+def test_padding_on_either_side_is_not_pooled(pooling):
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(3, 4))
+    backbone = {"pooler": {"kernel": jnp.asarray(rng.normal(size=(4, 4))), "bias": jnp.zeros(4)}}
+    alone = pool(pooling, backbone, jnp.asarray(hidden[None]), jnp.ones((1, 3), bool))[0]
+    for left, right in SIDES:
+        padded = np.concatenate([rng.normal(size=(left, 4)), hidden, rng.normal(size=(right, 4))])
+        mask = np.pad(np.ones(3, bool), (left, right))
+        found = pool(pooling, backbone, jnp.asarray(padded[None]), jnp.asarray(mask[None]))[0]
+        np.testing.assert_allclose(found, alone, rtol=1e-6)

@@ -29,7 +29,7 @@ class Encoded(NamedTuple):
       counts: sequences of each example; None for one each.
       rows: the number of the row that each example was made of; None where each row of the data is one example.
       groups: the group of each example; None where there are none.
-      cut: how many rows, and how many words with a label of their own, were cut .
+      cut: how many rows, and how many words with a label of their own, were cut off.
     """
 
     ids: Int32[np.ndarray, " tokens"]

@@ -44,12 +44,11 @@ def timed(command: list[str], tree: Path, cache: str) -> tuple[str, dict[str, fl
 
 def rows_file(path: Path, rows: int) -> Path:
     """Labelled texts of 3 to 24 words, written once and read by every version."""
-    if not path.exists():
-        random, words = np.random.default_rng(0), ["tea", "milk", "Karik", "likes", "the", "river", "of", "Norbu"]
-        with path.open("w") as file:
-            for length in random.integers(3, 25, rows):
-                text = " ".join(random.choice(words, length))
-                file.write(json.dumps({"text": text, "label": ("good", "bad")[length % 2]}) + "\n")
+    random, words = np.random.default_rng(0), ["tea", "milk", "Karik", "likes", "the", "river", "of", "Norbu"]
+    with path.open("w") as file:
+        for length in random.integers(3, 25, rows):
+            text = " ".join(random.choice(words, length))
+            file.write(json.dumps({"text": text, "label": ("good", "bad")[length % 2]}) + "\n")
     return path
 
 

@@ -153,7 +153,9 @@ class Task(Contract):
           config: what its `config.json` says, where it has one of its own (`hf_config`).
         """
         kind: Any = cls  # a subclass, which has these fields
-        return kind(source, max_length=max_length)
+        return kind(source, max_length=max_length).with_names(
+            names or tuple(f"LABEL_{index}" for index in range(count or 0))
+        )
 
     def with_names(self, names: Sequence[str] | None, otherwise: Sequence[str] | None = None) -> "Task":
         """The task with these names of labels; with `otherwise` where neither they nor its own are given."""

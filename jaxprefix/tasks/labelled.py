@@ -10,7 +10,6 @@ from typing_extensions import override
 
 from jaxprefix.contract import required
 from jaxprefix.data.rows import Rows
-from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.base import Facts, Task
 from jaxprefix.tasks.labels import checked_labels, label_finder, label_names, named_labels
@@ -67,20 +66,6 @@ class LabelledTask(Task):
     def count(self, facts: Facts | None) -> int | None:
         names = self.labels if facts is None else facts["labels"]
         return None if names is None else len(names)
-
-    @classmethod
-    @override
-    def imported(
-        cls,
-        source: Source,
-        max_length: int,
-        count: int | None,
-        names: Sequence[str] | None,
-        config: Mapping[str, Any],
-    ) -> "Task":
-        named = tuple(names or (f"LABEL_{index}" for index in range(count or 0)))
-        kind: Any = cls  # a subclass, which has these fields
-        return kind(source, max_length=max_length, labels=named)
 
     @override
     def with_names(self, names: Sequence[str] | None, otherwise: Sequence[str] | None = None) -> "Task":

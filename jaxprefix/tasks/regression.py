@@ -170,20 +170,6 @@ class Regression(TextTask):
             return [{"value": value} for (value,) in found]
         return [{"values": dict(zip(self.target_columns, values, strict=True))} for values in found]
 
-    @classmethod
-    @override
-    def imported(
-        cls,
-        source: Source,
-        max_length: int,
-        count: int | None,
-        names: Sequence[str] | None,
-        config: Mapping[str, Any],
-    ) -> "Regression":
-        return cls(source, max_length=max_length).with_names(
-            names or tuple(f"LABEL_{index}" for index in range(count or 1))
-        )
-
     @override
     def with_names(self, names: Sequence[str] | None, otherwise: Sequence[str] | None = None) -> "Regression":
         """The task with these columns; its own ones are as good as those of the files."""

@@ -67,8 +67,10 @@ def check_batch(batch: Any, targets: Sequence[str] | None = ()) -> None:
             raise UserError(f"the batch has the key {key!r}; the key is {BATCH_KEYS[key]!r} now.")
         if key in known:
             continue
-        meant = {**BATCH_KEYS, **dict(zip(known, known, strict=True))}
-        near = difflib.get_close_matches(str(key), meant, n=1, cutoff=0.7)
+        # Where the targets are not known, any name may be one of them, unless it looks like one of the tokens' keys.
+        candidates = TOKEN_KEYS if targets is None else known
+        meant = {**BATCH_KEYS, **dict(zip(candidates, candidates, strict=True))}
+        near = difflib.get_close_matches(str(key), meant, n=1, cutoff=0.75 if targets is None else 0.7)
         if near or targets is not None:
             remedy = f"the nearest that is read is {meant[near[0]]!r}" if near else "remove it"
             raise UserError(f"the batch has the key {key!r}, which nothing reads; {remedy}.")

@@ -10,10 +10,10 @@ from typing import Any
 
 from common import RESULTS, ROOT
 from report_decoders import decoding, triples
-from report_parts import origin, table
+from report_parts import TITLES, origin, table
 from report_pods import int8, kills, plans, streaming_load, weak_scaling
 from report_starts import apt_memory, starts
-from report_versions import before_after, debian_tags, same_programs
+from report_versions import before_after, debian_tags, same_predictions, same_programs
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -22,22 +22,6 @@ Made by `python benchmarks/report.py` from `benchmarks/results/`; each section n
 "Others" is the number of cores that other processes kept busy meanwhile: where it is not near 0, wall times are those
 of a shared machine, and only ratios from interleaved steps and CPU seconds say much.
 """
-TITLES = {
-    "ours": "P-Tuning v2, mean pooling (the default)",
-    "ours_pooler": "P-Tuning v2, frozen pooler",
-    "ours_zeros": "P-Tuning v2, mean pooling, from zeros",
-    "ours_no_op": "P-Tuning v2, mean pooling, no-op start",
-    "ours_prefix_tuning": "prefix-tuning, mean pooling",
-    "ours_head_only": "head only, mean pooling",
-    "ours_full": "full fine-tuning, mean pooling",
-    "head_only": "head only",
-    "p_tuning_v2": "P-Tuning v2",
-    "full": "full fine-tuning",
-    "peft_prefix": "PEFT prefix tuning",
-    "peft_prefix_zeros": "PEFT prefix tuning, from zeros",
-    "peft_head_only": "torch, head only (its pooler frozen)",
-    "peft_full": "torch, full fine-tuning",
-}
 
 
 def quickstart(record: dict[str, Any]) -> str:
@@ -310,6 +294,7 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("starts", starts),
     ("before_after", before_after),
     ("same_programs", same_programs),
+    ("same_predictions", same_predictions),
 )
 
 

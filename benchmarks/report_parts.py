@@ -4,6 +4,22 @@ from collections.abc import Iterable
 from typing import Any
 
 BUSY = 0.2  # cores that others keep busy, above which a page must say so
+TITLES = {
+    "ours": "P-Tuning v2, mean pooling (the default)",
+    "ours_pooler": "P-Tuning v2, frozen pooler",
+    "ours_zeros": "P-Tuning v2, mean pooling, from zeros",
+    "ours_no_op": "P-Tuning v2, mean pooling, no-op start",
+    "ours_prefix_tuning": "prefix-tuning, mean pooling",
+    "ours_head_only": "head only, mean pooling",
+    "ours_full": "full fine-tuning, mean pooling",
+    "head_only": "head only",
+    "p_tuning_v2": "P-Tuning v2",
+    "full": "full fine-tuning",
+    "peft_prefix": "PEFT prefix tuning",
+    "peft_prefix_zeros": "PEFT prefix tuning, from zeros",
+    "peft_head_only": "torch, head only (its pooler frozen)",
+    "peft_full": "torch, full fine-tuning",
+}
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from report_parts import origin, table
+from report_parts import TITLES, origin, table
 
 NAMES = {  # what `before_after.py` measures: title, unit
     "quickstart wall": "quickstart, seconds",
@@ -64,13 +64,25 @@ def same_programs(record: dict[str, Any]) -> str:
     ).rstrip()
 
 
+def same_predictions(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    rows = [
+        (f"`{name}`", "another answer" if by is None else f"scores differ by at most {by:.2g}")
+        for name, by in sorted(figures["different"].items())
+    ]
+    return (
+        f"## The same answers as before\n\n{origin(record)}\n\n{figures['asked']} adapters written at 0f4559f, "
+        f"asked by {figures['before']} and now: labels with scores, tags, texts. {figures['asked'] - len(rows)} answer "
+        "the same to the bit.\n\n" + (table(("adapter", "difference"), rows) if rows else "")
+    ).rstrip()
+
+
 def debian_tags(record: dict[str, Any]) -> str:
     figures = record["figures"]
-    titles = {"p_tuning_v2": "P-Tuning v2", "head_only": "head only"}
     rows = [
         (
             row["metric"],
-            titles[row["method"]],
+            TITLES[row["method"]],
             row["rate"],
             f"{row['mean']:.3f}",
             f"{row['deviation']:.3f}",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,14 @@ from jaxprefix.tree_check import check_finite, check_leaves
 from jaxprefix.trees import Tree, flatten, split, unflatten
 from jaxprefix.typed_json import from_json
 
+_making = threading.Lock()  # held while compiled functions are made, not while they are traced, compiled or called
+
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
     """A trained adapter on its backbone.
+
+    Threads may call `predict`, `generate`, `stream` and `evaluate` at the same time; nothing of an adapter changes.
 
     Attributes:
       model, trainable, frozen: for `model.apply(trainable, frozen, batch)`.
@@ -138,9 +143,10 @@ class Adapter:
         return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, **options)
 
     def _evaluated(self, examples: Examples, batch_size: int, scores: bool = False) -> Evaluated:
-        head, mesh = self.model.head, self._mesh
+        head = self.model.head
         assert head is not None  # a run's model has one (`Run.resolve_head`)
-        step = self._steps[scores]
+        with _making:  # `cached_property` has no lock of its own from Python 3.12 on
+            mesh, step = self._mesh, self._steps[scores]
         return run_rows(step, self.trainable, self.frozen, self.run.task, head, examples, batch_size, mesh)
 
     @functools.cached_property

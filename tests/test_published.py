@@ -215,6 +215,14 @@ def test_a_typo_is_answered_with_the_nearest_name():
         getattr(jp.published, "APT_RTE_BERT_LARG")  # noqa: B009
 
 
+@pytest.mark.parametrize("name", ["INDUCER", "INDUCER_LORA", "INDUCER_PARALLEL"])
+def test_the_inducers_on_roberta_say_how_they_differ_from_the_authors_code(name):
+    value = getattr(published, f"{name}_ROBERTA_BASE")
+    assert not parts_of(value.method)[0].legacy_mask and value.head.trains("pooler/kernel")
+    for said in ("softmax of p", "legacy_mask=True", "not to 512", "not frozen", "not float16", "not the first 1,600"):
+        assert said in value.source
+
+
 # How they start
 
 NORMAL = 0.02  # transformers' initializer_range, by which `from_pretrained` draws what a checkpoint lacks

@@ -18,7 +18,7 @@ from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts, stream_text
-from jaxprefix.hf.sources import find_folder
+from jaxprefix.hf.sources import find_folder, has_tokenizer
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import encode_texts, prepare
 from jaxprefix.tasks.asked import asked_rows, check_rows_at_a_time
@@ -238,7 +238,9 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
         if backbone is None and isinstance(source, str):
             _check_backbone(str(folder), source)
         mesh = make_mesh(MeshShape(data=1), found_devices()[:1])
-        found = read_run_backbone(dataclasses.replace(run, backbone=source), mesh)
+        own = backbone is not None and has_tokenizer(find_folder(backbone))  # the folder that is named now has one
+        tokenizer = None if own else run.tokenizer
+        found = read_run_backbone(dataclasses.replace(run, backbone=source, tokenizer=tokenizer), mesh)
     name, digest = (files.backbone.get(key, "") for key in ("name", "digest"))
     if digest and digest == found.identity.get("tied_identity"):
         raise UserError(

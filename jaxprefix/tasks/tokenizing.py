@@ -108,7 +108,7 @@ class Tokenizing:
             # each.
             encodings = self.backend.encode_batch(list(part), is_pretokenized=self.words)
             for encoding in encodings:
-                length = len(encoding.ids)
+                length = len(encoding)
                 if length > self.max_length and not self.truncation:
                     raise UserError(
                         f"{places[len(found)]} is {length} tokens long and max_length is {self.max_length}; raise "
@@ -141,23 +141,32 @@ def cut_tokens(encoding: Any, limit: int, types: Sequence[int], words: Sequence[
         return Tokens(ids, types, words)
     special, sequences = encoding.special_tokens_mask, encoding.sequence_ids
     of = [-1 if fixed else sequence for fixed, sequence in zip(special, sequences, strict=True)]
-    first, second = of.count(0), of.count(1)
-    left = dict(enumerate(longest_first(first, second, max(limit - (len(of) - first - second), 0))))
-    places = []
-    for place, sequence in enumerate(of):
-        if sequence in left:
-            if not left[sequence]:
-                continue
-            left[sequence] -= 1
-        places.append(place)
-    kept = [words[place] for place in places] if words else ()
+    counts = of.count(0), of.count(1)
+    left = longest_first(*counts, max(limit - (len(of) - sum(counts)), 0))
+    # ----- the stretches that are dropped: the end of each text, which lies in one piece
+    kept, begin = [], 0
+    for sequence, count, room in sorted(zip((0, 1), counts, left, strict=True), key=lambda text: _start(of, text[0])):
+        if room < count:
+            start = _start(of, sequence)
+            kept.append(slice(begin, start + room))
+            begin = start + count
+    kept.append(slice(begin, None))
+
+    def cut(values: Sequence[Any]) -> list[Any]:
+        return [*chain.from_iterable(values[part] for part in kept)]
+
+    left_words = cut(words) if words else ()
     return Tokens(
-        ids=[ids[place] for place in places],
-        type_ids=[types[place] for place in places] if types else (),
-        word_ids=kept,
+        ids=cut(ids),
+        type_ids=cut(types) if types else (),
+        word_ids=left_words,
         cut=True,
-        lost=len({*words} - {*kept}),
+        lost=len({*words} - {*left_words}),
     )
+
+
+def _start(of: Sequence[int], sequence: int) -> int:
+    return of.index(sequence) if sequence in of else 0
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -91,6 +91,7 @@ class Tokenizing:
             self.backend, self.front = words_backend(json.loads(description))
         self.max_length, self.truncation, self.words = max_length, truncation, words
         self.typed = "token_type_ids" in tokenizer.model_input_names
+        self._ends = None if pairs else special_ends(self.backend, words)
         if max_length - self.backend.num_special_tokens_to_add(is_pair=pairs) < 1:
             raise UserError(f"With max_length {max_length} there is no room for a text; raise it.")
 
@@ -116,7 +117,7 @@ class Tokenizing:
                     )
                 types = encoding.type_ids if self.typed else ()
                 words = encoding.word_ids if self.words else ()
-                found.append(cut_tokens(encoding, self.max_length, types, words))
+                found.append(cut_tokens(encoding, self.max_length, types, words, self._ends))
         return found
 
     def encoded(
@@ -133,24 +134,25 @@ class Tokenizing:
         )
 
 
-def cut_tokens(encoding: Any, limit: int, types: Sequence[int], words: Sequence[int | None]) -> Tokens:
+def special_ends(backend: Any, words: bool) -> tuple[int, int] | None:
+    """How many special tokens stand before and behind every single text; None where that cannot be told."""
+    probe = backend.encode(["a"] if words else "a", is_pretokenized=words)
+    special = probe.special_tokens_mask
+    if 0 not in special:
+        return None
+    return special.index(0), special[::-1].index(0)
+
+
+def cut_tokens(
+    encoding: Any, limit: int, types: Sequence[int], words: Sequence[int | None], ends: tuple[int, int] | None = None
+) -> Tokens:
     """An encoding with at most `limit` tokens: of one text its end is cut, of two the end of the longer one, then both
-    alike (`longest_first` of tokenizers); special tokens stay."""
+    alike (`longest_first` of tokenizers); special tokens stay. `ends` are those of a single text, where they are known.
+    """
     ids = encoding.ids
     if len(ids) <= limit:
         return Tokens(ids, types, words)
-    special, sequences = encoding.special_tokens_mask, encoding.sequence_ids
-    of = [-1 if fixed else sequence for fixed, sequence in zip(special, sequences, strict=True)]
-    counts = of.count(0), of.count(1)
-    left = longest_first(*counts, max(limit - (len(of) - sum(counts)), 0))
-    # ----- the stretches that are dropped: the end of each text, which lies in one piece
-    kept, begin = [], 0
-    for sequence, count, room in sorted(zip((0, 1), counts, left, strict=True), key=lambda text: _start(of, text[0])):
-        if room < count:
-            start = _start(of, sequence)
-            kept.append(slice(begin, start + room))
-            begin = start + count
-    kept.append(slice(begin, None))
+    kept = _stretches(encoding, limit) if ends is None else [slice(limit - ends[1]), slice(len(ids) - ends[1], None)]
 
     def cut(values: Sequence[Any]) -> list[Any]:
         return [*chain.from_iterable(values[part] for part in kept)]
@@ -165,8 +167,20 @@ def cut_tokens(encoding: Any, limit: int, types: Sequence[int], words: Sequence[
     )
 
 
-def _start(of: Sequence[int], sequence: int) -> int:
-    return of.index(sequence) if sequence in of else 0
+def _stretches(encoding: Any, limit: int) -> list[slice]:
+    """What stays of an encoding that is too long."""
+    special, sequences = encoding.special_tokens_mask, encoding.sequence_ids
+    of = [-1 if fixed else sequence for fixed, sequence in zip(special, sequences, strict=True)]
+    counts = of.count(0), of.count(1)
+    left = longest_first(*counts, max(limit - (len(of) - sum(counts)), 0))
+    texts = [
+        (of.index(text), count, room) for text, (count, room) in enumerate(zip(counts, left, strict=True)) if count
+    ]
+    kept, begin = [], 0
+    for start, count, room in sorted(texts):  # each lies in one piece, and its end is cut
+        kept.append(slice(begin, start + room))
+        begin = start + count
+    return [*kept, slice(begin, None)]
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,8 @@ class Adapter:
 
         Args:
           rows: texts, or mappings with the columns that the run's task reads (for pairs and tagging).
-          batch_size: rows computed at a time; fewer rows are padded to a power of two. One program serves all calls
-            of one padded shape.
+          batch_size: rows computed at a time; fewer are padded to 8, or are one. With four padded lengths that is
+            twelve shapes, and one program serves all calls of a shape.
           probabilities: whether answers hold the probabilities of all labels (`scores`) where they do not anyway, as
             those of a classification do.
 
@@ -100,8 +100,10 @@ class Adapter:
         if not rows:
             return []
         examples = encode_texts(task, self.backbone.tokenizer, rows, self.facts)
-        size = min(batch_size, 1 << (len(examples) - 1).bit_length())
-        return task.answers(self._evaluated(examples, size, probabilities), rows, probabilities)
+        sizes = sorted({1, min(8, batch_size), batch_size})
+        size = next(size for size in sizes if size >= min(len(examples), batch_size))
+        evaluated = self._evaluated(examples, size, probabilities, self._buckets(examples))
+        return task.answers(evaluated, rows, probabilities)
 
     def generate(
         self,
@@ -142,12 +144,25 @@ class Adapter:
         options = {"seed": seed, "stops": self.run.task.stops}
         return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, **options)
 
-    def _evaluated(self, examples: Examples, batch_size: int, scores: bool = False) -> Evaluated:
+    def _buckets(self, examples: Examples) -> list[int]:
+        """Four padded lengths whatever the rows are, each twice the one before, the last for the longest row."""
+        longest = int(max(min(self.run.task.max_length, self._positions), examples.lengths.max(initial=1)))
+        return sorted({-(-longest // parts) for parts in (8, 4, 2, 1)})
+
+    def _evaluated(
+        self, examples: Examples, batch_size: int, scores: bool = False, buckets: Sequence[int] | None = None
+    ) -> Evaluated:
         head = self.model.head
         assert head is not None  # a run's model has one (`Run.resolve_head`)
         with _making:  # `cached_property` has no lock of its own from Python 3.12 on
             mesh, step = self._mesh, self._steps[scores]
-        return run_rows(step, self.trainable, self.frozen, self.run.task, head, examples, batch_size, mesh)
+        return run_rows(step, self.trainable, self.frozen, self.run.task, head, examples, batch_size, mesh, buckets)
+
+    @functools.cached_property
+    def _positions(self) -> int:
+        """Tokens of a row that the position table can serve."""
+        edits = jax.eval_shape(self.model.edits, self.trainable)
+        return self.model.backbone.dims.positions - edits.positions
 
     @functools.cached_property
     def _mesh(self) -> Mesh:

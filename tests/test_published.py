@@ -1,6 +1,11 @@
 """Published configurations have the sizes and settings that were published, and make runs."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxprefix as jp
@@ -210,10 +215,114 @@ def test_a_typo_is_answered_with_the_nearest_name():
         getattr(jp.published, "APT_RTE_BERT_LARG")  # noqa: B009
 
 
+@pytest.mark.parametrize("name", ["INDUCER", "INDUCER_LORA", "INDUCER_PARALLEL"])
+def test_the_inducers_on_roberta_say_how_they_differ_from_the_authors_code(name):
+    value = getattr(published, f"{name}_ROBERTA_BASE")
+    assert not parts_of(value.method)[0].legacy_mask and value.head.trains("pooler/kernel")
+    for said in ("softmax of p", "legacy_mask=True", "not to 512", "not frozen", "not float16", "not the first 1,600"):
+        assert said in value.source
+
+
+# How they start
+
+NORMAL = 0.02  # transformers' initializer_range, by which `from_pretrained` draws what a checkpoint lacks
+FOLDED = 0.00866  # the inducer code's 0.01 fmod(N(0, 1), 2): by the integral of fmod(z, 2)^2 over its density
+UNIFORM_768 = 0.02083  # torch's Linear of 768 inputs, and LoRA's A: U(-1/sqrt(768), 1/sqrt(768))
+UNIFORM_800 = 0.02041  # of 800 inputs
+
+DIRECT = {"keys": NORMAL, "values": NORMAL}
+MLP = {"embedding": NORMAL, "up_kernel": NORMAL, "up_bias": 0, "down_kernel": NORMAL, "down_bias": 0}
+TORCH_MLP = {  # of the width 800, made without `from_pretrained`
+    "embedding": 1.0,
+    "up_kernel": UNIFORM_768,
+    "up_bias": UNIFORM_768,
+    "down_kernel": UNIFORM_800,
+    "down_bias": UNIFORM_800,
+}
+GATE = {"gate/kernel": NORMAL, "gate/scale": 0}
+INDUCER = {f"{part}/{name}": FOLDED for part in ("value", "key") for name in "AaBb"}
+LORA_Q = {"q/A": UNIFORM_768, "q/B": 0}
+LORA_QV = {**LORA_Q, "v/A": UNIFORM_768, "v/B": 0}
+BIASED = {name.replace("B", "b"): 0 for name in LORA_QV if name.endswith("B")}
+ADAPTER = {"down": NORMAL, "down_bias": 0, "up": NORMAL, "up_bias": 0, "norm_scale": 0, "norm_bias": 0}
+LORA_LIKE = {"down": UNIFORM_768, "down_bias": 0, "up": 0, "up_bias": 0}
+KERNEL_MIX = {f"heads/{part}_{name}": FOLDED for part in "qvo" for name in "ABb"}
+KERNEL_MIX |= {f"shared_{part}/{name}": FOLDED for part in "qvo" for name in "AB"}
+STARTS = {
+    "INDUCER_GPT2": [INDUCER],
+    "INDUCER_LORA_GPT2": [INDUCER, {**LORA_Q, "q/b": 0}],
+    "INDUCER_MAM_GPT2": [INDUCER, {**LORA_Q, "q/b": 0}, ADAPTER],
+    "ADAPTER_GPT2": [ADAPTER],
+    "KERNEL_MIX_GPT2": [KERNEL_MIX],
+    "PREFIX_TUNING_GPT2": [MLP],
+    "LORA_GPT2": [{**LORA_QV, **BIASED}],
+    "FINE_TUNING_GPT2": [{}],
+    "INDUCER_ROBERTA_BASE": [INDUCER],
+    "INDUCER_LORA_ROBERTA_BASE": [INDUCER, LORA_Q],
+    "INDUCER_PARALLEL_ROBERTA_BASE": [INDUCER, LORA_Q, LORA_LIKE],
+    "KERNEL_MIX_ROBERTA_BASE": [KERNEL_MIX],
+    "LORA_ROBERTA_BASE": [LORA_QV],
+    "MAM_ROBERTA_BASE": [TORCH_MLP, LORA_LIKE],
+    "BITFIT_ROBERTA_BASE": [{}],
+}
+"""By name, for each part of the method, the standard deviation of every leaf over its numbers at the start."""
+
+
+def starts_of(name):
+    if name in STARTS:
+        return STARTS[name]
+    plain = MLP if "_WIC_BERT" in name else DIRECT
+    return [{**plain, **GATE} if name.startswith("APT_") else plain]
+
+
+def test_every_leaf_starts_as_wide_as_its_source_has_it(monkeypatch):
+    """One layer is enough. Numbers come from NumPy, since JAX compiles a program for every shape that it draws, and
+    nothing is computed but them."""
+    rng, real, found = np.random.default_rng(0), nn.Module.param, {}
+
+    def normal(key, shape=(), dtype=np.float32):
+        return jnp.asarray(rng.standard_normal(shape, np.float32))
+
+    def uniform(key, shape=(), dtype=np.float32, minval=0.0, maxval=1.0):
+        return jnp.asarray(rng.uniform(minval, maxval, shape).astype(np.float32))
+
+    def scaled(std):
+        return lambda key, shape, dtype=np.float32: jnp.asarray(np.float32(std) * np.asarray(normal(key, shape)))
+
+    def param(module, name, start, *args, **options):
+        def drawn(*given, **more):
+            with jax.ensure_compile_time_eval():
+                leaf = start(*given, **more)
+            found["/".join((*module.path, name))] = np.asarray(leaf)
+            return leaf
+
+        return real(module, name, drawn, *args, **options)
+
+    monkeypatch.setattr(jax.random, "normal", normal)
+    monkeypatch.setattr(jax.random, "uniform", uniform)
+    monkeypatch.setattr(nn.initializers, "normal", scaled)
+    monkeypatch.setattr(nn.Module, "param", param)
+    seen = set()
+    for value in published.list_published():
+        dims = dataclasses.replace(BACKBONES[value.backbone], layers=1)
+        parts, expected = parts_of(value.method), starts_of(value.name)
+        assert len(parts) == len(expected), value.name
+        for part, stds in zip(parts, expected, strict=True):
+            if (part, dims) in seen:
+                continue
+            seen.add((part, dims))
+            found.clear()
+            jax.eval_shape(part.build(dims).init, jax.random.key(0))
+            assert set(found) == set(stds), value.name
+            for path, leaf in found.items():
+                rough = 5 / (2 * leaf.size) ** 0.5  # five times what the estimate of so few numbers is off by
+                assert float(np.std(leaf)) == pytest.approx(stds[path], rel=rough, abs=1e-9), (value.name, path)
+
+
 def test_the_mixed_adapters_keys_start_as_wide_as_the_authors():
     """He et al.'s module: embedding N(0, 1), two maps by torch's initialisers, tanh between; 0.268 of their code."""
     prefix, _ = parts_of(published.MAM_ROBERTA_BASE.method)
-    dims = BACKBONES["roberta-base"]
+    dims = dataclasses.replace(BACKBONES["roberta-base"], layers=1)
     drawn = prefix.build(dims).init(jax.random.key(0))["params"]
     plain = collapse(prefix, drawn, dims)[1]
     assert float(plain["keys"].std()) == pytest.approx(0.268, abs=0.01)

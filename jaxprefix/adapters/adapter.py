@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
 from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.texts import generate_texts, stream_text
-from jaxprefix.hf.sources import find_folder
+from jaxprefix.hf.sources import find_folder, has_tokenizer
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import encode_texts, prepare
 from jaxprefix.tasks.asked import asked_rows, check_rows_at_a_time
@@ -38,10 +39,14 @@ from jaxprefix.tree_check import check_finite, check_leaves
 from jaxprefix.trees import Tree, flatten, split, unflatten
 from jaxprefix.typed_json import from_json
 
+_making = threading.Lock()  # held while compiled functions are made, not while they are traced, compiled or called
+
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
     """A trained adapter on its backbone.
+
+    Threads may call `predict`, `generate`, `stream` and `evaluate` at the same time; nothing of an adapter changes.
 
     Attributes:
       model, trainable, frozen: for `model.apply(trainable, frozen, batch)`.
@@ -77,8 +82,8 @@ class Adapter:
 
         Args:
           rows: texts, or mappings with the columns that the run's task reads (for pairs and tagging).
-          batch_size: rows computed at a time; fewer rows are padded to a power of two. One program serves all calls
-            of one padded shape.
+          batch_size: rows computed at a time; fewer are padded to 8, or are one. With four padded lengths that is
+            twelve shapes, and one program serves all calls of a shape.
           probabilities: whether answers hold the probabilities of all labels (`scores`) where they do not anyway, as
             those of a classification do.
 
@@ -95,8 +100,10 @@ class Adapter:
         if not rows:
             return []
         examples = encode_texts(task, self.backbone.tokenizer, rows, self.facts)
-        size = min(batch_size, 1 << (len(examples) - 1).bit_length())
-        return task.answers(self._evaluated(examples, size, probabilities), rows, probabilities)
+        sizes = sorted({1, min(8, batch_size), batch_size})
+        size = next(size for size in sizes if size >= min(len(examples), batch_size))
+        evaluated = self._evaluated(examples, size, probabilities, self._buckets(examples))
+        return task.answers(evaluated, rows, probabilities)
 
     def generate(
         self,
@@ -137,11 +144,25 @@ class Adapter:
         options = {"seed": seed, "stops": self.run.task.stops}
         return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, **options)
 
-    def _evaluated(self, examples: Examples, batch_size: int, scores: bool = False) -> Evaluated:
-        head, mesh = self.model.head, self._mesh
+    def _buckets(self, examples: Examples) -> list[int]:
+        """Four padded lengths whatever the rows are, each twice the one before, the last for the longest row."""
+        longest = int(max(min(self.run.task.max_length, self._positions), examples.lengths.max(initial=1)))
+        return sorted({-(-longest // parts) for parts in (8, 4, 2, 1)})
+
+    def _evaluated(
+        self, examples: Examples, batch_size: int, scores: bool = False, buckets: Sequence[int] | None = None
+    ) -> Evaluated:
+        head = self.model.head
         assert head is not None  # a run's model has one (`Run.resolve_head`)
-        step = self._steps[scores]
-        return run_rows(step, self.trainable, self.frozen, self.run.task, head, examples, batch_size, mesh)
+        with _making:  # `cached_property` has no lock of its own from Python 3.12 on
+            mesh, step = self._mesh, self._steps[scores]
+        return run_rows(step, self.trainable, self.frozen, self.run.task, head, examples, batch_size, mesh, buckets)
+
+    @functools.cached_property
+    def _positions(self) -> int:
+        """Tokens of a row that the position table can serve."""
+        edits = jax.eval_shape(self.model.edits, self.trainable)
+        return self.model.backbone.dims.positions - edits.positions
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
@@ -232,7 +253,9 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
         if backbone is None and isinstance(source, str):
             _check_backbone(str(folder), source)
         mesh = make_mesh(MeshShape(data=1), found_devices()[:1])
-        found = read_run_backbone(dataclasses.replace(run, backbone=source), mesh)
+        own = backbone is not None and has_tokenizer(find_folder(backbone))  # the folder that is named now has one
+        tokenizer = None if own else run.tokenizer
+        found = read_run_backbone(dataclasses.replace(run, backbone=source, tokenizer=tokenizer), mesh)
     name, digest = (files.backbone.get(key, "") for key in ("name", "digest"))
     if digest and digest == found.identity.get("tied_identity"):
         raise UserError(

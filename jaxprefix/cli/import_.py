@@ -25,6 +25,7 @@ def run(args: Sequence[str]) -> int:
     parser.add_argument("folder", help="the folder that the other library wrote")
     parser.add_argument("--out", required=True, help="where to write the adapter folder")
     parser.add_argument("--backbone", help="folder or hub name of the model that was tuned, if the folder names none")
+    parser.add_argument("--tokenizer", help="folder or hub name of the tokenizer, if the model's folder has none")
     parser.add_argument("--format", choices=FORMATS, help="whose folder it is, if the files do not tell")
     parser.add_argument(
         "--problem-type",
@@ -43,7 +44,8 @@ def run(args: Sequence[str]) -> int:
 
     check_entries(Path(options.folder).expanduser())
     found = options.format or guess_format(Path(options.folder).expanduser())
-    common = {"backbone": options.backbone, "labels": options.labels}
+    named = {"labels": options.labels, "tokenizer": options.tokenizer}
+    common = {"backbone": options.backbone, **named}
     if options.problem_type is not None and found not in TYPED:
         raise UserError(f"--problem-type is for folders of {' and '.join(TYPED)}; remove it.")
     if found == "p-tuning-v2":
@@ -53,14 +55,14 @@ def run(args: Sequence[str]) -> int:
     elif found == "transformers":
         if options.backbone is not None:
             raise UserError("a whole classifier is its own backbone; remove --backbone.")
-        adapter = import_transformers(options.folder, labels=options.labels, problem_type=options.problem_type)
+        adapter = import_transformers(options.folder, problem_type=options.problem_type, **named)
     elif found == "peft":
         adapter = import_peft(options.folder, problem_type=options.problem_type, **common)
     else:
         adapter = import_adapters(options.folder, **common)
     columns = {"text": options.text, "text_pair": options.text_pair}
-    named = {field: column for field, column in columns.items() if column}
-    print(escaped(str(_reading(adapter, named).save(options.out))))
+    given = {field: column for field, column in columns.items() if column}
+    print(escaped(str(_reading(adapter, given).save(options.out))))
     return 0
 
 

@@ -37,6 +37,7 @@ def import_adapters(
     head_config: Mapping[str, Any] | None = None,
     labels: Sequence[str] | None = None,
     task: Classification | Tagging | None = None,
+    tokenizer: str | None = None,
 ) -> Adapter:
     """A prefix-tuning adapter of the `adapters` library with its head, as an adapter of ours.
 
@@ -48,6 +49,7 @@ def import_adapters(
       head_config: what `head_config.json` holds; None reads it from the folder.
       labels: names in the order of the logits; None for those of the head, else LABEL_0, LABEL_1, ...
       task: columns, templates and cutting of texts, where rows are more than one text.
+      tokenizer: folder or hub name of the tokenizer, where the model's folder has none; None for the one there.
 
     Raises:
       UserError: another method, gates, another kind of head, missing or unknown tensors.
@@ -67,8 +69,9 @@ def import_adapters(
     name = backbone or config.get("model_name")
     if not name:
         raise UserError(f"{CONFIG} does not name the model; give it as backbone.")
-    base = read_base(str(name))
-    return as_adapter(from_adapters(tensors, config, head_config, base.module.dims), base, labels, task)
+    base = read_base(str(name), tokenizer)
+    found = from_adapters(tensors, config, head_config, base.module.dims)
+    return as_adapter(found, base, labels, task, tokenizer)
 
 
 def from_adapters(tensors: Tensors, config: Mapping[str, Any], head_config: Mapping[str, Any], dims: Dims) -> Converted:

@@ -48,13 +48,17 @@ class Converted:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def read_base(source: str) -> Backbone:
+def read_base(source: str, tokenizer: str | None = None) -> Backbone:
     """The backbone that an imported adapter belongs to.
+
+    Args:
+      source: folder or hub name.
+      tokenizer: likewise, of the tokenizer; None for the one in the backbone's folder.
 
     Raises:
       UserError: it is not available, or is of no architecture that is computed here.
     """
-    return read_run_backbone(Run(Classification(NO_ROWS), backbone=source), _one_device())
+    return read_run_backbone(Run(Classification(NO_ROWS), backbone=source, tokenizer=tokenizer), _one_device())
 
 
 def as_adapter(
@@ -62,6 +66,7 @@ def as_adapter(
     backbone: Backbone,
     labels: Sequence[str] | None,
     task: Task | None,
+    tokenizer: str | None = None,
 ) -> Adapter:
     """The converted adapter on its backbone.
 
@@ -72,6 +77,7 @@ def as_adapter(
         a language model has none.
       task: columns, templates and cutting of texts; None for one text (or words) cut at 128 tokens, or where the
         position table ends.
+      tokenizer: as `read_base` was told.
 
     Raises:
       UserError: labels, task or pooler do not fit the head.
@@ -94,7 +100,8 @@ def as_adapter(
             )
         task = task.with_names(labels, found.labels)
     facts = task.imported_facts(count)
-    run = Run(task, backbone=backbone.identity["source"], method=found.method, head=found.head)
+    places = {"backbone": backbone.identity["source"], "tokenizer": tokenizer}
+    run = Run(task, method=found.method, head=found.head, **places)
     trainable, initialized = (jax.tree.map(jnp.asarray, tree) for tree in (found.trainable, found.initialized))
     moved = set(flatten(trainable.get("backbone", {})))
     _, kept = split(backbone.tree, lambda path: path in moved)

@@ -38,6 +38,7 @@ def import_p_tuning_v2(
     kind: Kind | None = None,
     labels: Sequence[str] | None = None,
     task: Classification | Tagging | None = None,
+    tokenizer: str | None = None,
 ) -> Adapter:
     """A checkpoint of P-Tuning v2's code as an adapter: `predict`, `save`, `evaluate(file=...)`.
 
@@ -48,6 +49,7 @@ def import_p_tuning_v2(
       kind: `classification` or `tagging`; None takes the task's, or what the folder's `config.json` tells.
       labels: names in the order of the logits; None for those of `config.json`, else LABEL_0, LABEL_1, ...
       task: columns, templates and cutting of texts, where rows are more than one text.
+      tokenizer: folder or hub name of the tokenizer, where the model's folder has none; None for the one there.
 
     Raises:
       UserError: no prefix of a sequence or token classifier, or another backbone.
@@ -61,12 +63,12 @@ def import_p_tuning_v2(
     kind = kind or (task and _kind_of(task.question)) or _kind_of(" ".join(config.get("architectures") or ()))
     if kind is None:
         raise UserError("the tensors do not tell sequences from tokens; say kind = 'classification' or 'tagging'.")
-    base = read_base(backbone)
+    base = read_base(backbone, tokenizer)
     if base.module.dims.causal:
         raise UserError(f"P-Tuning v2's code tunes encoders, and {backbone} is a decoder; name the encoder.")
     converted = from_p_tuning_v2(tensors, kind, base.module.config, base.module.dims, base.tree)
     known = read_labels(config, place / "config.json")
-    return as_adapter(dataclasses.replace(converted, labels=known), base, labels, task)
+    return as_adapter(dataclasses.replace(converted, labels=known), base, labels, task, tokenizer)
 
 
 def is_checkpoint(config: Mapping[str, Any], names: Iterable[str]) -> bool:

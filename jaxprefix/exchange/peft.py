@@ -135,6 +135,7 @@ def import_peft(
     labels: Sequence[str] | None = None,
     task: Task | None = None,
     problem_type: str | None = None,
+    tokenizer: str | None = None,
 ) -> Adapter:
     """A folder of PEFT as an adapter: `predict`, `save`, `evaluate(file=...)`.
 
@@ -148,6 +149,7 @@ def import_peft(
       problem_type: what a sequence classifier answers, in transformers' words (`regression`,
         `single_label_classification`, `multi_label_classification`); None for that of the task, else that of the
         folder's `config.json` or the base model's, else by transformers' rule: one output is a regression.
+      tokenizer: folder or hub name of the tokenizer, where the model's folder has none; None for the one there.
 
     Raises:
       UserError: it is of another kind, not of a sequence classifier, a token classifier or a causal language model,
@@ -159,11 +161,11 @@ def import_peft(
     source = backbone or config.get("base_model_name_or_path")
     if not source:
         raise UserError(f"{folder} does not name its base model; give it as backbone.")
-    base = read_base(str(source))
+    base = read_base(str(source), tokenizer)
     of_base = not (folder / HF_CONFIG).is_file()
     place = find_folder(str(source)) if of_base else folder
     said = ClassifierConfig(place / HF_CONFIG, read_config(place), of_base, asked_type(problem_type, task))
-    return as_adapter(from_peft(tensors, config, base.module, said), base, labels, task)
+    return as_adapter(from_peft(tensors, config, base.module, said), base, labels, task, tokenizer)
 
 
 def from_peft(

@@ -34,6 +34,7 @@ def import_transformers(
     labels: Sequence[str] | None = None,
     task: Task | None = None,
     problem_type: str | None = None,
+    tokenizer: str | None = None,
 ) -> Adapter:
     """A sequence classifier of transformers as an adapter: `predict`, `save`, `evaluate(file=...)`.
 
@@ -43,6 +44,7 @@ def import_transformers(
         LABEL_0, LABEL_1, ...
       task: columns, templates and cutting of texts, where rows are more than one text.
       problem_type: as for `import_peft`, where `config.json` has none.
+      tokenizer: folder or hub name of the tokenizer, where the folder has none; None for the one there.
 
     Raises:
       UserError: it is no sequence classifier, its `problem_type` is unknown, its head has missing, ill-shaped or
@@ -53,10 +55,10 @@ def import_transformers(
     _check_architecture(settings, path)
     said = ClassifierConfig(path / CONFIG, settings, asked=asked_type(problem_type, task))
     said.problem_type(said.outputs)  # what config.json may not say is refused before anything is read
-    base = read_base(str(folder))
+    base = read_base(str(folder), tokenizer)
     _check_pooler(base)
     heads = HeadTensors(path, base.module.config, base.identity["fingerprint"])
-    return as_adapter(from_transformers(heads, base.module.config, said), base, labels, task)
+    return as_adapter(from_transformers(heads, base.module.config, said), base, labels, task, tokenizer)
 
 
 def from_transformers(tensors: Mapping[str, np.ndarray], config: BackboneConfig, said: ClassifierConfig) -> Converted:

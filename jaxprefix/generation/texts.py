@@ -1,5 +1,6 @@
 """Prompts to texts: batches of prompts padded on the left, decoded, and read off."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -31,12 +32,20 @@ def stop_tokens(words: Sequence[str], tokenizer: Any) -> tuple[int, ...]:
     ids = []
     for word in words:
         known = tokenizer.convert_tokens_to_ids(word)
-        found = [known] if known is not None and known != tokenizer.unk_token_id else []
-        found = found or tokenizer.encode(word, add_special_tokens=False)
+        found = [known] if known is not None and known != tokenizer.unk_token_id else _plain(tokenizer, word)
         if len(found) != 1:
             raise UserError(f"the stop token {word!r} is {len(found)} tokens of this tokenizer; name a single one.")
         ids += found
     return tuple(ids)
+
+
+def _plain(tokenizer: Any, word: str) -> list[int]:
+    """The ids of a word, by a copy: a call of the tokenizer itself would change the cuts and the padding that its fast
+    half holds, which other threads may be using."""
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.no_truncation()
+    backend.no_padding()
+    return backend.encode(word, add_special_tokens=False).ids
 
 
 def prompt_batches(examples: Examples, batch_size: int, longest: int) -> Iterator[tuple[dict, np.ndarray]]:

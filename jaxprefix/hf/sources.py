@@ -141,7 +141,7 @@ def read_tokenizer(source: str | Path) -> Any:
     if not has_tokenizer(folder):
         raise UserError(
             f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}, ...); copy the files of the one that the "
-            "model was trained with into it."
+            "model was trained with into it, or name a folder that has it by --tokenizer, in Python by tokenizer=."
         )
     try:
         with _without_advice():

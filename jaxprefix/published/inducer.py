@@ -32,6 +32,12 @@ from jaxprefix.tasks import SequenceClassifier
 from jaxprefix.training.optimizer import Optimizer
 
 CODE = "of ychen-stat-ml/kernel-adapters"
+NOT_AS_THERE = (
+    "; other than there, padding takes no part in the softmax of p (Inducer(legacy_mask=True) lets it), rows are "
+    "padded to the longest of a batch and not to 512 tokens, the classifier is trained and not frozen as it was "
+    "drawn, numbers are float32 and not float16, and evaluations read every row and not the first 1,600"
+)
+"""How the inducers on RoBERTa differ from that code."""
 
 
 def _generation(
@@ -146,13 +152,18 @@ GENERATION = (
 
 GLUE = (
     # prefix_length 6, prefix_dim 4
-    _glue("INDUCER", f"NLU script, no LoRA, {CODE}", Inducer(key_rank=6, value_rank=4), 0.49),
+    _glue("INDUCER", f"NLU script, no LoRA, {CODE}{NOT_AS_THERE}", Inducer(key_rank=6, value_rank=4), 0.49),
     # prefix_length 2, prefix_dim 4, LoRA of rank 4 and scale 32/4
-    _glue("INDUCER_LORA", f"NLU script, {CODE}", Inducer(key_rank=2, value_rank=4) + _roberta_lora(), 0.49),
+    _glue(
+        "INDUCER_LORA",
+        f"NLU script, {CODE}{NOT_AS_THERE}",
+        Inducer(key_rank=2, value_rank=4) + _roberta_lora(),
+        0.49,
+    ),
     # prefix_length 2, prefix_dim 2, LoRA of rank 4, bottleneck 12
     _glue(
         "INDUCER_PARALLEL",
-        f"NLU script, {CODE}",
+        f"NLU script, {CODE}{NOT_AS_THERE}",
         Inducer(key_rank=2, value_rank=2)
         + _roberta_lora()
         + ParallelAdapter(width=12, scale=2.0, dropout=0.1, after_dropout=True),

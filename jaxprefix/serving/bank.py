@@ -7,6 +7,7 @@ the stacks: the program does not change as long as shapes do not.
 
 import functools
 import logging
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ class Bank:
 
     Every row pays for the widest adapter of each kind: prefixes are padded to the longest, LoRAs to the largest rank,
     and a row whose adapter has no LoRA computes one of zeros.
+
+    Threads may call it, and `replace`, at the same time. A call reads the adapters once, when it begins, so that all
+    its rows are answered by those that were there then.
     """
 
     def __init__(self, adapters: Mapping[str, Adapter]):
@@ -66,6 +70,8 @@ class Bank:
         self._first, first = next(iter(adapters.items()))
         self._precision = _precision(first.run)
         self.backbone: Backbone = first.backbone
+        self._replacing = threading.Lock()
+        # immutable and exchanged as a whole: who reads it once has adapters, shapes and stacks that belong together
         self._state = make_state({name: self._member(name, adapter) for name, adapter in adapters.items()})
 
     def __repr__(self) -> str:
@@ -85,18 +91,22 @@ class Bank:
         Raises:
           UserError: no adapter has that name, or the new one cannot share a program with the others.
         """
-        state = self._state
-        index = int(indices_of(state, [name], 1)[0])
+        indices_of(self._state, [name], 1)  # before anything is read
         if not isinstance(adapter, Adapter):
             adapter = load_adapter(adapter, backbone=self.backbone)
         member = self._member(name, adapter)
-        members = {**state.members, name: member}
-        leaves = state.fill(member)
-        if leaves is None:
-            self._state = make_state(members)
-            log.info("the new adapter %r does not fit the bank, which grows; its next batches are compiled anew.", name)
-        else:
-            self._state = state._replace(members=members, stacks=replaced(state.stacks, leaves, index))
+        with self._replacing:  # of two replacements at once neither may be lost; who asks the bank does not wait
+            state = self._state
+            members = {**state.members, name: member}
+            leaves = state.fill(member)
+            if leaves is None:
+                self._state = make_state(members)
+                log.info(
+                    "the new adapter %r does not fit the bank, which grows; its next batches are compiled anew.", name
+                )
+            else:
+                stacks = replaced(state.stacks, leaves, int(indices_of(state, [name], 1)[0]))
+                self._state = state._replace(members=members, stacks=stacks)
 
     def logits(self, batch: Mapping[str, Any], adapters: Sequence[str]) -> Array:
         """Logits of a batch whose rows have different adapters; compiled once per shape of the batch.

@@ -140,6 +140,8 @@ def _text(rows: Rows, index: int, column: str, value: Any) -> str | None:
 
 def _whole(text: str) -> bool:
     """Whether there is no half of a surrogate pair in a text."""
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

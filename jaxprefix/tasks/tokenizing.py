@@ -91,6 +91,7 @@ class Tokenizing:
             self.backend, self.front = words_backend(json.loads(description))
         self.max_length, self.truncation, self.words = max_length, truncation, words
         self.typed = "token_type_ids" in tokenizer.model_input_names
+        self._ends = None if pairs else special_ends(self.backend, words)
         if max_length - self.backend.num_special_tokens_to_add(is_pair=pairs) < 1:
             raise UserError(f"With max_length {max_length} there is no room for a text; raise it.")
 
@@ -108,7 +109,7 @@ class Tokenizing:
             # each.
             encodings = self.backend.encode_batch(list(part), is_pretokenized=self.words)
             for encoding in encodings:
-                length = len(encoding.ids)
+                length = len(encoding)
                 if length > self.max_length and not self.truncation:
                     raise UserError(
                         f"{places[len(found)]} is {length} tokens long and max_length is {self.max_length}; raise "
@@ -116,7 +117,7 @@ class Tokenizing:
                     )
                 types = encoding.type_ids if self.typed else ()
                 words = encoding.word_ids if self.words else ()
-                found.append(cut_tokens(encoding, self.max_length, types, words))
+                found.append(cut_tokens(encoding, self.max_length, types, words, self._ends))
         return found
 
     def encoded(
@@ -133,31 +134,53 @@ class Tokenizing:
         )
 
 
-def cut_tokens(encoding: Any, limit: int, types: Sequence[int], words: Sequence[int | None]) -> Tokens:
+def special_ends(backend: Any, words: bool) -> tuple[int, int] | None:
+    """How many special tokens stand before and behind every single text; None where that cannot be told."""
+    probe = backend.encode(["a"] if words else "a", is_pretokenized=words)
+    special = probe.special_tokens_mask
+    if 0 not in special:
+        return None
+    return special.index(0), special[::-1].index(0)
+
+
+def cut_tokens(
+    encoding: Any, limit: int, types: Sequence[int], words: Sequence[int | None], ends: tuple[int, int] | None = None
+) -> Tokens:
     """An encoding with at most `limit` tokens: of one text its end is cut, of two the end of the longer one, then both
-    alike (`longest_first` of tokenizers); special tokens stay."""
+    alike (`longest_first` of tokenizers); special tokens stay. `ends` are those of a single text, where they are known.
+    """
     ids = encoding.ids
     if len(ids) <= limit:
         return Tokens(ids, types, words)
+    kept = _stretches(encoding, limit) if ends is None else [slice(limit - ends[1]), slice(len(ids) - ends[1], None)]
+
+    def cut(values: Sequence[Any]) -> list[Any]:
+        return [*chain.from_iterable(values[part] for part in kept)]
+
+    left_words = cut(words) if words else ()
+    return Tokens(
+        ids=cut(ids),
+        type_ids=cut(types) if types else (),
+        word_ids=left_words,
+        cut=True,
+        lost=len({*words} - {*left_words}),
+    )
+
+
+def _stretches(encoding: Any, limit: int) -> list[slice]:
+    """What stays of an encoding that is too long."""
     special, sequences = encoding.special_tokens_mask, encoding.sequence_ids
     of = [-1 if fixed else sequence for fixed, sequence in zip(special, sequences, strict=True)]
-    first, second = of.count(0), of.count(1)
-    left = dict(enumerate(longest_first(first, second, max(limit - (len(of) - first - second), 0))))
-    places = []
-    for place, sequence in enumerate(of):
-        if sequence in left:
-            if not left[sequence]:
-                continue
-            left[sequence] -= 1
-        places.append(place)
-    kept = [words[place] for place in places] if words else ()
-    return Tokens(
-        ids=[ids[place] for place in places],
-        type_ids=[types[place] for place in places] if types else (),
-        word_ids=kept,
-        cut=True,
-        lost=len({*words} - {*kept}),
-    )
+    counts = of.count(0), of.count(1)
+    left = longest_first(*counts, max(limit - (len(of) - sum(counts)), 0))
+    texts = [
+        (of.index(text), count, room) for text, (count, room) in enumerate(zip(counts, left, strict=True)) if count
+    ]
+    kept, begin = [], 0
+    for start, count, room in sorted(texts):  # each lies in one piece, and its end is cut
+        kept.append(slice(begin, start + room))
+        begin = start + count
+    return [*kept, slice(begin, None)]
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -50,6 +50,7 @@ class Run:
       task: the data, and what is asked of it.
       backbone: a Hugging Face encoder or decoder: a local folder, a hub name, or the embedded `tiny-encoder` or
         `tiny-decoder`.
+      tokenizer: folder or hub name of the tokenizer, where it is not the backbone's; None for the one in its folder.
       method: what is trained.
       start: where its virtual tokens begin: a text, words, labels' names, an adapter (`TextStart` and its like); None
         for the method's own random numbers.
@@ -86,6 +87,7 @@ class Run:
 
     task: Task
     backbone: str | NewBackbone = "tiny-encoder"
+    tokenizer: str | None = dataclasses.field(default=None, kw_only=True)
     method: Method = dataclasses.field(default_factory=PTuningV2)
     start: Start | None = None
     head: Head | None = None
@@ -137,6 +139,8 @@ class Run:
             self.optimizer.check_steps(self.steps)
         if self.quantize is not None and isinstance(self.backbone, NewBackbone):
             raise UserError("quantize is for pretrained weights, and this backbone is new; set quantize=None.")
+        if self.tokenizer is not None and isinstance(self.backbone, NewBackbone):
+            raise UserError("a new backbone names its own tokenizer; set tokenizer=None.")
         if self.start is not None:
             startable(self.method)
         check_task(self.task, self.head, self.label_smoothing)

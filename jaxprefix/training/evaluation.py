@@ -1,6 +1,7 @@
 """Outputs and metrics over all examples of a split."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,11 @@ def run_rows(
     examples: Examples,
     batch_size: int,
     mesh: Mesh,
+    buckets: Sequence[int] | None = None,
 ) -> Evaluated:
     """What the evaluation step gives for every example, in their order, and the targets that batches held.
 
-    Batches are sent one ahead of what is fetched.
+    Batches are sent one ahead of what is fetched; `buckets` are their padded lengths, None for ones that suit the rows.
     """
     collected: dict[str, list[np.ndarray]] = {}
     indices = []
@@ -42,7 +44,7 @@ def run_rows(
             collected.setdefault(name, []).append(fetch_global(value))
 
     # ----- every batch
-    for batch, index in evaluation_batches(examples, batch_size, None, local_rows(mesh, batch_size)):
+    for batch, index in evaluation_batches(examples, batch_size, buckets, local_rows(mesh, batch_size)):
         placed = put_batch(batch, mesh)
         targets = {f"target.{name}": placed[name] for name in specs if name in placed}
         outputs = {**eval_step(trainable, frozen, placed), **targets}

@@ -101,7 +101,8 @@ def with_absolute_paths(run: Run) -> Run:
         backbone = dataclasses.replace(backbone, tokenizer=_model(backbone.tokenizer))
     else:
         backbone = _model(backbone)
-    return dataclasses.replace(absolute_fields(run), backbone=backbone)
+    tokenizer = None if run.tokenizer is None else _model(run.tokenizer)
+    return dataclasses.replace(absolute_fields(run), backbone=backbone, tokenizer=tokenizer)
 
 
 def _model(source: str) -> str:
@@ -110,11 +111,13 @@ def _model(source: str) -> str:
 
 
 def at_its_new_place(before: Run, now: Run) -> Run:
-    """A stored run with the files and the backbone's folder of `now` in place of its own: that they are the same their
-    digests tell, not their names."""
+    """A stored run with the files, and the folders of backbone and tokenizer, of `now` in place of its own: that they
+    are the same their digests tell, not their names."""
     old, new = before.task.source, now.task.source
     if type(old) is type(new) and old.splits == new.splits:
         before = dataclasses.replace(before, task=dataclasses.replace(before.task, source=placed_as(old, new)))
     if all(isinstance(one, str) and os.path.isabs(one) for one in (before.backbone, now.backbone)):
         before = dataclasses.replace(before, backbone=now.backbone)
+    if all(one is not None and os.path.isabs(one) for one in (before.tokenizer, now.tokenizer)):
+        before = dataclasses.replace(before, tokenizer=now.tokenizer)
     return before

@@ -131,7 +131,8 @@ def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:
         config, tree, report = read_backbone(folder, dtype=dtype, sharding=place, quantize=run.quantize)
         for line in report.lines():
             log.info(line)
-        tokenizer, source = read_tokenizer(run.backbone), run.backbone
+        source = run.backbone if run.tokenizer is None else run.tokenizer
+        tokenizer = read_tokenizer(source)
         identity = {"source": run.backbone, "identity": report.identity, "fingerprint": report.fingerprint}
         if report.tied_identity is not None:
             identity["tied_identity"] = report.tied_identity

@@ -3,6 +3,7 @@
 import contextlib
 
 import jax
+import numpy as np
 import pytest
 
 from jaxprefix.adapters import adapter as adapters
@@ -44,9 +45,9 @@ def compiled():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def rows_of(adapter, count, call):
-    """So many rows of five words, other ones in every call."""
-    words = [[WORDS[(call + 3 * row + place) % len(WORDS)] for place in range(5)] for row in range(count)]
+def rows_of(adapter, count, call, length=5):
+    """So many rows of so many words, other ones in every call."""
+    words = [[WORDS[(call + 3 * row + place) % len(WORDS)] for place in range(length)] for row in range(count)]
     column = getattr(adapter.run.task, "words", None)
     return [" ".join(row) if column is None else {column: row} for row in words]
 
@@ -62,11 +63,24 @@ def test_the_tenth_call_of_a_known_shape_compiles_nothing(adapter, probabilities
     assert counts[0] > 0 and counts[1:] == [0] * 9
     assert any(answer != answers[0] for answer in answers)  # they were computed
     with compiled() as found:
-        adapter.predict(rows_of(adapter, 3, 11), probabilities=probabilities)  # padded to four
+        adapter.predict(rows_of(adapter, 3, 11), probabilities=probabilities)  # padded to eight
     assert found == []
     with compiled() as found:
-        adapter.predict(rows_of(adapter, 5, 12), probabilities=probabilities)  # and these to eight
+        adapter.predict(rows_of(adapter, 9, 12), probabilities=probabilities)  # and these to 32
     assert found != []
+
+
+@pytest.mark.parametrize("adapter", NAMES[:1], indirect=True)
+def test_rows_of_any_number_and_length_have_twelve_programs(adapter):
+    longest = adapter.model.backbone.dims.positions - adapter.run.method.length - 2  # words that it can serve
+    shapes = [(rows, length) for rows in (1, 2, 7, 9, 32) for length in (1, longest // 5, longest // 3, longest)]
+    order = np.random.default_rng(0).permutation(len(shapes))
+    with compiled() as found:
+        once = [adapter.predict(rows_of(adapter, shapes[at][0], 0, shapes[at][1])) for at in order]
+    assert sum(event.endswith("backend_compile_duration") for event, _ in found) <= 12
+    with compiled() as found:
+        again = [adapter.predict(rows_of(adapter, shapes[at][0], 0, shapes[at][1])) for at in order]
+    assert found == [] and again == once
 
 
 @pytest.mark.parametrize("adapter", NAMES[1:], indirect=True)

@@ -64,6 +64,20 @@ def test_the_files_tell_whose_they_are(tmp_path, capsys):
     assert jp.load_adapter(tmp_path / "b").run.method == PTuningV2(length=3, position_offset=False, dropout=0.0)
 
 
+def test_a_folder_without_a_tokenizer_opens_with_one_that_is_named(tmp_path, capsys):
+    bare = shutil.copytree(backbone("bert"), tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    out = str(tmp_path / "adapter")
+    args = ["import", str(FIXTURES / "bert-tagging"), "--backbone", str(bare), "--out", out]
+    assert cli.main(args) == 2
+    assert "has no tokenizer" in (said := capsys.readouterr().err) and "--tokenizer" in said
+    assert cli.main([*args, "--tokenizer", backbone("bert"), "--labels", *LABELS]) == 0
+    with_one = jp.import_peft(FIXTURES / "bert-tagging", backbone=backbone("bert"), labels=LABELS)
+    rows = [{"tokens": ["hello", "world"]}]
+    assert jp.load_adapter(out).predict(rows) == with_one.predict(rows)  # the adapter keeps the place
+    assert jp.load_adapter(out, backbone=backbone("bert")).predict(rows) == with_one.predict(rows)
+    capsys.readouterr()
+
+
 def test_what_nothing_tells_is_said(tmp_path, capsys):
     assert cli.main(["import", str(tmp_path), "--out", str(tmp_path / "a")]) == 2
     assert "say --format (peft, p-tuning-v2, adapters, transformers)" in capsys.readouterr().err

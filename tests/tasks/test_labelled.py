@@ -7,7 +7,7 @@ from jaxprefix.tasks.labelled import label_probabilities
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 5])
-def test_rows_that_pad_change_no_probability(rows):
+def test_probabilities_are_a_softmax_of_any_number_of_rows(rows):
     logits = np.random.default_rng(rows).normal(0, 5, (rows, 7)).astype(np.float32)
     found = label_probabilities(logits)
     weights = np.exp(logits.astype(np.float64))

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxprefix.errors import escaped
+
 LINES = 25  # of a table with its head and its notes
 NOTES = 3  # of a task
 LARGEST = 1e12  # number whose digits are all shown
@@ -16,7 +18,7 @@ among them, None where the tokenizer knows every text) and what the task says of
 
 
 class Table(NamedTuple):
-    """A report for people. Texts of the data are in it as they are: whoever prints it escapes them.
+    """A report for people. Texts of the data are in it as they are, to be escaped where they are printed.
 
     Attributes:
       head: over the columns, the splits' names behind the first.
@@ -31,14 +33,14 @@ class Table(NamedTuple):
     warnings: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The table as lines of text whose columns stand below each other, and then the notes."""
-        cells = [self.head, *self.rows]
+        """The table as lines of text whose columns stand below each other, and then the notes, all escaped."""
+        cells = [[escaped(cell) for cell in row] for row in (self.head, *self.rows)]
         widths = [max(len(row[place]) for row in cells) for place in range(len(self.head))]
         aligned = [
             "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
             for row in cells
         ]
-        return [line.rstrip() for line in aligned] + [*self.notes]
+        return [line.rstrip() for line in aligned] + [escaped(note) for note in self.notes]
 
 
 def leaks(report: Report) -> list[str]:

@@ -5,7 +5,6 @@ import logging
 import jax
 
 from jaxprefix.data.report import Report, report_table
-from jaxprefix.errors import escaped
 
 log = logging.getLogger("jaxprefix")
 _told: list[Report] = []  # the last one: the many runs of a comparison have the same
@@ -19,6 +18,6 @@ def tell_report(report: Report) -> None:
     _told[:] = [report]
     table = report_table(report)
     for line in table.lines():
-        log.info(escaped(line))
+        log.info("%s", line)
     for line in table.warnings:
-        log.warning(escaped(line))
+        log.warning("%s", line)

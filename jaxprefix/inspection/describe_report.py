@@ -12,9 +12,9 @@ def print_report(report: Report, console: Any) -> None:
     from rich.text import Text
 
     found = report_table(report)
-    table = Table(*found.head, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(box=None, pad_edge=False)
+    for place, name in enumerate(found.head):
+        table.add_column(Text(escaped(name)), justify="right" if place else "left")
     for row in found.rows:
         table.add_row(*(Text(escaped(cell)) for cell in row))
     console.print(table)

@@ -191,10 +191,7 @@ class Task(Contract):
     def report_targets(self, examples: Examples) -> dict[str, Any]:
         """What there is to say of the targets of a split, as JSON: numbers and texts by their names, or counts by the
         names of what is counted; without a word of its own how many entries there are."""
-        return {
-            f"{name}, per {target.spec.per}": count_entries(target.values, target.spec)
-            for name, target in examples.targets.items()
-        }
+        return {f"{name}, per {target.spec.per}": target.count() for name, target in examples.targets.items()}
 
     def finish(self, examples: Examples, tokenizer: Any) -> Callable[..., dict[str, np.ndarray]] | None:
         """What is done to every batch (`Examples.finish`)."""
@@ -309,12 +306,6 @@ class Task(Contract):
 def cut_metrics(cut: tuple[int, int]) -> dict[str, float]:
     """What was cut of a split (`Examples.cut`) as metrics: `cut_rows` and `cut_words` where there are any."""
     return {name: float(count) for name, count in zip(("cut_rows", "cut_words"), cut, strict=True) if count}
-
-
-def count_entries(values: np.ndarray, spec: TargetSpec) -> int:
-    """How many entries of a target are another than what fills it up."""
-    filled = np.isnan(values) if np.isnan(spec.fill) else values == spec.fill
-    return int((~filled).any(axis=tuple(range(1, values.ndim))).sum())
 
 
 def check_task(task: Task, head: Head | None, smoothing: float) -> None:

@@ -5,6 +5,7 @@ import logging
 import jax
 
 from jaxprefix.data.report import Report, report_table
+from jaxprefix.errors import escaped
 
 log = logging.getLogger("jaxprefix")
 _told: list[Report] = []  # the last one: the many runs of a comparison have the same
@@ -20,4 +21,4 @@ def tell_report(report: Report) -> None:
     for line in table.lines():
         log.info("%s", line)
     for line in table.warnings:
-        log.warning("%s", line)
+        log.warning("%s", escaped(line))

@@ -120,10 +120,11 @@ def said_of(text):
     """A report of rows that has a text wherever one of the data may stand."""
     found = {
         "name": text, "rows": 2, "examples": 2, "lengths": {"shortest": 1, "median": 1.5, "longest": 2},
-        "cut": {"rows": 0, "words": 0}, "empty": {text: 1}, "equal": {"train": 0}, "tokens": {"all": 3, "unknown": 1},
+        "cut": {"rows": 0, "words": 0}, "empty": {text: 1}, "equal": {text: 1}, "tokens": {"all": 3, "unknown": 1},
         "targets": {"labels": {text: 1, "fine": 1}, "scheme": text, f"figure {text}": 3},
     }  # fmt: skip
-    return {"columns": [text], "splits": {"train": found}}
+    later = {**found, "equal": {f"{text}2": 0, text: 1}}
+    return {"columns": [text], "splits": {text: found, f"{text}2": later}}
 
 
 def told(text):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import tracemalloc
+import types
 from pathlib import Path
 
 import jax
@@ -17,6 +19,7 @@ from jaxprefix.data.rows import Rows
 from jaxprefix.tasks import prepare
 from jaxprefix.tasks.inputs import is_empty, read_inputs
 from jaxprefix.tasks.reporting import report_rows, text_lengths, unknown_token
+from jaxprefix.training.host_loop import HostLoop
 from tests.data.conftest import letters, write_rows
 from tests.kinds import choice, soft_tags, windows
 
@@ -279,7 +282,7 @@ def reports(draw):
     return {"columns": [], "splits": splits}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(reports())
 def test_a_table_has_at_most_so_many_lines_whatever_a_task_says(report):
     table = report_table(report)
@@ -292,7 +295,7 @@ def test_a_table_has_at_most_so_many_lines_whatever_a_task_says(report):
     check_report(report)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(reports(), st.data())
 def test_what_is_no_report_is_a_value_error(report, data):
     """An adapter folder's description is anybody's."""
@@ -316,10 +319,33 @@ def test_what_is_no_report_is_a_value_error(report, data):
             continue
 
 
-def test_unknown_rows_are_no_copies():
-    """A report of many rows holds a number for each and nothing else of them."""
-    import tracemalloc
+def test_what_was_cut_of_the_training_rows_is_the_first_line_of_the_metrics(tmp_path):
+    """Once, however often a run begins before its first checkpoint; and not where nothing was."""
 
+    class NoSteps(HostLoop):
+        step_of = next_batch = update = report = evaluate = info = lambda self, *args: 0
+
+        def finished(self, step):
+            return True
+
+        def __init__(self, folder, cut):
+            examples = types.SimpleNamespace(cut=cut)
+            task = jp.Classification(jp.Files("none.jsonl"))
+            self.run = jp.Run(task, "tiny-encoder", jp.PTuningV2(length=2), folder=str(folder))
+            self.setup = types.SimpleNamespace(examples={"train": examples})
+            self.checkpoints, self.steps = types.SimpleNamespace(wait=lambda: None), 0
+
+    for cut, written in (((3, 2), [{"step": 0, "train/cut_rows": 3.0, "train/cut_words": 2.0}]), ((0, 0), [])):
+        folder = tmp_path / str(cut[0])
+        folder.mkdir()
+        for _ in range(2):
+            NoSteps(folder, cut).loop(None, lambda: False)
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            assert [json.loads(line) for line in lines] == written
+
+
+def test_no_row_is_held():
+    """A number for each, and nothing else of them."""
     count, text = 3_000, "x" * 2_000
     rows = Rows("r", "i", count, lambda index: {"text": f"{index} {text}"}, lambda index: f"{index}")
     task = jp.Classification(jp.Files("none.jsonl"))

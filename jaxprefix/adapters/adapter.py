@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxprefix.checkpoints.adapter import AdapterFiles, read_adapter, write_adapter
 from jaxprefix.data import Examples, Files, InMemory
+from jaxprefix.data.report import Report
 from jaxprefix.distributed.devices import found_devices
 from jaxprefix.distributed.mesh import MeshShape, make_mesh
 from jaxprefix.errors import UserError
@@ -55,6 +56,7 @@ class Adapter:
       facts: what the task knows of its training rows.
       metrics: what was measured at the end of the run, by split.
       data: by split, the name and the digest of the rows that the run had; None where nothing is known of them.
+      report: what there is to say of these rows; None likewise.
     """
 
     model: TunedModel
@@ -65,6 +67,7 @@ class Adapter:
     facts: Facts
     metrics: dict[str, Any]
     data: Splits | None = None
+    report: Report | None = None
 
     def __repr__(self) -> str:
         run, source = self.run, self.backbone.identity["source"]
@@ -226,6 +229,7 @@ class Adapter:
             metrics=self.metrics,
             facts=self.facts,
             data=self.data,
+            report=self.report,
         )
         return Path(folder)
 
@@ -284,6 +288,7 @@ def load_adapter(folder: str | Path, *, backbone: str | Backbone | None = None) 
         files.facts,
         files.metrics,
         files.data,
+        files.report,
     )
 
 

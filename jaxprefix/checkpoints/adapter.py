@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxprefix.checkpoints import card
 from jaxprefix.checkpoints.files import OLD, as_path, is_remote, put_folder, recover_folder, resolved, writing
+from jaxprefix.data.report import Report, check_report
 from jaxprefix.errors import UserError
 from jaxprefix.paths import check_entries, parse_json
 from jaxprefix.renamed import upgraded_config, upgraded_path
@@ -40,6 +41,8 @@ class AdapterFiles:
       metrics: what was measured.
       facts: what the task knows of its training rows; the labels' names in the order of the logits under `labels`.
       data: by split, the name and the digest of its rows; None in folders of versions that kept none.
+      report: what there is to say of its rows (`data.report`); None in folders of versions that kept none, and where an
+        adapter was imported.
       version: the version of jaxprefix that wrote it.
     """
 
@@ -50,6 +53,7 @@ class AdapterFiles:
     metrics: dict[str, Any]
     facts: dict[str, Any]
     data: dict[str, Any] | None
+    report: dict[str, Any] | None
     version: str
 
 
@@ -62,6 +66,7 @@ def write_adapter(
     metrics: dict[str, Any],
     facts: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
+    report: Report | None = None,
 ) -> None:
     """Writes an adapter folder; an older one in its place is replaced, and either the old or the new one is there.
 
@@ -76,6 +81,7 @@ def write_adapter(
       metrics: as JSON; numbers at the top level are shown in the model card.
       facts: what the task knows of its training rows, as JSON; its `labels` are shown in the model card.
       data: by split, the name and the digest of its rows; None where nothing is known of them.
+      report: what there is to say of its rows, shown in the model card; None where nothing is known of them.
 
     Raises:
       UserError: the place holds something else than an adapter folder, or cannot be written.
@@ -101,13 +107,14 @@ def write_adapter(
         "labels": facts.get("labels"),
         "facts": {name: value for name, value in facts.items() if name != "labels"},
         "data": None if data is None else dict(data),
+        "report": None if report is None else dict(report),
         "sha256": hashlib.sha256(tensors).hexdigest(),
         "empty": [name for name, leaf in flat.items() if leaf is _EMPTY],
     }
     trained = sum(leaf.size for name, leaf in arrays.items() if name.startswith("trainable/"))
     folder = resolved(folder)
     text = card.model_card(
-        folder.name, description["config"], backbone, metrics, facts.get("labels"), trained, len(tensors)
+        folder.name, description["config"], backbone, metrics, facts.get("labels"), trained, len(tensors), report
     )
     with writing("the adapter", folder):
         recover_folder(folder)
@@ -160,7 +167,9 @@ def read_adapter(folder: Any) -> AdapterFiles:
         backbone, version = description["backbone"], description["jaxprefix"]
         named = {} if description["labels"] is None else {"labels": description["labels"]}
         facts = description.get("facts", {})
-        digest, data = description["sha256"], description.get("data")
+        digest, data, report = description["sha256"], description.get("data"), description.get("report")
+        if report is not None:
+            check_report(report)
         _check_tables(backbone=backbone, facts=facts, data={} if data is None else data)
         _check_texts(*named.get("labels", ()))
         facts = {**named, **facts}
@@ -182,7 +191,7 @@ def read_adapter(folder: Any) -> AdapterFiles:
             f"the file {name} of the adapter {folder} is damaged ({reason}); copy the folder again or export again."
         ) from error
     return AdapterFiles(
-        tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, facts, data, version
+        tree.get("trainable", {}), tree.get("initialized", {}), config, backbone, metrics, facts, data, report, version
     )
 
 

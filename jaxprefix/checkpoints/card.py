@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from jaxprefix.data.report import Report, report_table
 from jaxprefix.errors import escaped
 
 
@@ -15,6 +17,7 @@ def model_card(
     labels: list[str] | None,
     trained: int,
     size: int,
+    report: Report | None = None,
 ) -> str:
     """Text of the card.
 
@@ -22,10 +25,11 @@ def model_card(
       folder: name of the adapter's folder.
       config: the configuration as parsed type-tagged JSON.
       backbone: its identity; "name", "architecture", "digest" and "parameters" are shown where they are there.
-      metrics: numbers at the top level are shown.
+      metrics: numbers are shown, those of a split with its name.
       labels: names of the labels.
       trained: number of trained parameters.
       size: bytes of the file of tensors.
+      report: what there is to say of the rows.
     """
     fields = config if isinstance(config, dict) else {}
     method, name = fields.get("method"), backbone.get("name", "its backbone")
@@ -36,7 +40,7 @@ def model_card(
         (key, str(backbone[key])) for key in ("name", "architecture", "parameters", "digest") if key in backbone
     ]
     data = [(key, item) for key in ("data", "task") for key, item in _rows(fields.get(key), key)]
-    measured = [(key, f"{item:.6g}") for key, item in metrics.items() if _is_number(item)]
+    measured = [(name, f"{item:.6g}") for name, item in _numbers(metrics) if _is_number(item)]
     tuned = f", tuned with {_text(str(how))}" if how else ""
     parts = [
         f"# {_text(folder)}",
@@ -45,6 +49,7 @@ def model_card(
         _table("Method", ("field", "value"), [("type", how), *_rows(method, "")] if how else []),
         _table("Backbone", ("field", "value"), identity),
         _table("Data", ("field", "value"), data),
+        *([] if report is None else _rows_reported(report)),
         "## Labels\n\n" + ", ".join(_code(label) for label in labels) if labels else "",
         _table("Metrics", ("metric", "value"), measured),
         "## Use\n\n```python\nimport jaxprefix as jp\n\n"
@@ -67,12 +72,27 @@ def _rows(value: Any, path: str) -> list[tuple[str, str]]:
     return [row for key, item in inner for row in _rows(item, key)]
 
 
-def _table(title: str, head: tuple[str, str], rows: list[tuple[str, Any]]) -> str:
+def _numbers(metrics: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Metrics with their names, those of a split behind its own."""
+    found: list[tuple[str, Any]] = []
+    for key, item in metrics.items():
+        found += [(f"{key}/{name}", value) for name, value in item.items()] if isinstance(item, dict) else [(key, item)]
+    return found
+
+
+def _rows_reported(report: Report) -> list[str]:
+    table = report_table(report)
+    notes = "\n".join(f"- {_text(note)}" for note in (*table.warnings, *table.notes))
+    return [_table("Rows", table.head, table.rows, right=True), notes]
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]], right: bool = False) -> str:
+    """A table under a title; `right` aligns all columns but the first on the right."""
     if not rows:
         return ""
-    lines = [head, ("---", "---"), *rows]
+    lines = [head, ("---", *["---:" if right else "---"] * (len(head) - 1)), *rows]
     cells = [[_text(str(cell)) for cell in line] for line in lines]
-    return f"## {title}\n\n" + "\n".join(f"| {a} | {b} |" for a, b in cells)
+    return f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def _is_number(value: Any) -> bool:

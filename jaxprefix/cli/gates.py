@@ -4,6 +4,7 @@ line."""
 from collections.abc import Sequence
 
 from jaxprefix.cli.options import Parser, real, whole
+from jaxprefix.errors import escaped
 
 USAGE = "ADAPTER [--keep 0.65]"
 SUMMARY = "the gates of a finished run, and the prefix that they leave"
@@ -41,7 +42,7 @@ def run(args: Sequence[str]) -> int:
         f"over {gates.rows:,} rows of {options.split}; {pattern.kept.sum()} of {gates.present.sum()} virtual tokens "
         f"have a gate of at least {pattern.tau:.3f} of the largest; trained anew with these:"
     )
-    print(f"method={expression(gates.method(options.keep, tau=options.tau), 'jp.')},")
+    print(f"method={escaped(expression(gates.method(options.keep, tau=options.tau), 'jp.'))},")
     if options.plot:
         gates.plot(options.plot)
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprefix.cli.options import Parser, real, whole
-from jaxprefix.errors import UserError
+from jaxprefix.errors import UserError, escaped
 
 HERE = "here"
 
@@ -102,6 +102,8 @@ def check_mesh_words(text: str) -> dict[str, int]:
 
 
 def _suggestions(plan: Any, budget: float, console: Any) -> list[dict[str, Any]]:
+    from rich.text import Text
+
     from jaxprefix.planning.search import suggestions
     from jaxprefix.planning.table import gib
 
@@ -109,7 +111,7 @@ def _suggestions(plan: Any, budget: float, console: Any) -> list[dict[str, Any]]
     tried = suggestions(plan, budget=budget)
     for one in tried:
         size = "" if one["largest"] is None else f", {gib(one['largest'])} GiB per device"
-        console.print(f"  {one['change']}: {'fits' if one['fits'] else 'does not fit'}{size}", highlight=False)
+        console.print(Text(escaped(f"  {one['change']}: {'fits' if one['fits'] else 'does not fit'}{size}")))
     if not any(one["fits"] for one in tried):
         console.print("  nothing that was tried.")
     return tried

@@ -48,6 +48,12 @@ class Target:
     values: np.ndarray
     spec: TargetSpec
 
+    def count(self) -> int:
+        """How many entries are others than what pads them."""
+        fill = self.spec.fill
+        padding = np.isnan(self.values) if np.isnan(fill) else self.values == fill
+        return int((~padding).any(axis=tuple(range(1, padding.ndim))).sum())
+
 
 @dataclass(frozen=True)
 class Examples:

@@ -2,16 +2,21 @@
 
 When a process is gone, the coordination service of JAX aborts the others from a thread of its own, which no Python
 code can keep it from, with a stack trace of a page. The relay outlives the process, and says in its place which
-process is gone and what to do. What it does not know it passes on as it is.
+process is gone and what to do. What it does not know it passes on, line by line, with control characters as escapes.
 
 Arguments: the coordinator's address, how many processes there are, seconds that they wait at the start.
 """
 
 import io
 import re
+import runpy
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+# by its file: as a script this runs without the package, and without what the package needs
+escaped = runpy.run_path(str(Path(__file__).parents[1] / "errors.py"))["escaped"]
 
 _DYING = re.compile(r"^([EF]\d{4} .*\b(coordination_service(_agent)?\.cc|client\.h):\d+\]|terminate called .*gloo::)")
 _FATAL = "the JAX distributed service detected fatal errors"
@@ -60,9 +65,15 @@ def write(lines: Iterable[str], out: Any, address: str, processes: int, seconds:
         if last or _DYING.match(line):
             last.append(line)
         else:
-            print(line, end="", file=out, flush=True)
+            print(_shown(line), end="", file=out, flush=True)
     said = sentence("".join(last), address, processes, seconds)
-    print("".join(last) if said is None else f"jaxprefix: {said}\n", end="", file=out, flush=True)
+    print("".join(map(_shown, last)) if said is None else f"jaxprefix: {escaped(said)}\n", end="", file=out, flush=True)
+
+
+def _shown(line: str) -> str:
+    """A line without control characters but tabs; one that was to be written over by the next stays a line."""
+    text = line.rstrip("\r\n")
+    return escaped(text, keep="\n\t") + ("\n" if len(text) < len(line) else "")
 
 
 if __name__ == "__main__":

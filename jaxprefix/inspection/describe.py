@@ -1,4 +1,4 @@
-"""A run in tables, before it runs."""
+"""A run in tables, or as JSON, before it runs."""
 
 import dataclasses
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from jaxprefix.data.batches import one_batch
 from jaxprefix.errors import escaped
 from jaxprefix.inspection.attention_calls import attention_calls, attention_lines
+from jaxprefix.inspection.describe_report import print_report
 from jaxprefix.methods.base import Combined, Method
 from jaxprefix.models.leaf_table import leaf_table
 from jaxprefix.published import of_method
@@ -18,12 +19,12 @@ from jaxprefix.trees import Tree, count, flatten
 
 
 def describe(run: Run, console: Any = None) -> Setup:
-    """Prints backbone, method, head, parameters by part (beside what a paper prints for the same method), shapes and
-    declarations of the trainable leaves, and which implementation each attention takes, with the reason where it is
-    another than the one that was asked for.
+    """Prints backbone, method, head, a report of the rows of all splits, parameters by part (beside what a paper prints
+    for the same method), shapes and declarations of the trainable leaves, and which implementation each attention
+    takes, with the reason where it is another than the one that was asked for.
 
     Args:
-      run: the config; its backbone and training rows are read, nothing is compiled.
+      run: the config; its backbone and its rows are read, nothing is compiled.
       console: a `rich` console; None prints to standard output.
 
     Returns:
@@ -33,8 +34,7 @@ def describe(run: Run, console: Any = None) -> Setup:
     from rich.table import Table
     from rich.text import Text
 
-    run.check()
-    setup = set_up(run, splits=("train",))
+    setup = _set_up(run)
     console = Console() if console is None else console
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_column(style="bold")
@@ -42,13 +42,15 @@ def describe(run: Run, console: Any = None) -> Setup:
     for name, value in _facts(setup).items():
         facts.add_row(name, Text(escaped(value, keep="\n")))
     console.print(facts)
+    console.print()
+    print_report(setup.report, console)
 
     parts = Table("part", "trained", "of the backbone", box=None, pad_edge=False)
     for column in parts.columns[1:]:
         column.justify = "right"
     whole = backbone_size(setup.backbone.tree)
     for name, size in _parts(setup).items():
-        parts.add_row(name, f"{size:,}", f"{100 * size / whole:.3f} %")
+        parts.add_row(Text(escaped(name)), f"{size:,}", f"{100 * size / whole:.3f} %")
     console.print()
     console.print(parts)
     for line in _printed(run.method):
@@ -57,14 +59,36 @@ def describe(run: Run, console: Any = None) -> Setup:
     columns = ("trainable leaf", "shape", "dtype", "group", "decay", "tp axis", "parameters")
     shapes = Table(*columns, title_justify="left", box=None, pad_edge=False)
     shapes.columns[-1].justify = "right"
-    table = leaf_table(setup.model)
-    for path, leaf in flatten(setup.trainable).items():
-        said, shape = table[path], "x".join(map(str, leaf.shape)) or "scalar"
-        decay, axis = "yes" if said.decay else "no", "" if said.tp is None else str(said.tp)
-        shapes.add_row(path, shape, str(leaf.dtype), said.group, decay, axis, f"{leaf.size:,}")
+    for leaf in _leaves(setup):
+        shape, axis = "x".join(map(str, leaf["shape"])) or "scalar", "" if leaf["tp"] is None else str(leaf["tp"])
+        decay, size = "yes" if leaf["decay"] else "no", f"{leaf['parameters']:,}"
+        shapes.add_row(Text(escaped(leaf["path"])), shape, leaf["dtype"], leaf["group"], decay, axis, size)
     console.print()
     console.print(shapes)
     return setup
+
+
+def describe_json(run: Run) -> dict[str, Any]:
+    """What `describe` prints, as JSON: the facts under their names, `parts` and `leaves`, and the report of the rows
+    under `data`."""
+    setup = _set_up(run)
+    facts = {**_facts(setup), "labels": list(setup.labels)}
+    return {**facts, "data": setup.report, "parts": _parts(setup), "leaves": _leaves(setup)}
+
+
+def _set_up(run: Run) -> Setup:
+    run.check()
+    return set_up(run)
+
+
+def _leaves(setup: Setup) -> list[dict[str, Any]]:
+    """The trainable leaves as they are declared."""
+    table, found = leaf_table(setup.model), []
+    for path, leaf in flatten(setup.trainable).items():
+        said = table[path]
+        declared = {"group": said.group, "decay": said.decay, "tp": said.tp, "parameters": leaf.size}
+        found.append({"path": path, "shape": list(leaf.shape), "dtype": str(leaf.dtype), **declared})
+    return found
 
 
 def backbone_size(tree: Tree) -> int:
@@ -98,7 +122,6 @@ def _facts(setup: Setup) -> dict[str, str]:
     run, config = setup.run, setup.model.backbone.config
     trained, frozen = count(setup.trainable), count(setup.frozen)
     initialized = count(setup.frozen["initialized"])
-    examples = setup.examples["train"]
     return {
         "backbone": f"{setup.backbone.identity['source']}: "
         f"{config.model_type}, {config.layers} layers x {config.width}, "
@@ -112,9 +135,6 @@ def _facts(setup: Setup) -> dict[str, str]:
         + (f", {initialized:,} of them drawn at random for this run" if initialized else ""),
         "positions": _positions(setup),
         "labels": ", ".join(setup.labels) or "none",
-        "rows": f"{len(examples):,} for training, {examples.lengths.min()} to {examples.lengths.max()} tokens"
-        + (f"; {examples.cut[0]:,} were longer and were cut" if examples.cut[0] else "")
-        + (f", {examples.cut[1]:,} words with a label with them" if examples.cut[1] else ""),
         "attention": _attention(setup),
         "mesh": ", ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items()),
     }
@@ -130,8 +150,7 @@ def _attention(setup: Setup) -> str:
 
 
 def _positions(setup: Setup) -> str:
-    longest = int(setup.examples["train"].lengths.max())
-    return f"{longest} tokens + {setup.positions} of the prefix, of {setup.model.backbone.dims.positions}"
+    return f"{setup.longest} tokens + {setup.positions} of the prefix, of {setup.model.backbone.dims.positions}"
 
 
 def _fields(value: Any) -> str:

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from jaxprefix.checkpoints.adapter import read_adapter
+from jaxprefix.checkpoints.adapter import AdapterFiles, read_adapter
 from jaxprefix.errors import escaped
+from jaxprefix.inspection.describe_report import print_report
 from jaxprefix.training.config import Run
 from jaxprefix.trees import count, flatten
 from jaxprefix.typed_json import expression, from_json
 
 
 def describe_adapter(folder: str | Path, console: Any = None) -> None:
-    """Prints backbone, method, task, labels, rows, metrics and leaves of an adapter folder.
+    """Prints backbone, method, task, labels, rows and what is said of them, metrics and leaves of an adapter folder.
 
     Args:
       folder: the adapter folder of a finished run.
@@ -25,11 +26,42 @@ def describe_adapter(folder: str | Path, console: Any = None) -> None:
     from rich.text import Text
 
     files = read_adapter(folder)
-    run = from_json(files.config_json, Run)
     console = Console() if console is None else console
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _facts(folder, files).items():
+        table.add_row(Text(escaped(name)), Text(escaped(value)))
+    console.print(table)
+    if files.report is not None:
+        console.print()
+        print_report(files.report, console)
+    shapes = Table("leaf", "shape", "dtype", box=None, pad_edge=False)
+    for path, leaf in _leaves(files).items():
+        shapes.add_row(Text(escaped(path)), "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype))
+    console.print()
+    console.print(shapes)
+
+
+def describe_adapter_json(folder: str | Path) -> dict[str, Any]:
+    """What `describe_adapter` prints, as JSON, with the report of the rows under `data`, None where there is none."""
+    files = read_adapter(folder)
+    leaves = [
+        {"path": path, "shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in _leaves(files).items()
+    ]
+    facts = {**_facts(folder, files), "labels": list(files.facts.get("labels", ()))}
+    return {**facts, "metrics": files.metrics, "data": files.report, "leaves": leaves}
+
+
+def _leaves(files: AdapterFiles) -> dict[str, Any]:
+    return flatten({"trainable": files.trainable, "initialized": files.initialized})
+
+
+def _facts(folder: str | Path, files: AdapterFiles) -> dict[str, str]:
+    run = from_json(files.config_json, Run)
     about = files.backbone
     size = f", {about['parameters']:,} parameters" if isinstance(about.get("parameters"), int) else ""
-    facts = {
+    return {
         "adapter": str(folder),
         "written by": f"jaxprefix {files.version}",
         "backbone": f"{about.get('name')}: {about.get('architecture')}{size}",
@@ -41,17 +73,6 @@ def describe_adapter(folder: str | Path, console: Any = None) -> None:
         **{f"rows, {split}": str(rows.get("name")) for split, rows in (files.data or {}).items()},
         **{f"metrics, {split}": _numbers(found) for split, found in files.metrics.items()},
     }
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(Text(escaped(name)), Text(escaped(value)))
-    console.print(table)
-    shapes = Table("leaf", "shape", "dtype", box=None, pad_edge=False)
-    for path, leaf in flatten({"trainable": files.trainable, "initialized": files.initialized}).items():
-        shapes.add_row(Text(escaped(path)), "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype))
-    console.print()
-    console.print(shapes)
 
 
 def _numbers(found: Any) -> str:

@@ -31,12 +31,13 @@ _MEANING = {
 def print_plan(plan: Plan, console: Any) -> None:
     """Prints facts, memory, products, collectives and the estimate."""
     from rich.table import Table
+    from rich.text import Text
 
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     for name, value in _facts(plan).items():
-        facts.add_row(name, escaped(value, keep="\n"))
+        facts.add_row(name, value if isinstance(value, Text) else Text(escaped(value, keep="\n")))
     console.print(facts)
     console.print()
     console.print(_memory(plan))
@@ -44,10 +45,11 @@ def print_plan(plan: Plan, console: Any) -> None:
         console.print()
         console.print(_traffic(plan))
     for problem in plan.problems:
-        console.print(f"\n[bold red]error:[/] {problem}", highlight=False)
+        console.print()
+        console.print(Text.assemble(("error:", "bold red"), f" {escaped(problem)}"))
 
 
-def _facts(plan: Plan) -> dict[str, str]:
+def _facts(plan: Plan) -> dict[str, Any]:
     shapes, run, topology = plan.shapes, plan.shapes.run, plan.topology
     place = f"{plan.devices} devices of the present backend"
     if topology is not None:
@@ -88,18 +90,22 @@ def _facts(plan: Plan) -> dict[str, str]:
     return found
 
 
-def _fits(plan: Plan) -> str:
+def _fits(plan: Plan) -> Any:
+    from rich.text import Text
+
     if plan.fits is None:
-        return "not known: the present backend does not say how much memory a device has"
+        return Text("not known: the present backend does not say how much memory a device has")
     largest, capacity = plan.largest, plan.capacity
     sizes = free = ""
     if largest is not None and capacity is not None:
         sizes = f"{gib(largest)} GiB of {gib(capacity)} GiB that a program may use"
         free = f", {gib(capacity - largest)} GiB free"
     if plan.fits:
-        return f"[green]yes[/]: {sizes}{free}"
-    refusals = [step.refusal for step in plan.steps if step.refusal]
-    return f"[red]no[/]: {sizes}{'; ' if sizes and refusals else ''}{refusals[0] if refusals else ''}"
+        return Text.assemble(("yes", "green"), f": {sizes}{free}")
+    refusals = [escaped(step.refusal, keep="\n") for step in plan.steps if step.refusal]
+    return Text.assemble(
+        ("no", "red"), f": {sizes}{'; ' if sizes and refusals else ''}{refusals[0] if refusals else ''}"
+    )
 
 
 def gib(size: float) -> str:
@@ -143,6 +149,7 @@ def _traffic(plan: Plan) -> Any:
 def print_search(found: Sequence[Found], console: Any) -> None:
     """Prints candidates in their order."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("candidate", "GiB per device", "fits", "ms a step", "tokens/s", "of peak", box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -151,7 +158,7 @@ def print_search(found: Sequence[Found], console: Any) -> None:
         plan = one.plan
         time, share = plan.train.time, plan.utilisation
         table.add_row(
-            one.changes,
+            Text(escaped(one.changes)),
             "" if plan.largest is None else gib(plan.largest),
             "yes" if plan.fits else "no",
             "" if time is None else f"{1e3 * time.seconds:,.1f}",

@@ -21,6 +21,7 @@ from jaxprefix.population.members import Fields, member_of, member_runs
 from jaxprefix.population.step import PopulationState, chosen
 from jaxprefix.training.config import Run
 from jaxprefix.training.export import write_run_adapter
+from jaxprefix.training.reporting import tell_report
 from jaxprefix.training.resume import MemberHistory, StopSignal, refuse_other_backbone, refuse_other_run
 from jaxprefix.trees import Tree
 
@@ -112,6 +113,7 @@ def train_population(
             _, state, info = restored
             population.histories = [_history(found) for found in info["histories"]]
             log.info("going on from step %d of %d in %s", int(state.train.step), population.steps, run.folder)
+        tell_report(population.setup.report)
         with StopSignal() as stop:
             state = population.train(state, stop)
         steps = int(state.train.step)
@@ -139,7 +141,7 @@ def _members(population: Population, state: PopulationState, members: Sequence[F
         trainable = jax.device_get(member_of(best, index))
         frozen = {**population.frozen, "initialized": member_of(population.frozen["initialized"], index)}
         own = dataclasses.replace(setup, run=run, model=population.models[index], frozen=frozen)
-        adapter = write_run_adapter(folder / "adapter", own, trainable, metrics, facts[index])
+        adapter = write_run_adapter(folder / "adapter", own, trainable, metrics, facts[index], setup.report)
         found.append(Member(run, dict(fields), adapter, metrics, trainable, histories[index]))
         for split, values in metrics.items():
             log.info("member %d, %s: %s %.4f", index, split, *next(iter(values.items())))

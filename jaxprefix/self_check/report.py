@@ -4,6 +4,8 @@ import dataclasses
 import io
 from typing import Any, Literal
 
+from jaxprefix.errors import escaped
+
 Status = Literal["passed", "failed", "warning", "not applicable"]
 
 
@@ -40,12 +42,14 @@ class Check:
 
     def __rich__(self) -> Any:
         from rich.table import Table
+        from rich.text import Text
 
         colours = {"passed": "green", "failed": "bold red", "warning": "yellow", "not applicable": "dim"}
         table = Table("check", "", "measured", box=None, pad_edge=False)
         for item in self.items:
             remedy = f"; {item.remedy}" if item.remedy else ""
-            table.add_row(item.name, f"[{colours[item.status]}]{item.status}", item.measured + remedy)
+            name, measured = (Text(escaped(text)) for text in (item.name, item.measured + remedy))
+            table.add_row(name, Text(item.status, colours[item.status]), measured)
         return table
 
     def __str__(self) -> str:

@@ -24,6 +24,8 @@ from jaxprefix.typed_json import is_registered, register
 
 Facts = Mapping[str, Any]
 """What a task knows of its training rows, as JSON: `labels`, the names in the order of the logits, for one."""
+RowReader = Callable[[Mapping[str, Any], int], Mapping[str, Any]]
+"""From a row and its number to values by names."""
 T = TypeVar("T", bound=type)
 
 
@@ -178,6 +180,19 @@ class Task(Contract):
         """The rows of `train`, `validation` or `test`."""
         return self.source.open(split)
 
+    # What a report says of rows
+
+    def input_reader(self, rows: Rows) -> RowReader:
+        """From a row and its number to the row's input, by the names of its parts: rows of equal values are equal, and
+        a value without a visible character is an empty text."""
+        columns = self.columns
+        return lambda row, index: {column: row.get(column) for column in columns}
+
+    def report_targets(self, examples: Examples) -> dict[str, Any]:
+        """What there is to say of the targets of a split, as JSON: numbers and texts by their names, or counts by the
+        names of what is counted; without a word of its own how many entries there are."""
+        return {f"{name}, per {target.spec.per}": target.count() for name, target in examples.targets.items()}
+
     def finish(self, examples: Examples, tokenizer: Any) -> Callable[..., dict[str, np.ndarray]] | None:
         """What is done to every batch (`Examples.finish`)."""
         return None
@@ -236,8 +251,7 @@ class Task(Contract):
         for name, value in found.items():
             parts = value if isinstance(value, Mapping) else {} if value is None else {"": value}
             measured.update({f"{name}/{part}" if part else name: float(one) for part, one in parts.items()})
-        counts = zip(("cut_rows", "cut_words"), evaluated.cut, strict=True)
-        return measured | {name: float(count) for name, count in counts if count}
+        return measured | cut_metrics(evaluated.cut)
 
     @property
     def higher_is_better(self) -> bool:
@@ -287,6 +301,11 @@ class Task(Contract):
 
     def check_training_rows(self, examples: Examples, name: str) -> None:
         """Refuses, as UserError, training rows from which nothing can be learned; `name` is that of the split."""
+
+
+def cut_metrics(cut: tuple[int, int]) -> dict[str, float]:
+    """What was cut of a split (`Examples.cut`) as metrics: `cut_rows` and `cut_words` where there are any."""
+    return {name: float(count) for name, count in zip(("cut_rows", "cut_words"), cut, strict=True) if count}
 
 
 def check_task(task: Task, head: Head | None, smoothing: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from typing_extensions import override
 
-from jaxprefix.data.examples import IGNORED, TargetSpec
+from jaxprefix.data.examples import IGNORED, Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
@@ -67,6 +67,10 @@ class CausalLanguage(Task):
             yield with_next_tokens(made, facts is not None, cuts)
 
     @override
+    def report_targets(self, examples: Examples) -> dict[str, Any]:
+        return report_next_tokens(examples)
+
+    @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:
         return {"labels": TargetSpec("token")}
 
@@ -79,6 +83,11 @@ class CausalLanguage(Task):
     @override
     def metrics(self) -> dict[str, Metric]:
         return LANGUAGE
+
+
+def report_next_tokens(examples: Examples) -> dict[str, int]:
+    """How many tokens are to be predicted."""
+    return {"tokens to predict": examples.targets["labels"].count()}
 
 
 def end_of(tokenizer: Any) -> int:

@@ -24,7 +24,7 @@ from jaxprefix.errors import UserError
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 _BLANKS = re.compile("[ \t]+")
-_INVISIBLE = "\u200b\u2060\ufeff"  # of no width, and no white space to `str.strip`
+INVISIBLE = "\u200b\u2060\ufeff"  # of no width, and no white space to `str.strip`
 _KINDS = {
     bool: "a truth value",
     int: "a whole number",
@@ -115,7 +115,7 @@ def read_label(rows: Rows, index: int, column: str, value: Any) -> str | int:
         )
     if not text:
         return _refuse(rows, index, column, text, "a label is not empty; fill it in or remove the row")
-    if text != text.strip().strip(_INVISIBLE):
+    if text != text.strip().strip(INVISIBLE):
         return _refuse(rows, index, column, text, "it has white space around it; remove that")
     return text
 

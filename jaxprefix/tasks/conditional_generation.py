@@ -7,16 +7,17 @@ from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
-from jaxprefix.data.examples import IGNORED, TargetSpec
+from jaxprefix.data.examples import IGNORED, Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.models.heads import CausalLM
-from jaxprefix.tasks.base import Facts, Metric, Task, register_task
+from jaxprefix.tasks.base import Facts, Metric, RowReader, Task, register_task
 from jaxprefix.tasks.causal_language import (
     cut,
     end_of,
     plain_backend,
+    report_next_tokens,
     with_next_tokens,
     with_whole_offsets,
     without_end,
@@ -146,6 +147,17 @@ class ConditionalGeneration(Task):
     def prompt_text(self, rows: Rows, row: Mapping[str, Any], index: int) -> str:
         """The prompt of a row, its separator included."""
         return text_of(self.template, self.prompt, rows, row, index) + self.separator
+
+    @override
+    def input_reader(self, rows: Rows) -> RowReader:
+        made = self.format
+        if made is None:
+            return super().input_reader(rows)
+        return lambda row, index: {"prompt": [piece.text for piece in made.prompt(row, rows.locate(index))]}
+
+    @override
+    def report_targets(self, examples: Examples) -> dict[str, Any]:
+        return report_next_tokens(examples)
 
     @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:

@@ -8,6 +8,7 @@ import numpy as np
 from typing_extensions import override
 
 from jaxprefix.contract import required
+from jaxprefix.data.examples import Examples
 from jaxprefix.data.rows import Rows
 from jaxprefix.errors import UserError
 from jaxprefix.tasks.base import Facts, Task
@@ -80,6 +81,16 @@ class LabelledTask(Task):
         if len(named) != count or len(set(named)) != count:
             raise UserError(f"the head has {count} labels, but these are given: {', '.join(named)}; name each once.")
         return {"labels": list(named)}
+
+    @override
+    def report_targets(self, examples: Examples) -> dict[str, Any]:
+        """How often each label is there."""
+        names, target = examples.labels, examples.targets.get("labels")
+        if target is None or target.values.dtype.kind not in "bi":
+            return super().report_targets(examples)
+        values = target.values
+        counts = values.sum(0) if values.dtype == bool else np.bincount(values[values >= 0], minlength=len(names))
+        return {"labels": dict(zip(names, counts.tolist(), strict=False))}
 
     @override
     def hf_config(self, facts: Facts) -> dict[str, Any]:

@@ -224,6 +224,13 @@ class MultiLabelClassification(TextTask, LabelledTask):
         return facts
 
     @override
+    def report_targets(self, examples: Examples) -> dict[str, Any]:
+        """How often each label is there, how many a row has, and how many rows have none."""
+        has = examples.targets["labels"].values.sum(1)
+        of_rows = {"labels a row, mean": float(has.mean()), "rows without a label": int((has == 0).sum())}
+        return {**of_rows, **super().report_targets(examples)}
+
+    @override
     def check_training_rows(self, examples: Examples, name: str) -> None:
         if not examples.targets["labels"].values.any():
             raise UserError(f"No row of the training split {name} has a label; give rows that have.")

@@ -150,11 +150,15 @@ def _examples(
 def _key(task: Task, tokenizer: Any, facts: Facts | None, *identities: str) -> str:
     import tokenizers
 
-    names = [field.name for field in fields(task) if field.name not in task.not_cached]  # pyright: ignore[reportArgumentType]  # a dataclass
-    said = json.loads(to_json({name: getattr(task, name) for name in names}))
     about_tokenizer = [serialised(tokenizer), asdict(vocabulary_of(tokenizer)), tokenizers.__version__]
     about_tokenizer += ["token_type_ids" in tokenizer.model_input_names]
     about_tokenizer += [tokenizer.bos_token_id, tokenizer.eos_token_id]
-    kind = [type(task).__module__, type(task).__qualname__, task.cache_version]
-    everything = [FORMAT, kind, said, about_tokenizer, facts, identities]
+    everything = [FORMAT, *described_task(task), about_tokenizer, facts, identities]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def described_task(task: Task) -> tuple[list[Any], Any]:
+    """As JSON, a task's kind and version, and those of its fields that change what rows become."""
+    names = [field.name for field in fields(task) if field.name not in task.not_cached]  # pyright: ignore[reportArgumentType]  # a dataclass
+    kind = [type(task).__module__, type(task).__qualname__, task.cache_version]
+    return kind, json.loads(to_json({name: getattr(task, name) for name in names}))

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 from typing_extensions import override
 
-from jaxprefix.data.examples import TargetSpec
+from jaxprefix.data.examples import Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
@@ -134,6 +134,17 @@ class Regression(TextTask):
     @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:
         return {"values": TargetSpec("row", np.float32, (len(self.target_columns),))}
+
+    @override
+    def report_targets(self, examples: Examples) -> dict[str, Any]:
+        """Mean, standard deviation, least and largest of each target, in its own units."""
+        values = examples.targets["values"].values * np.array(examples.facts["scale"]) + examples.facts["mean"]
+        names = {"mean": np.mean, "deviation": np.std, "least": np.min, "largest": np.max}
+        exact = [5 - math.floor(math.log10(np.abs(found).max() or 1)) for found in values.T]  # as far as float32 is
+        return {
+            column: {name: float(np.round(of(found), digits)) for name, of in names.items()}
+            for column, found, digits in zip(self.target_columns, values.T, exact, strict=True)
+        }
 
     @classmethod
     @override

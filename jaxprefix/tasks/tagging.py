@@ -16,7 +16,7 @@ from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
 from jaxprefix.models.heads import LabelHead, Unit, cross_entropy, example_weights, register_head
 from jaxprefix.models.heads.base import label_outputs
-from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
+from jaxprefix.tasks.base import Evaluated, Facts, Metric, RowReader, register_task
 from jaxprefix.tasks.cells import read_tags, read_words
 from jaxprefix.tasks.classification import refuse_one_class
 from jaxprefix.tasks.labelled import LabelledTask, label_probabilities
@@ -116,8 +116,7 @@ class Tagging(LabelledTask):
                 tags += [find(tag, index) for tag in row_tags]
             counts, word_ids = [len(row_words) for row_words in words], [encoding.word_ids for encoding in found]
             labels = align(np.array(tags, np.int32), counts, word_ids)
-            cut = sum(row.cut for row in found), sum(row.lost for row in found)
-            yield tokenizing.encoded(found, {"labels": labels}, cut=cut)
+            yield tokenizing.encoded(found, {"labels": labels})
 
     @override
     def targets(self, count: int | None) -> dict[str, TargetSpec]:
@@ -160,6 +159,17 @@ class Tagging(LabelledTask):
                 answer["scores"] = _at_words(numbers[first], named, len(words))
             found.append(answer)
         return found
+
+    @override
+    def input_reader(self, rows: Rows) -> RowReader:
+        return lambda row, index: {self.words: read_words(rows, row, index, self.words)}
+
+    @override
+    def report_targets(self, examples: Examples) -> dict[str, Any]:
+        """The words with a label, each label's, and the scheme of the tags."""
+        counts, scheme = super().report_targets(examples), find_scheme(examples.labels)
+        named = str(scheme) if isinstance(scheme, Scheme) else "none, so no entities are counted"
+        return {"words with a label": sum(counts["labels"].values()), "scheme of the tags": named, **counts}
 
     @override
     def check_training_rows(self, examples: Examples, name: str) -> None:

@@ -124,7 +124,10 @@ class Tokenizing:
         self, encodings: Sequence[Any], targets: Mapping[str, np.ndarray] | None = None, **more: Any
     ) -> Encoded:
         """A chunk of these encodings; `more` are further fields of `Encoded`."""
-        more.setdefault("cut", (sum(encoding.cut for encoding in encodings), 0))
+        if "cut" not in more:
+            cut = np.array([encoding.cut for encoding in encodings], bool)
+            rows = _cut_rows(cut, more.get("counts"), more.get("rows"))
+            more["cut"] = rows, sum(encoding.lost for encoding in encodings)
         return Encoded(
             ids=flat(encoding.ids for encoding in encodings),
             lengths=np.array([len(encoding.ids) for encoding in encodings], np.int64),
@@ -132,6 +135,16 @@ class Tokenizing:
             token_type_ids=flat(encoding.type_ids for encoding in encodings) if self.typed else None,
             **more,
         )
+
+
+def _cut_rows(
+    cut: Bool[np.ndarray, " sequences"],
+    counts: Int[np.ndarray, " examples"] | None,
+    rows: Int[np.ndarray, " examples"] | None,
+) -> int:
+    """How many rows have a sequence that was cut."""
+    example = np.arange(len(cut)) if counts is None else np.repeat(np.arange(len(counts)), counts)
+    return len(np.unique((example if rows is None else rows[example])[cut]))
 
 
 def special_ends(backend: Any, words: bool) -> tuple[int, int] | None:

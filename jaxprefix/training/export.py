@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from jaxprefix.checkpoints.adapter import write_adapter
+from jaxprefix.data.report import Report
 from jaxprefix.distributed.rows import fetch_global
 from jaxprefix.tasks.base import Facts
 from jaxprefix.training.provenance import stored_run
@@ -12,8 +13,11 @@ from jaxprefix.training.setup import Backbone, Setup
 from jaxprefix.trees import Tree, count
 
 
-def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any], facts: Facts) -> Any:
-    """Writes the adapter folder of a run; returns it. All processes call it, the first one writes."""
+def write_run_adapter(
+    folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any], facts: Facts, report: Report | None = None
+) -> Any:
+    """Writes the adapter folder of a run; returns it. All processes call it, the first one writes; `report` is what
+    there is to say of its rows."""
     leaves = fetch_global({"trainable": trainable, "initialized": setup.frozen["initialized"]})
     if jax.process_index() == 0:
         write_adapter(
@@ -24,6 +28,7 @@ def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[
             metrics=metrics,
             facts=facts,
             data=setup.data,
+            report=report,
         )
     return folder
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from jaxprefix.checkpoints.files import run_folder
 from jaxprefix.checkpoints.store import Checkpoints
 from jaxprefix.contract import Contract, required
+from jaxprefix.tasks.base import cut_metrics
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Setup
 from jaxprefix.training.timing import Clock, Profile
@@ -74,7 +75,10 @@ class HostLoop(Contract, Generic[State]):
         step = saved = self.step_of(state)
         pending: tuple[int, int, dict[str, Any]] | None = None
         profile = Profile(self.run.profile, step, run_folder(self.run.folder))
-        with Progress(self.steps, step) as progress, Writers(self.run, step) as writers:
+        with Progress(self.steps, step) as progress, Writers(self.run, step or -1) as writers:
+            cut = {f"train/{name}": value for name, value in cut_metrics(self.setup.examples["train"].cut).items()}
+            if cut and not step:
+                writers.scalars(0, cut)
 
             def report() -> None:
                 nonlocal pending

@@ -26,6 +26,7 @@ from jaxprefix.training.export import write_run_adapter
 from jaxprefix.training.host_loop import HostLoop
 from jaxprefix.training.preflight import check_before_training
 from jaxprefix.training.provenance import stored_run
+from jaxprefix.training.reporting import tell_report
 from jaxprefix.training.resume import (
     History,
     StopSignal,
@@ -127,6 +128,7 @@ def _train(run: Run) -> Result:
             history = History(**info["history"])
             log.info("going on from step %d of %d in %s", start, steps, folder)
         _announce(setup, steps, batches)
+        tell_report(setup.report)
         if restored is None:
             check_before_training(setup, eval_step, state.trainable)
 
@@ -248,7 +250,7 @@ def _finish(
         )
         metrics[split] = {**found, **written}
     folder = run_folder(run.folder)
-    adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics, facts)
+    adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics, facts, setup.report)
     for split, found in metrics.items():
         log.info("%s: %s", split, _numbers(found))
     log.info("adapter: %s", adapter)

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 
 import jaxprefix
 from jaxprefix.data import Examples
+from jaxprefix.data.report import Report
 from jaxprefix.distributed.mesh import check_batch, make_mesh
 from jaxprefix.distributed.processes import barrier
 from jaxprefix.edits import Edits
@@ -34,6 +36,7 @@ from jaxprefix.models.tuned import TunedModel
 from jaxprefix.starts import start
 from jaxprefix.tasks import prepare
 from jaxprefix.tasks.base import Facts, check_stack
+from jaxprefix.tasks.reporting import report_rows
 from jaxprefix.training.config import NewBackbone, Run
 from jaxprefix.training.provenance import Splits, described_splits, refuse_other_rows, tokenizer_digest
 from jaxprefix.training.sharding import frozen_shardings, tree_shardings
@@ -114,6 +117,11 @@ class Setup:
     def facts(self) -> Facts:
         """What the task knows of its training rows."""
         return next(iter(self.examples.values())).facts
+
+    @functools.cached_property
+    def report(self) -> Report:
+        """What there is to say of the rows of the splits."""
+        return report_rows(self.run.task, self.backbone.tokenizer, self.examples)
 
 
 def read_run_backbone(run: Run, mesh: Mesh) -> Backbone:

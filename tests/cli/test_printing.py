@@ -1,22 +1,35 @@
 """What is printed: UTF-8 whatever the locale says, and no control character of a text that is not ours."""
 
 import ast
+import contextlib
+import io
 import json
 import logging
 import os
 import re
 import subprocess
 import sys
+import types
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from jaxprefix.checkpoints.card import model_card
+from jaxprefix.cli import plan as cli_plan
 from jaxprefix.cli.main import _Escaping, main
+from jaxprefix.distributed import stderr_relay
 from jaxprefix.errors import escaped
+from jaxprefix.inspection.describe_report import print_report
+from jaxprefix.planning import table as planning
+from jaxprefix.planning.plan import Plan
+from jaxprefix.planning.search import Found
+from jaxprefix.self_check.report import Check, CheckItem
+from jaxprefix.training.reporting import tell_report
 from tests.cli.adapters import write_classifier
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +99,120 @@ def test_a_model_card_shows_names_and_obeys_none():
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "jp.load_adapter"
     ]
     assert ast.literal_eval(call.args[0]) == folder
+
+
+def printed(*parts):
+    """What a console of the width of these says."""
+    out = io.StringIO()
+    for part in parts:
+        Console(file=out, width=400).print(part)
+    return out.getvalue()
+
+
+def shown_by(show, *args):
+    """What a function prints on a console."""
+    out = io.StringIO()
+    show(*args, Console(file=out, width=400))
+    return out.getvalue()
+
+
+def said_of(text):
+    """A report of rows that has a text wherever one of the data may stand."""
+    found = {
+        "name": text, "rows": 2, "examples": 2, "lengths": {"shortest": 1, "median": 1.5, "longest": 2},
+        "cut": {"rows": 0, "words": 0}, "empty": {text: 1}, "equal": {text: 1}, "tokens": {"all": 3, "unknown": 1},
+        "targets": {"labels": {text: 1, "fine": 1}, "scheme": text, f"figure {text}": 3},
+    }  # fmt: skip
+    later = {**found, "equal": {f"{text}2": 0, text: 1}}
+    return {"columns": [text], "splits": {text: found, f"{text}2": later}}
+
+
+def told(text):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    log = logging.getLogger("jaxprefix")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "handlers", [handler])
+        patch.setattr(log, "level", logging.INFO)
+        tell_report(said_of(text))
+    assert len(records) <= 25
+    return "\n".join(record.getMessage() for record in records)
+
+
+def fake(kind, **fields):
+    """An object of that class that has these fields and no others."""
+    return object.__new__(type(kind.__name__, (kind,), fields))
+
+
+def plan_page(text):
+    plan = fake(Plan, train=types.SimpleNamespace(moved=()), problems=[text])
+    unfit = fake(Plan, fits=False, largest=None, capacity=None, steps=[types.SimpleNamespace(refusal=text)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "_facts", lambda plan: {"backbone": text, "fits": planning._fits(unfit)})
+        patch.setattr(planning, "_memory", lambda plan: "")
+        return shown_by(planning.print_plan, plan)
+
+
+def search_page(text):
+    plan = fake(Plan, train=types.SimpleNamespace(time=None), utilisation=None, largest=None, fits=True)
+    return shown_by(planning.print_search, [fake(Found, changes=text, plan=plan)])
+
+
+def suggestions_page(text):
+    tried = [{"change": text, "fits": True, "largest": None, "topology": ""}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxprefix.planning.search.suggestions", lambda plan, budget: tried)
+        return shown_by(lambda console: cli_plan._suggestions(None, 1.0, console))
+
+
+def gates_page(text):
+    gates = types.SimpleNamespace(
+        pattern=lambda *args, **options: types.SimpleNamespace(kept=np.ones(2), tau=0.5),
+        present=np.ones(2), rows=3, table=lambda *args, **options: "", method=lambda *args, **options: None,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr("jaxprefix.adapters.adapter.load_adapter", lambda *args, **options: None)
+        patch.setattr("jaxprefix.inspection.gates.read_gates", lambda *args, **options: gates)
+        patch.setattr("jaxprefix.typed_json.expression", lambda value, prefix: text)
+        assert main(["gates", "x"]) == 0
+    return out.getvalue()
+
+
+def relayed(text):
+    out = io.StringIO()
+    stderr_relay.write(io.StringIO(f"one {text}\n", newline=""), out, "a:1", 4, 300)
+    return out.getvalue()
+
+
+PAGES = {
+    "check": lambda text: printed(Check((CheckItem(text, "failed", text, text),))),
+    "gates": gates_page,
+    "plan": plan_page,
+    "search": search_page,
+    "suggestions": suggestions_page,
+    "relay": relayed,
+    "report": lambda text: shown_by(print_report, said_of(text)),
+    "log": told,
+    "card": lambda text: model_card("a", {}, {}, {text: {text: 1.0}}, None, 3, 4, said_of(text)),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+@settings(max_examples=20, deadline=None)
+@given(text=st.text(max_size=20) | st.just(WILD) | st.just("[/red][bold]x"))
+def test_no_page_has_control_characters_of_texts_that_are_not_ours(page, text):
+    found = PAGES[page](text)
+    assert not controls(found, keep="\n\t")
+    if text.isascii() and text.isprintable() and " " not in text and page not in ("card", "relay"):
+        assert text in found  # brackets are no markup
+
+
+def test_the_relay_escapes_without_the_package():
+    command = [sys.executable, "-I", "-S", stderr_relay.__file__, "a:1", "4", "300"]
+    done = subprocess.run(command, input=f"10 %\r{WILD[:-1]}\r\n\ttwo".encode(), stderr=subprocess.PIPE, check=True)
+    escapes = "a\\x1b[31m\n\\u202eb\\u2028\\x9b\\u200b\\U000e0041"
+    assert done.stderr.decode() == f"10 %\n{escapes}\n\ttwo"
 
 
 def ask(*args, given=b"", **environment):

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import io
+import json
 import types
 
 import jax
@@ -12,8 +13,12 @@ from rich.console import Console
 import jaxprefix as jp
 from jaxprefix.attention import reference
 from jaxprefix.attention.implementations import IMPLEMENTATIONS
+from jaxprefix.cli.main import main
+from jaxprefix.hf.sources import read_tokenizer
 from jaxprefix.inspection.attention_calls import attention_calls, attention_lines
 from jaxprefix.models.decoder import Decoder
+from jaxprefix.tasks import prepare
+from jaxprefix.tasks.reporting import report_rows
 from tests import decoders
 from tests.training.conftest import world  # noqa: F401
 
@@ -97,3 +102,21 @@ def test_describe_shows_the_fallback_of_a_run(world, particular, monkeypatch, tm
     particular(lambda masks, shapes: None if shapes.virtual is None else "virtual tokens are not computed")
     expected = f"attention  on {backend}: xla, {layers} calls, in the place of {NAME}: virtual tokens are not computed"
     assert expected in said(run)
+
+
+def test_describe_reports_the_rows_of_all_splits(world, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """On the terminal, and as JSON what `report_rows` says."""
+    run = world.run(tmp_path)
+    rows = [len(world.source.open(split)) for split in world.source.splits]
+    lines = said(run)
+    start = lines.index(next(line for line in lines if line.startswith("data ")))
+    end = lines.index("", start)
+    assert end - start <= 25 and lines[start].split() == ["data", *world.source.splits]
+    assert lines[start + 1].split() == ["rows", *map(str, rows)]
+    monkeypatch.setattr("jaxprefix.cli.configs.load_config", lambda path: run)
+    assert main(["describe", "config.py", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    task, tokenizer = run.task, read_tokenizer(world.bert)
+    examples = {split: prepare(task, tokenizer, split) for split in world.source.splits}
+    assert found["data"] == report_rows(task, tokenizer, examples)
+    assert found["parts"]["head"] == sum(leaf["parameters"] for leaf in found["leaves"] if leaf["path"][:4] == "head")

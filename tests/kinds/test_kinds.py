@@ -63,6 +63,9 @@ def test_it_is_trained_evaluated_and_answers(trained):
     name, _, result = trained
     assert all(np.isfinite(list(found.values())).all() for found in result.metrics.values())
     adapter = jp.load_adapter(result.adapter)
+    assert [found["rows"] for found in adapter.report["splits"].values()] == [24, 24, 24]
+    card = (result.adapter / "README.md").read_text()
+    assert "| rows | 24 | 24 | 24 |" in card and f"| test/{next(iter(result.metrics['test']))} |" in card
     assert adapter.evaluate() == pytest.approx(result.metrics["test"], abs=1e-6)
     rows = KINDS[name][0].rows(5, 7)
     answers = adapter.predict(rows)

@@ -13,7 +13,8 @@ from jaxprefix.trees import Tree, count
 
 
 def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any], facts: Facts) -> Any:
-    """Writes the adapter folder of a run; returns it. All processes call it, the first one writes."""
+    """Writes the adapter folder of a run, in a folder that is there; returns it. All processes call it, the first one
+    writes."""
     leaves = fetch_global({"trainable": trainable, "initialized": setup.frozen["initialized"]})
     if jax.process_index() == 0:
         write_adapter(
@@ -24,6 +25,7 @@ def write_run_adapter(folder: Any, setup: Setup, trainable: Tree, metrics: dict[
             metrics=metrics,
             facts=facts,
             data=setup.data,
+            parents=False,
         )
     return folder
 

@@ -74,7 +74,7 @@ class HostLoop(Contract, Generic[State]):
         step = saved = self.step_of(state)
         pending: tuple[int, int, dict[str, Any]] | None = None
         profile = Profile(self.run.profile, step, run_folder(self.run.folder))
-        with Progress(self.steps, step) as progress, Writers(self.run, step) as writers:
+        with Progress(self.steps, step) as progress, Writers(self.run, step, self.checkpoints.place) as writers:
 
             def report() -> None:
                 nonlocal pending
@@ -83,6 +83,8 @@ class HostLoop(Contract, Generic[State]):
                     pending = None
 
             while not self.finished(step) and not stopped():
+                if self.run.profile:
+                    self.checkpoints.place.check()
                 profile.at(step, state)
                 started = time.perf_counter()
                 with self.clock.of("data"):

@@ -106,7 +106,7 @@ def test_asked_to_stop_it_saves_and_exits_in_peace(world, tmp_path, runner, whol
     command = ["train", world.config_file(tmp_path / "config.py", folder, checkpoint_every="5", **WITH_DROPOUT)]
     code, said = runner(moment, command, tmp_path)
     assert code == 0, said
-    assert "stopped at step 6 of 12; start the same run again to go on" in said
+    assert "stopped at step 6; the same command resumes it" in said
     assert kept_steps(folder)[-1] == 6
     assert not (folder / "adapter").exists()
     assert cli.main(command) == 0

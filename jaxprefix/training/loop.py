@@ -81,6 +81,8 @@ def train(run: Run) -> Result:
     if run.baseline is not None and result.adapter is not None:
         folder = str(run_folder(run.folder) / "baseline")
         beside = _train(dataclasses.replace(run.with_method(run.baseline), folder=folder))
+        if beside.signal is not None:
+            return dataclasses.replace(result, signal=beside.signal)
         for split, found in beside.metrics.items():
             name, value = next(iter(result.metrics[split].items()))
             log.info(

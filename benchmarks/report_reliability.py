@@ -20,9 +20,9 @@ def kills(record: dict[str, Any]) -> str:
     told = ", ".join(f"{event} {count}" for event, count in sorted(writes.items(), key=lambda pair: -pair[1]))
     return (
         f"## Commands that were killed\n\n{origin(record)}\n\n"
-        "A trial is one to three kills (`kill -9`) in a row and then the command to its end. `same`: no output was seen "
-        "half written after a kill, and in the end every file is there, none more, each with the same content but for "
-        "measured times; checkpoints by the digests of their leaves.\n\n"
+        "A trial is one to three kills (`kill -9`) in a row and then the command to its end. `same`: no output was "
+        "seen half written after a kill, and in the end every file is there, none more, each with the same content "
+        "but for measured times; checkpoints by the digests of their leaves.\n\n"
         + table(head, rows)
         + f"\n\nWrites that kills came before: {told or 'none'}."
     )

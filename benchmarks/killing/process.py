@@ -122,7 +122,7 @@ def run(
                 os.kill(process, signal.SIGCONT)
             elif time.monotonic() > until:
                 os.kill(process, signal.SIGKILL)
-            time.sleep(0.005)
+            time.sleep(0.05 if seconds is None and pause is None else 0.01)
     except BaseException:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)

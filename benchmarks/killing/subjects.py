@@ -52,6 +52,7 @@ def encoder_run(base: str, name: str = "work/run", **changes: Any) -> jp.Run:
         jp.Classification(jp.Files(*rows), max_length=16),
         "tiny-encoder",
         jp.PTuningV2(length=2),
+        head=jp.SequenceClassifier(pooling="trained_pooler"),  # which PEFT has
         optimizer=jp.Optimizer(learning_rate=1e-2),
         folder=str(folder / name),
         **{**usual, **changes},
@@ -150,11 +151,11 @@ def prepare(base: Path) -> int:
     for number in (0, 1):
         jp.train(encoder_run(str(base), f"prepared/encoder{number}", steps=2, seed=number))
         jp.train(decoder_run(str(base), f"prepared/decoder{number}", seed=number))
-        _export(base, number, f"prepared/peft{number}")
-    _import(base, 1, "prepared/imported1")
-    _predict(base, 1, "prepared/predicted1.jsonl")
-    _generate(base, 1, "prepared/generated1.jsonl")
-    return 0
+    codes = [_export(base, number, f"prepared/peft{number}") for number in (0, 1)]
+    codes.append(_import(base, 1, "prepared/imported1"))
+    codes.append(_predict(base, 1, "prepared/predicted1.jsonl"))
+    codes.append(_generate(base, 1, "prepared/generated1.jsonl"))
+    return max(codes)
 
 
 def place_old(base: Path, subject: Subject) -> None:

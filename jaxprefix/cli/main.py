@@ -21,7 +21,7 @@ COMMANDS = (
 """The commands, in the order of the usage: `NAME` is the module `jaxprefix.cli.NAME` (`import_` for `import`), with
 `USAGE`, `SUMMARY` and `run(args)`, which returns the exit code."""
 
-RESUMABLE = dict.fromkeys(("train", "compare"), f"; {RESUMED}")
+RESUMABLE = ("train", "compare")
 
 
 def find_command(name: str) -> Any:
@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not isinstance(error, KeyboardInterrupt) and interruptible.came is None:
                 raise
             if not error.args or not isinstance(error, KeyboardInterrupt):
-                print(f"jaxprefix: stopped before its end{RESUMABLE.get(args[0], '')}", file=sys.stderr)
+                resumed = f"; {RESUMED}" if args[0] in RESUMABLE else ""
+                print(f"jaxprefix: stopped before its end{resumed}", file=sys.stderr)
             return interruptible.code
 
 

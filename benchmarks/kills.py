@@ -1,222 +1,171 @@
-"""Kills one of four processes of a run twenty times: `python benchmarks/kills.py`.
+"""Kills commands, and starts them again: `python benchmarks/kills.py`.
 
-Each time the run is started, one process, drawn at random, is killed (`kill -9`) a random number of steps later, and it
-is measured how long the others take to end. Then the same command goes on, up to the next kill. After the last one the
-run goes on to its end, and its leaves and its log are compared with those of a run that nothing happened to.
+Each trial begins in an empty folder, or with an older output in its place. The command is killed (`kill -9`) one to
+three times in a row: after a random share of its CPU time, or before one of its writes (an open, a rename, a removal,
+a flush), drawn among all. After each kill its outputs must be whole or absent, or the older ones. Then it runs to its
+end, which must be the same in every bit, with no file more or less, as where nothing happened. A trial is a line of
+`trials.jsonl` in the folder, so the script can be stopped and goes on; `results/kills.json` has the counts so far.
 """
 
 import argparse
-import json
-import os
+import collections
+import functools
+import hashlib
 import random
-import re
 import shutil
 import signal
-import socket
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import sklearn.metrics  # noqa: F401  imported once, before the processes are forked
-import transformers  # noqa: F401
-from common import save, versions
-from orbax.checkpoint import v1  # noqa: F401
-from rich.console import Console  # noqa: F401
+from common import ROOT, save, versions
+from killing import process
+from killing.subjects import SUBJECTS, Subject, place_old, prepare, snapshot, write_inputs
+from mutants import Results
 
-from jaxprefix.cli import main as cli
-from jaxprefix.training import loop  # noqa: F401
+from jaxprefix.paths import cache_folder
 
-PROCESSES, EVERY, LIMIT = 4, 4, 60.0
-CONFIG = """import jaxprefix as jp
+SAME, OUTCOMES = "same", ("same", "other bits", "other files", "not whole", "failed")
 
 
-def config():
-    return jp.Run(
-        task=jp.Classification(jp.Files({rows!r}), max_length=24),
-        backbone=jp.NewBackbone(
-            jp.EncoderConfig("bert", vocab=4096, width=32, layers=2, heads=4, mlp_width=64, positions=64),
-            "tiny-encoder",
-        ),
-        method=jp.PTuningV2(length=4),
-        steps={steps},
-        batch_size=16,
-        buckets=(24,),
-        checkpoint_every={every},
-        evaluate_every=100000,
-        log_every=1,
-        folder={folder!r},
-    )
-"""
-
-
-def write_rows(path: Path) -> None:
-    draw = random.Random(0)
-    words = ["the", "cat", "saw", "a", "dog", "in", "paris", "and", "it", "ran", "far", "away", "from", "london"]
-    rows = []
-    for index in range(256):
-        label = ("bad", "good")[index % 2]
-        text = [*draw.choices(words, k=draw.randint(2, 9)), label]
-        draw.shuffle(text)
-        rows.append(json.dumps({"text": " ".join(text), "label": label}))
-    path.write_text("\n".join(rows) + "\n")
-
-
-class Launch:
-    """The run as four processes of one CPU device each: forks of this one, which has imported everything by then."""
-
-    def __init__(self, config: Path, logs: Path):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
-        self.logs = [logs / f"{process}.log" for process in range(PROCESSES)]
-        self.numbers, self._codes = [], {}
-        for process, log in enumerate(self.logs):
-            joined = ["--coordinator", address, "--processes", str(PROCESSES), "--process", str(process)]
-            log.write_text("")  # those of the start before must not be read for this one's
-            self.numbers.append(os.fork())
-            if self.numbers[-1] == 0:
-                _run(["train", str(config), *joined], log)
-
-    def said(self, process: int) -> str:
-        return self.logs[process].read_text(errors="replace")
-
-    def codes(self) -> list[int | None]:
-        """Exit codes, minus the signal for a process that was killed; None for one that goes on."""
-        for number in self.numbers:
-            if number not in self._codes:
-                ended, status = os.waitpid(number, os.WNOHANG)
-                if ended:
-                    self._codes[number] = os.waitstatus_to_exitcode(status)
-        return [self._codes.get(number) for number in self.numbers]
-
-    def wait(self, seconds: float) -> list[int | None]:
-        """Exit codes; None for a process that did not end in time, and is killed."""
-        until = time.monotonic() + seconds
-        while None in self.codes() and time.monotonic() < until:
-            time.sleep(0.05)
-        codes = self.codes()
-        for number, code in zip(self.numbers, codes, strict=True):
-            if code is None:
-                os.kill(number, signal.SIGKILL)
-                os.waitpid(number, 0)
-        return codes
-
-
-def _run(args: list[str], log: Path) -> None:
-    """What a fork does: the command."""
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    code = 70
-    try:
-        jax.config.update("jax_num_cpu_devices", 1)
-        code = cli.main(args)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def logged(folder: Path) -> list[dict[str, Any]]:
-    """What `metrics.jsonl` holds up to now, without the speed."""
-    path = folder / "metrics.jsonl"
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue  # being written
-    timed = ("tokens_per_second", "milliseconds/", "memory/")
-    return [{key: value for key, value in line.items() if not key.startswith(timed)} for line in found]
-
-
-def newest(folder: Path) -> int:
-    steps = [int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdecimal()]
-    return max(steps, default=0)
-
-
-def kill_once(config: Path, folder: Path, logs: Path, draw: random.Random) -> dict[str, Any]:
-    victim, later = draw.randrange(PROCESSES), draw.randint(4, 24)
-    expected = newest(folder)
-    launch = Launch(config, logs)
-    while True:  # the log is cut back to the checkpoint when the run goes on
-        said = launch.said(0)
-        begun = re.search(r"going on from step (\d+)", said) if expected else "trainable parameters" in said
-        done = logged(folder)
-        if begun and done and expected + later <= done[-1]["step"]:
+def trial(
+    base: Path, name: str, reference: dict[str, Any], draw: random.Random, row: int | None = None
+) -> dict[str, Any]:
+    """A trial of as many kills in a row, or of one to three: the kills, how it ended, and what was not the same."""
+    subject, work = SUBJECTS[name], base / "work"
+    call = functools.partial(subject.call, base)
+    _clear(work)
+    old = bool(subject.old) and draw.random() < 0.5
+    if old:
+        place_old(base, subject)
+    allowed = [[None, snapshot(work / output), reference["outputs"][output]] for output in subject.outputs]
+    kills: list[dict[str, Any]] = []
+    for _ in range(draw.randint(1, 3) if row is None else row):
+        kill = _kill(call, work, reference, draw, subject)
+        if kill is None:  # it ended before
             break
-        if any(code is not None for code in launch.codes()):
-            raise SystemExit("a process ended before it was killed:\n" + "\n".join(map(launch.said, range(PROCESSES))))
-        time.sleep(0.01)
-    os.kill(launch.numbers[victim], signal.SIGKILL)
-    killed = time.monotonic()
-    step = logged(folder)[-1]["step"]
-    codes = launch.wait(LIMIT + 30)
-    seconds = time.monotonic() - killed
-    until = time.monotonic() + 10  # what the processes say at their end comes a moment later
-    survivors = [process for process in range(PROCESSES) if process != victim]
-    while not all("jaxprefix: " in launch.said(process) for process in survivors) and time.monotonic() < until:
-        time.sleep(0.05)
-    sentences = [
-        [line for line in launch.said(process).splitlines() if line.startswith("jaxprefix: ")] for process in survivors
-    ]
-    named = all(len(found) == 1 and f"process {victim}" in found[0] and "is gone" in found[0] for found in sentences)
-    if not named:
-        print("\n".join(map(launch.said, range(PROCESSES))), file=sys.stderr)
-    resumed = int(begun[1]) if expected else 0
-    return {
-        "victim": victim,
-        "begun": resumed,
-        "as_left": resumed == expected,
-        "killed_after": step,
-        "newest": newest(folder),
-        "seconds": round(seconds, 1),
-        "ended": all(codes[process] not in (0, None) for process in survivors),
-        "named": named,
-        "traces": sum("Check failure stack trace" in launch.said(process) for process in range(PROCESSES)),
-    }
+        kills.append(kill)
+        for output, whole in zip(subject.outputs, allowed, strict=True):
+            if snapshot(work / output) not in (whole[1:] if old else whole):
+                return {"kills": kills, "how": "not whole", "why": output}
+    ended = process.run(call, work)
+    if ended["code"] != 0:
+        return {"kills": kills, "how": "failed", "why": f"{ended['code']}: {ended['said'][-500:]}"}
+    found, wanted = snapshot(work) or {}, reference["all"]
+    if found.keys() != wanted.keys():
+        return {"kills": kills, "how": "other files", "why": sorted(found.keys() ^ wanted.keys())[:10]}
+    changed = [path for path in wanted if found[path] != wanted[path]]
+    return {"kills": kills, "how": "other bits" if changed else SAME, "why": changed[:10]}
+
+
+def _kill(
+    call: Any, work: Path, reference: dict[str, Any], draw: random.Random, subject: Subject
+) -> dict[str, Any] | None:
+    """A kill, or a pause; None where the command ended before."""
+    at = round(draw.uniform(0, reference["cpu"]), 2)
+    if subject.pauses:
+        return {"kind": "pause", "at": at} if process.run(call, work, pause=at)["paused"] else None
+    if draw.random() < 0.5:
+        ended = process.run(call, work, seconds=at)
+        return {"kind": "random", "at": at} if ended["code"] == -signal.SIGKILL else None
+    number = draw.randint(1, reference["writes"])
+    ended = process.run(call, work, write=number)
+    return {"kind": "aimed", "at": ended["at"]} if ended["code"] == -signal.SIGKILL else None
+
+
+def reference_of(base: Path, subject: Subject, times: int = 2) -> dict[str, Any]:
+    """What a command comes to that nothing happens to: twice, so that what differs by itself is seen."""
+    found = []
+    for _ in range(times):
+        _clear(base / "work")
+        ended = process.run(functools.partial(subject.call, base), base / "work")
+        if ended["code"] != 0:
+            raise SystemExit(f"the command fails by itself ({ended['code']}):\n{ended['said']}")
+        found.append(snapshot(base / "work") or {})
+    if found[0] != found[-1]:
+        different = [path for path in found[0] | found[-1] if found[0].get(path) != found[-1].get(path)]
+        raise SystemExit(f"two runs that nothing happened to differ: {different}")
+    outputs = {output: snapshot(base / "work" / output) for output in subject.outputs}
+    return {"all": found[0], "outputs": outputs, "cpu": ended["cpu"], "writes": ended["writes"]}
+
+
+def _clear(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def kills_of(results: Results, name: str) -> int:
+    """How many kills of a command the results hold."""
+    return sum(len(line["kills"]) for line in results.known.values() if line.get("command") == name)
+
+
+def run(base: Path, names: list[str], results: Results, seed: int, brief: int | None) -> None:
+    """Runs the trials that are missing, or as many kills of each command."""
+    write_inputs(base)
+    if not (base / "prepared/generated1.jsonl").exists():
+        _clear(base / "prepared")
+        ended = process.run(functools.partial(prepare, base), base / "prepared")
+        if ended["code"] != 0:
+            raise SystemExit(f"the preparation fails:\n{ended['said']}")
+    for name in names:
+        wanted = SUBJECTS[name].kills if brief is None else brief
+        reference, number = None, 0
+        while kills_of(results, name) < wanted:
+            key = f"{name} {number}"
+            if key not in results.known:
+                reference = reference or reference_of(base, SUBJECTS[name], 2 if brief is None else 1)
+                row = None if brief is None else wanted - kills_of(results, name)
+                line = trial(base, name, reference, random.Random(f"{seed} {key}"), row)
+                results.add({"id": key, "command": name, **line})
+                print(f"{key}: {line['how']} after {len(line['kills'])} kills {line['why'] or ''}", flush=True)
+            number += 1
+
+
+def counted(results: Results) -> dict[str, Any]:
+    """The table: by command, trials, kills by kind and as wanted, outcomes, and the writes that were not done."""
+    table = {}
+    for name, subject in SUBJECTS.items():
+        lines = [line for line in results.known.values() if line.get("command") == name]
+        kinds = collections.Counter(kill["kind"] for line in lines for kill in line["kills"])
+        outcomes = collections.Counter(line["how"] for line in lines)
+        aimed = [kill["at"].split(" ")[0] for line in lines for kill in line["kills"] if kill["kind"] == "aimed"]
+        table[name] = {
+            "wanted": subject.kills,
+            "kills": sum(kinds.values()),
+            "by_kind": dict(sorted(kinds.items())),
+            "before": dict(sorted(collections.Counter(aimed).items())),
+            "trials": len(lines),
+            "outcomes": {outcome: outcomes[outcome] for outcome in OUTCOMES},
+        }
+    return table
+
+
+def sources_digest() -> str:
+    """A digest of the package, whose results a file of trials holds."""
+    found = hashlib.sha256()
+    for path in sorted((ROOT / "jaxprefix").rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def main() -> None:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--folder", type=Path, default=cache_folder() / "kills", help="inputs, trials, what they write")
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="COMMAND", help="of all")
+    parser.add_argument("--brief", type=int, metavar="N", help="N kills of each command in a row, and no table")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="write the counts so far, and kill nothing")
     options = parser.parse_args()
-    base, draw = Path(tempfile.mkdtemp(prefix="kills-")), random.Random(options.seed)
-    write_rows(base / "rows.jsonl")
-    steps = 26 * options.kills + 20
-    folders = {name: base / name for name in ("whole", "killed")}
-    for name, folder in folders.items():
-        text = CONFIG.format(rows=str(base / "rows.jsonl"), steps=steps, every=EVERY, folder=str(folder))
-        (base / f"{name}.py").write_text(text)
-    config = base / "killed.py"
-    os.environ["JAXPREFIX_CACHE"] = str(base / "cache")
-    settings = {"jax_platforms": "cpu", "jax_persistent_cache_min_compile_time_secs": 0.0}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    kills = []
-    for number in range(options.kills):
-        kills.append(kill_once(config, folders["killed"], base, draw))
-        print(number + 1, kills[-1], flush=True)
-    for name in folders:
-        launch = Launch(base / f"{name}.py", base)
-        codes = launch.wait(1800)
-        if codes != [0] * PROCESSES:
-            raise SystemExit(f"{name} ended with {codes}:\n" + "\n".join(map(launch.said, range(PROCESSES))))
-    ends = [json.loads((folder / f"checkpoints/{steps}/record.json").read_text()) for folder in folders.values()]
-    figures = {
-        "processes": PROCESSES,
-        "steps": steps,
-        "checkpoint_every": EVERY,
-        "kills": kills,
-        "same_bits": ends[0]["record"]["digests"] == ends[1]["record"]["digests"],
-        "same_log": logged(folders["whole"]) == logged(folders["killed"]),
-    }
-    save("kills", figures, versions())
-    shutil.rmtree(base)
+    base = options.folder.expanduser().absolute()
+    base.mkdir(parents=True, exist_ok=True)
+    results = Results(base / "trials.jsonl", {"package": sources_digest(), "seed": options.seed})
+    try:
+        if not options.table:
+            run(base, options.only, results, options.seed, options.brief)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on")
+    if options.brief is None:
+        save("kills", {"seed": options.seed, "commands": counted(results)}, versions())
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def int8(record: dict[str, Any]) -> str:
     )
 
 
-def kills(record: dict[str, Any]) -> str:
+def kills_processes(record: dict[str, Any]) -> str:
     figures = record["figures"]
     found = figures["kills"]
     yes = lambda value: "yes" if value else "**no**"  # noqa: E731

@@ -18,6 +18,22 @@ class RunFailed(RuntimeError):
     from. The command line prints it and exits with code 1."""
 
 
+class FolderGone(RunFailed):
+    """The folder that a run writes to was renamed or removed under it."""
+
+
+class Stopped(RunFailed):
+    """A signal stopped what the same command resumes, and the log has said so.
+
+    Attributes:
+      signal: its number.
+    """
+
+    def __init__(self, said: str, signal: int):
+        super().__init__(said)
+        self.signal = signal
+
+
 def listed(names: Iterable[str], most: int = 4) -> str:
     """Names for a message, cut after `most`; `none` where there are none."""
     names = list(names)

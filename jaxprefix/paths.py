@@ -1,8 +1,11 @@
 """The folder for what can be computed again, names of files that hold anywhere, and writes that are whole or absent."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
+import socket
 import stat
 import tempfile
 import typing
@@ -24,11 +27,14 @@ def cache_folder() -> Path:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` to `path`, creating its folder; a reader sees the old file or the new one, never a part.
 
+    What a process that was killed left beside it is removed.
+
     Raises:
       OSError: the folder cannot be written, or the disk is full; then `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    sweep(path.parent, path.name)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=unfinished(path.name))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -38,6 +44,34 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def unfinished(name: str) -> str:
+    """How the name of what this process writes, to be called `name` when it is whole, begins."""
+    return f".{name}.{socket.gethostname()}.{os.getpid()}."
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Removes what processes of this machine were writing as `name` when they were killed."""
+    beginning = f".{name}.{socket.gethostname()}."
+    for place in list(folder.iterdir()):
+        process = place.name.removeprefix(beginning).partition(".")[0]
+        if place.name.startswith(beginning) and process.isdigit() and not _alive(int(process)):
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    place.unlink()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def check_entries(folder: Any) -> None:

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxprefix"
 
 FLOORS = (
-    ("errors", "renamed"),
+    ("errors", "renamed", "signals"),
     ("values",),
     ("trees", "typed_json", "paths", "allocator", "contract", "old_names"),
     ("attention", "tree_check"),

@@ -1,6 +1,9 @@
 """The cache folder, and writes that are whole or not there at all."""
 
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,15 @@ def test_a_failed_write_leaves_the_old_file_alone(monkeypatch, tmp_path, step):
     monkeypatch.undo()
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new" and list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "entry.json"
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    beside = [f".entry.json.{socket.gethostname()}.{number}.abc" for number in (ended.pid, os.getpid())]
+    others = [f".other.json.{socket.gethostname()}.{ended.pid}.abc", f".entry.json.elsewhere.{ended.pid}.abc"]
+    for name in (*beside, *others):
+        (tmp_path / name).write_text("half")
+    write_atomically(path, b"new")
+    assert {found.name for found in tmp_path.iterdir()} == {"entry.json", beside[1], *others}

@@ -67,6 +67,7 @@ def write_adapter(
     facts: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
     report: Report | None = None,
+    parents: bool = True,
 ) -> None:
     """Writes an adapter folder; an older one in its place is replaced, and either the old or the new one is there.
 
@@ -74,7 +75,7 @@ def write_adapter(
     leaves that it can read whole.
 
     Args:
-      folder: where to; its parents are created.
+      folder: where to.
       leaves: `{"trainable": ..., "initialized": ...}`, nested dicts of arrays; "initialized" may be left out.
       config_json: what `typed_json.to_json` gave for the run's configuration.
       backbone: as JSON; "name" and, if it is there, "parameters" (their number) are shown in the model card.
@@ -82,6 +83,7 @@ def write_adapter(
       facts: what the task knows of its training rows, as JSON; its `labels` are shown in the model card.
       data: by split, the name and the digest of its rows; None where nothing is known of them.
       report: what there is to say of its rows, shown in the model card; None where nothing is known of them.
+      parents: whether the folders above it are created.
 
     Raises:
       UserError: the place holds something else than an adapter folder, or cannot be written.
@@ -123,7 +125,7 @@ def write_adapter(
         staged = folder.parent / f"{folder.name}.partial"
         if staged.exists():
             staged.rmtree()
-        staged.mkdir(parents=True)
+        staged.mkdir(parents=parents)
         try:
             (staged / TENSORS).write_bytes(tensors)
             (staged / DESCRIPTION).write_text(_json(description))

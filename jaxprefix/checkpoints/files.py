@@ -17,6 +17,7 @@ from typing import Any
 from jaxprefix.errors import UserError
 
 OLD = ".replaced"  # suffix of a folder that is about to be replaced, where the two cannot be exchanged in one go
+PROBE = ".probe-"
 
 
 def as_path(path: str | os.PathLike) -> Any:
@@ -176,6 +177,6 @@ def check_writable(folder: Any) -> None:
     with writing("a checkpoint", folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not is_remote(folder):
-            probe = folder / f".probe-{secrets.token_hex(8)}"  # processes on several machines may have one number
+            probe = folder / f"{PROBE}{secrets.token_hex(8)}"  # processes on several machines may have one number
             probe.write_text("")
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another process may be cleaning up

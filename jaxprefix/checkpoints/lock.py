@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from jaxprefix.checkpoints.files import is_remote, writing
+from jaxprefix.checkpoints.place import Place
 from jaxprefix.errors import UserError
 
 log = logging.getLogger("jaxprefix")
@@ -18,8 +19,8 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def only_run(folder: Any) -> Iterator[None]:
-    """Keeps other runs out of a folder, which is made where it is not there.
+def only_run(folder: Any) -> Iterator[Place]:
+    """Keeps other runs out of a folder, which is made where it is not there, and holds it.
 
     The processes of one run count as one: the first of them holds the lock. In a bucket, and on file systems without
     locks, nothing keeps another run out, and the log says so.
@@ -28,24 +29,26 @@ def only_run(folder: Any) -> Iterator[None]:
       UserError: the place is a file, cannot be written, or another run is there, whose process is named.
     """
     if jax.process_index() != 0:
-        yield
+        yield Place()
         return
     if is_remote(folder):
         log.info("%s has no locks: see to it that no other run writes there.", folder)
-        yield
+        yield Place()
         return
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; a run needs a folder that can be written: choose another place.")
     with writing("a run", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        held = _lock(folder / LOCK)
+        held, place = _lock(folder / LOCK), Place(folder)
     try:
-        yield
+        yield place
     finally:
+        place.close()
         if held is not None:
-            with contextlib.suppress(OSError):  # the folder may be gone
-                (folder / LOCK).unlink()
+            with contextlib.suppress(OSError):  # the folder may be gone, or another have its name
+                if os.path.samestat(os.fstat(held), (folder / LOCK).stat()):
+                    (folder / LOCK).unlink()
             os.close(held)
 
 

@@ -18,11 +18,12 @@ import numpy as np
 
 from jaxprefix.checkpoints import records
 from jaxprefix.checkpoints.digests import digests
-from jaxprefix.checkpoints.files import OLD, as_path, check_writable, put_folder, recover_folder, writing
+from jaxprefix.checkpoints.files import OLD, PROBE, as_path, check_writable, put_folder, recover_folder, writing
 from jaxprefix.checkpoints.leaves import copies, read, start_saving, verified
 from jaxprefix.checkpoints.orbax_logging import silence_orbax
+from jaxprefix.checkpoints.place import Place
 from jaxprefix.checkpoints.records import Damaged, Record
-from jaxprefix.errors import UserError
+from jaxprefix.errors import FolderGone, UserError
 
 log = logging.getLogger("jaxprefix.checkpoints")
 
@@ -41,6 +42,7 @@ class Checkpoints:
       best: whether the highest ("max") or the lowest ("min") metric is best; that checkpoint is kept as well. None:
         no checkpoint is better than another.
       read_only: look only; nothing is created, cleaned up or set aside.
+      place: the run's folder, which must stay where it is while something is saved.
 
     Raises:
       UserError: the folder cannot be created or written.
@@ -53,11 +55,13 @@ class Checkpoints:
         keep_latest: int = 2,
         best: Literal["max", "min"] | None = "max",
         read_only: bool = False,
+        place: Place | None = None,
     ):
         if keep_latest < 1:
             raise UserError(f"keep_latest is {keep_latest}, but at least the newest checkpoint must be kept: use 1.")
         self.folder = as_path(folder)
         self._keep_latest, self._sign, self._read_only = keep_latest, {"max": 1, "min": -1, None: 0}[best], read_only
+        self.place = place or Place()
         self._commit: threading.Thread | None = None
         self._failure: BaseException | None = None
         if not read_only:
@@ -70,8 +74,10 @@ class Checkpoints:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is None:
             self.close()
-        elif jax.process_count() == 1 and (failure := self._join()):  # the error under way matters more
-            log.error("%s", failure)  # several processes do not wait: the save may need one that is gone
+        elif jax.process_count() == 1:  # several do not wait: the save may need one that is gone
+            failure = self._join()
+            if failure is not None and not isinstance(failure, FolderGone):  # the error under way matters more
+                log.error("%s", failure)
 
     # Saving
 
@@ -92,6 +98,7 @@ class Checkpoints:
 
         Raises:
           UserError: this or the previous checkpoint could not be written; those from before are untouched.
+          FolderGone: the folder was renamed or removed.
         """
         if self._read_only:
             raise ValueError("these checkpoints were opened with read_only=True")
@@ -102,23 +109,28 @@ class Checkpoints:
         # One process leaves everything to the thread. Several must enter Orbax and the sum of digests from the thread
         # that also runs the steps, or their collectives could cross.
         what = f"the checkpoint of step {step}"
-        with writing(what, self.folder):
+        with self.place.held(), writing(what, self.folder):
             started = self._start(step, leaves) if jax.process_count() > 1 else None
 
         def commit() -> None:
             staged = self._at(step, PARTIAL)
             try:
-                with writing(what, self.folder), silence_orbax():
+                with self.place.held(), writing(what, self.folder), silence_orbax():
                     finish, sums = started or self._start(step, leaves)
                     finish()
                     if jax.process_index() == 0:
                         records.write(staged, dataclasses.replace(record, digests=sums))
+                        self.place.check()
                         put_folder(staged, self._at(step))
                         self._prune(step)
             except BaseException as error:
                 self._failure = error
                 with contextlib.suppress(Exception):
                     staged.rmtree()
+                if isinstance(error, FolderGone):  # the array store makes folders that are gone
+                    with contextlib.suppress(Exception):
+                        self.folder.rmdir()
+                        self.folder.parent.rmdir()
 
         self._commit = threading.Thread(target=commit, name=f"checkpoint-{step}")
         self._commit.start()
@@ -176,6 +188,8 @@ class Checkpoints:
                     recover_folder(self.folder / step)
                 elif step.isdecimal() and path.name in (step + PARTIAL, step + REMOVED):
                     path.rmtree()
+                elif path.name.startswith(PROBE):
+                    path.unlink(missing_ok=True)
         _everywhere(True)
 
     def _at(self, step: int, suffix: str = "") -> Any:

@@ -12,13 +12,16 @@ from typing import Any
 from typing_extensions import override
 
 from jaxprefix.allocator import keep_large_buffers
-from jaxprefix.errors import RunFailed, UserError, escaped
+from jaxprefix.errors import RunFailed, Stopped, UserError, escaped
+from jaxprefix.signals import RESUMED, Interruptible, exit_code
 
 COMMANDS = (
     *("train", "evaluate", "predict", "generate", "describe", "check", "gates", "export", "import", "compare", "plan"),
 )
 """The commands, in the order of the usage: `NAME` is the module `jaxprefix.cli.NAME` (`import_` for `import`), with
 `USAGE`, `SUMMARY` and `run(args)`, which returns the exit code."""
+
+RESUMABLE = ("train", "compare")
 
 
 def find_command(name: str) -> Any:
@@ -35,7 +38,8 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 done, 1 failed, 2 something to correct in what was given."""
+    """Runs one command; returns the exit code: 0 done (or stopped by SIGTERM, and to be resumed), 1 failed, 2
+    something to correct in what was given, 130 and 129 stopped by Ctrl-C and SIGHUP."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(usage())
@@ -47,7 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = f"there is no command {args[0]!r}{hint}; the commands are {known}."
         print(f"jaxprefix: {escaped(said)}", file=sys.stderr)
         return 2
-    return guarded(find_command(args[0]).run, args[1:])
+    with Interruptible() as interruptible:
+        try:
+            return guarded(find_command(args[0]).run, args[1:])
+        except BaseException as error:
+            # what is interrupted may have made another exception of it
+            if not isinstance(error, KeyboardInterrupt) and interruptible.came is None:
+                raise
+            if not error.args or not isinstance(error, KeyboardInterrupt):
+                resumed = f"; {RESUMED}" if args[0] in RESUMABLE else ""
+                print(f"jaxprefix: stopped before its end{resumed}", file=sys.stderr)
+            return interruptible.code
 
 
 def guarded(command: Any, args: Sequence[str]) -> int:
@@ -60,6 +74,8 @@ def guarded(command: Any, args: Sequence[str]) -> int:
     logging.getLogger("jaxprefix").setLevel(logging.INFO)
     try:
         return command(args)
+    except Stopped as stopped:
+        return exit_code(stopped.signal)
     except (UserError, RunFailed) as error:
         print(f"jaxprefix: {escaped(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1

@@ -1,8 +1,10 @@
 """`jaxprefix train CONFIG`: one run."""
 
+import signal
 from collections.abc import Sequence
 
 from jaxprefix.cli.configs import parse_run
+from jaxprefix.signals import exit_code
 
 USAGE = "CONFIG [--field value]"
 SUMMARY = "tune a frozen backbone; started again, it resumes"
@@ -16,5 +18,10 @@ def run(args: Sequence[str]) -> int:
         run = parse_run(rest, "jaxprefix train", FLAGS)
         from jaxprefix.training.loop import train
 
-        train(run)
-    return 0
+        try:
+            stopped = train(run).signal
+        except KeyboardInterrupt as error:
+            if not error.args:
+                raise
+            stopped = signal.SIGINT  # the other processes are met before this one ends
+    return 0 if stopped is None else exit_code(stopped)

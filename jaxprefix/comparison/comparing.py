@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from jaxprefix.errors import UserError
 from jaxprefix.hf.loading import load_pretrained
 from jaxprefix.methods import PromptTuning
 from jaxprefix.methods.base import Method
+from jaxprefix.signals import RESUMED, StopSignal
 from jaxprefix.training.config import NewBackbone, Run
-from jaxprefix.training.resume import StopSignal
 from jaxprefix.trees import count
 
 log = logging.getLogger("jaxprefix")
@@ -76,7 +77,9 @@ def compare(
 
     Raises:
       UserError: something must be corrected, or the folder holds another comparison.
-      RunFailed: it was stopped by a signal.
+      Stopped: by SIGTERM or SIGHUP.
+      KeyboardInterrupt: by SIGINT (Ctrl-C, or a notebook's stop button); it goes on in its folder as well.
+      RunFailed: its folder was renamed or removed.
     """
     _check(run, methods, seeds, budget, rates)
     assert not isinstance(run.backbone, NewBackbone)  # `_check` refuses it
@@ -96,14 +99,17 @@ def compare(
     for name, method in sized.items():
         log.info("%s: %s parameters beside the head's, %s", name, f"{parameters(method, dims):,}", method)
     usual = {entry.name: entry.rate for entry in entries}
-    with only_run(run.folder), StopSignal() as stop:
-        state = State(run, sized, usual, seeds, tuple(rates))
+    with only_run(run.folder) as place, StopSignal() as stop:
+        state = State(run, sized, usual, seeds, tuple(rates), place)
         for number, name in enumerate(names, start=1):
             log.info("%d of %d: %s", number, len(names), name)
             for _ in _stages(state, run, name, sized[name], [factor * usual[name] for factor in rates], seeds):
-                if stop.came:
-                    raise stopped()
-        return _write(state, run, names, reference, size)
+                if stop.came is not None:
+                    said = f"stopped while comparing {name}; {RESUMED}"
+                    log.info(said)
+                    raise KeyboardInterrupt(said) if stop.came == signal.SIGINT else stopped(stop.came)
+        with place.held():
+            return _write(state, run, names, reference, size)
 
 
 def _check(run: Run, methods: Sequence[Any], seeds: int, budget: float, rates: Sequence[float]) -> None:

@@ -1,11 +1,13 @@
 """A comparison as a picture: the mean of every method with its deviation, and every seed (extra `plots`)."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxprefix.comparison.table import Row
 from jaxprefix.errors import UserError
+from jaxprefix.paths import write_atomically
 
 INK, MUTED, DOT, BAR = "#1b1b1b", "#6b6b6b", "#9db7d5", "#1f4e79"
 
@@ -47,4 +49,6 @@ def plot_rows(rows: Sequence[Row], path: Path, *, title: str, metric: str, refer
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.savefig(path, dpi=160)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=160, format=path.suffix.removeprefix("."))
+    write_atomically(path, content.getvalue())

@@ -12,7 +12,7 @@ import jax
 
 from jaxprefix.data import Batches
 from jaxprefix.distributed.mesh import put_batch, replicated
-from jaxprefix.errors import RunFailed
+from jaxprefix.errors import FolderGone, RunFailed, Stopped
 from jaxprefix.methods import FullFineTuning, parts_of
 from jaxprefix.methods.base import Method
 from jaxprefix.population.members import Fields, with_fields
@@ -36,24 +36,27 @@ def run_trials(run: Run, members: Sequence[Fields]) -> list[dict[str, Any]]:
       finite any more.
 
     Raises:
-      RunFailed: it was stopped by a signal; started again, it goes on.
+      Stopped: by a signal; started again, it goes on.
+      FolderGone: the folder was renamed or removed.
     """
     if any(isinstance(part, FullFineTuning) for part in parts_of(run.method)):
         return [_separate(run, fields, index) for index, fields in enumerate(members)]
-    found = train_population(run, members, independent_order=True).members
-    if not found:
-        raise stopped()
-    return [_trial(member.fields, member.metrics, member.history.failed_at is not None) for member in found]
+    found = train_population(run, members, independent_order=True)
+    if found.signal is not None:
+        raise stopped(found.signal)
+    return [_trial(member.fields, member.metrics, member.history.failed_at is not None) for member in found.members]
 
 
 def _separate(run: Run, fields: Fields, index: int) -> dict[str, Any]:
     one = dataclasses.replace(with_fields(run, fields), folder=str(Path(run.folder) / str(index)))
     try:
         result = train(one)
+    except FolderGone:
+        raise
     except RunFailed:
         return _trial(fields, {}, True)
-    if result.adapter is None:
-        raise stopped()
+    if result.signal is not None:
+        raise stopped(result.signal)
     return _trial(fields, result.metrics, False)
 
 
@@ -65,9 +68,9 @@ def _trial(fields: Fields, metrics: dict[str, dict[str, float]], failed: bool) -
     return {"fields": dict(fields), "metrics": finite, "failed": failed}
 
 
-def stopped() -> RunFailed:
-    """That a signal came."""
-    return RunFailed("the comparison was stopped by a signal; start it again with the same arguments to go on.")
+def stopped(signal: int) -> Stopped:
+    """That a signal of this number came, which the log has said."""
+    return Stopped("the comparison was stopped by a signal; start it again with the same arguments to go on.", signal)
 
 
 def step_cost(run: Run) -> dict[str, Any]:

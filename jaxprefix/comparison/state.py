@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprefix.checkpoints.files import writing
+from jaxprefix.checkpoints.place import Place
 from jaxprefix.errors import UserError
 from jaxprefix.methods.base import Method
 from jaxprefix.training.config import Run
@@ -26,7 +27,10 @@ class State:
       UserError: the folder holds a comparison with other settings.
     """
 
-    def __init__(self, run: Run, methods: dict[str, Method], usual: dict[str, float], seeds: int, rates: tuple):
+    def __init__(
+        self, run: Run, methods: dict[str, Method], usual: dict[str, float], seeds: int, rates: tuple, place: Place
+    ):
+        self._place = place
         self.path = Path(run.folder) / STATE
         settings = {"seeds": seeds, "rates": list(rates)}
         self.content: dict[str, Any] = {"run": stored_run(run), "settings": settings, "methods": {}, "stages": {}}
@@ -63,7 +67,10 @@ class State:
         """The result of a stage: the stored one, or that of `make`, which is stored then."""
         found = self.stages.setdefault(method, {})
         if name not in found:
-            found[name] = make()
+            self._place.check()
+            made = make()
+            self._place.check()
+            found[name] = made
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             self.content["peak_bytes"] = max(peak, self.content.get("peak_bytes", 0))
             write_whole(self.path, json.dumps(self.content, indent=1) + "\n")

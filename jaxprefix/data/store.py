@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxprefix.errors import UserError
+from jaxprefix.paths import sweep, unfinished
 
 log = logging.getLogger("jaxprefix")
 
@@ -59,8 +59,8 @@ class Store:
         temporary: Path | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._sweep(key)
-            temporary = Path(tempfile.mkdtemp(prefix=self._prefix(key), dir=self.folder))
+            sweep(self.folder, key)
+            temporary = Path(tempfile.mkdtemp(prefix=unfinished(key), dir=self.folder))
             for name, array in arrays.items():
                 with (temporary / f"{name}.npy").open("wb") as file:
                     np.save(file, array)
@@ -94,21 +94,10 @@ class Store:
                     return
                 if last or not place.exists():
                     raise
-            aside = Path(tempfile.mkdtemp(prefix=self._prefix(key), dir=self.folder))
+            aside = Path(tempfile.mkdtemp(prefix=unfinished(key), dir=self.folder))
             with contextlib.suppress(FileNotFoundError):  # another writer moved it
                 place.rename(aside / "damaged")
             shutil.rmtree(aside, ignore_errors=True)
-
-    def _prefix(self, key: str) -> str:
-        return f".{key}.{socket.gethostname()}.{os.getpid()}."
-
-    def _sweep(self, key: str) -> None:
-        """Remove what writers of this machine left under this key when they were killed."""
-        beginning = f".{key}.{socket.gethostname()}."
-        for place in self.folder.glob(f".{key}.*"):
-            process = place.name.removeprefix(beginning).split(".")[0]
-            if place.name.startswith(beginning) and process.isdigit() and not _alive(int(process)):
-                shutil.rmtree(place, ignore_errors=True)
 
 
 def _text(meta: Any) -> bytes:
@@ -143,13 +132,3 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprefix.distributed import stderr_relay
 from jaxprefix.errors import RunFailed, UserError, escaped
+from jaxprefix.signals import RESUMED
 
 log = logging.getLogger("jaxprefix")
 
@@ -226,6 +227,9 @@ def _end(error: BaseException) -> None:
     elif isinstance(error, UserError | RunFailed):
         code = 2 if isinstance(error, UserError) else 1
         print(f"jaxprefix: {escaped(str(error))}", file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+        code = 130
+        print(f"jaxprefix: stopped before its end; {RESUMED}", file=sys.stderr)
     else:
         if _broke_off(error):  # most likely another process is gone: the service will say which, and end this one
             time.sleep(1.5 * HEARTBEAT_SECONDS)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxprefix.adapters.adapter import Adapter, load_adapter
-from jaxprefix.checkpoints.files import as_path, put_folder, writing
+from jaxprefix.checkpoints.files import as_path, put_folder, recover_folder, writing
 from jaxprefix.errors import UserError, listed
 from jaxprefix.exchange.classifier_config import ClassifierConfig, asked_type, call_options, written_config
 from jaxprefix.exchange.converted import Converted, as_adapter, read_base
@@ -71,6 +71,7 @@ def export_peft(adapter: Adapter | str | Path, folder: str | Path, *, backbone: 
         said = written_config(read_config(find_folder(backbone or source)), task, facts, head.problem_type)
         options = call_options(said, count)
     target = as_path(folder)
+    recover_folder(target)
     if target.exists() and (not target.is_dir() or not {found.name for found in target.iterdir()} <= WRITTEN):
         raise UserError(f"{folder} exists and holds more than an exported adapter; choose another place.")
     from safetensors.numpy import save

@@ -25,12 +25,13 @@ from jaxprefix.population.step import (
     make_population_step,
     resolve_vmap_size,
 )
+from jaxprefix.signals import StopSignal
 from jaxprefix.tasks.base import Facts
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import measure, run_rows, with_facts
 from jaxprefix.training.host_loop import HostLoop
 from jaxprefix.training.provenance import stored_run
-from jaxprefix.training.resume import MemberHistory, StopSignal, keep_compiled_programs
+from jaxprefix.training.resume import MemberHistory, keep_compiled_programs
 from jaxprefix.training.setup import set_up
 from jaxprefix.training.writers import Progress, Writers
 from jaxprefix.trees import Tree, count
@@ -114,7 +115,7 @@ class Population(HostLoop[PopulationState]):
             *(len(self.runs), type(self.runs[0].method).__name__, source, f"{trained:,}"),
             *(self.steps, self.run.batch_size, ", each in its own order" if self.independent_order else ""),
         )
-        return self.loop(state, lambda: stop.came)
+        return self.loop(state, lambda: stop.came is not None)
 
     @override
     def step_of(self, state: PopulationState) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from jaxprefix.old_names import answer_old_names
 from jaxprefix.population.loop import Population
 from jaxprefix.population.members import Fields, member_of, member_runs
 from jaxprefix.population.step import PopulationState, chosen
+from jaxprefix.signals import RESUMED, StopSignal
 from jaxprefix.training.config import Run
 from jaxprefix.training.export import write_run_adapter
 from jaxprefix.training.reporting import tell_report
-from jaxprefix.training.resume import MemberHistory, StopSignal, refuse_other_backbone, refuse_other_run
+from jaxprefix.training.resume import MemberHistory, refuse_other_backbone, refuse_other_run
 from jaxprefix.trees import Tree
 
 log = logging.getLogger("jaxprefix")
@@ -58,12 +60,14 @@ class PopulationResult:
       steps: updates done.
       members: in their order; none if the population was stopped by a signal.
       step_seconds: the median time of an update of all members, without the first; NaN where there was none.
+      signal: the number of the signal that stopped the population; None if it ended.
     """
 
     folder: Path
     steps: int
     members: tuple[Member, ...]
     step_seconds: float
+    signal: int | None = None
 
 
 @answer_old_names
@@ -92,13 +96,18 @@ def train_population(
 
     Raises:
       UserError: something must be corrected: a field that members cannot differ in is named, before compiling.
+      FolderGone: the population's folder was renamed or removed.
+      KeyboardInterrupt: SIGINT came (Ctrl-C, or a notebook's stop button); the message says what was saved.
     """
     one_process_only("a population")
     runs = member_runs(run, members)
     if vmap_size is not None and vmap_size < 1:
         raise UserError(f"vmap_size is {vmap_size}; it must be at least 1, or None.")
     found_devices()
-    with only_run(run.folder), Checkpoints(Path(run.folder) / "checkpoints", best=None) as checkpoints:
+    with (
+        only_run(run.folder) as place,
+        Checkpoints(Path(run.folder) / "checkpoints", best=None, place=place) as checkpoints,
+    ):
         stored = checkpoints.read_info()
         if stored is not None:
             _refuse_other_members(run, runs, independent_order, stored)
@@ -117,9 +126,12 @@ def train_population(
         with StopSignal() as stop:
             state = population.train(state, stop)
         steps = int(state.train.step)
-        if stop.came and not population.finished(steps):
-            log.info("stopped at step %d of %d; start the same population again to go on", steps, population.steps)
-            return PopulationResult(Path(run.folder), steps, (), math.nan)
+        if stop.came is not None:
+            said = f"stopped at step {steps}; {RESUMED}"
+            log.info(said)
+            if stop.came == signal.SIGINT:
+                raise KeyboardInterrupt(said)
+            return PopulationResult(Path(run.folder), steps, (), math.nan, stop.came)
         found = _members(population, state, members)
         return PopulationResult(Path(run.folder), steps, found, population.step_seconds())
 
@@ -141,7 +153,9 @@ def _members(population: Population, state: PopulationState, members: Sequence[F
         trainable = jax.device_get(member_of(best, index))
         frozen = {**population.frozen, "initialized": member_of(population.frozen["initialized"], index)}
         own = dataclasses.replace(setup, run=run, model=population.models[index], frozen=frozen)
-        adapter = write_run_adapter(folder / "adapter", own, trainable, metrics, facts[index], setup.report)
+        with population.checkpoints.place.held():
+            folder.mkdir(exist_ok=True)
+            adapter = write_run_adapter(folder / "adapter", own, trainable, metrics, facts[index], setup.report)
         found.append(Member(run, dict(fields), adapter, metrics, trainable, histories[index]))
         for split, values in metrics.items():
             log.info("member %d, %s: %s %.4f", index, split, *next(iter(values.items())))

@@ -16,8 +16,8 @@ from jaxprefix.trees import Tree, count
 def write_run_adapter(
     folder: Any, setup: Setup, trainable: Tree, metrics: dict[str, Any], facts: Facts, report: Report | None = None
 ) -> Any:
-    """Writes the adapter folder of a run; returns it. All processes call it, the first one writes; `report` is what
-    there is to say of its rows."""
+    """Writes the adapter folder of a run, in a folder that is there; returns it. All processes call it, the first one
+    writes; `report` is what there is to say of its rows."""
     leaves = fetch_global({"trainable": trainable, "initialized": setup.frozen["initialized"]})
     if jax.process_index() == 0:
         write_adapter(
@@ -29,6 +29,7 @@ def write_run_adapter(
             facts=facts,
             data=setup.data,
             report=report,
+            parents=False,
         )
     return folder
 

@@ -75,7 +75,7 @@ class HostLoop(Contract, Generic[State]):
         step = saved = self.step_of(state)
         pending: tuple[int, int, dict[str, Any]] | None = None
         profile = Profile(self.run.profile, step, run_folder(self.run.folder))
-        with Progress(self.steps, step) as progress, Writers(self.run, step or -1) as writers:
+        with Progress(self.steps, step) as progress, Writers(self.run, step or -1, self.checkpoints.place) as writers:
             cut = {f"train/{name}": value for name, value in cut_metrics(self.setup.examples["train"].cut).items()}
             if cut and not step:
                 writers.scalars(0, cut)
@@ -87,6 +87,8 @@ class HostLoop(Contract, Generic[State]):
                     pending = None
 
             while not self.finished(step) and not stopped():
+                if self.run.profile:
+                    self.checkpoints.place.check()
                 profile.at(step, state)
                 started = time.perf_counter()
                 with self.clock.of("data"):

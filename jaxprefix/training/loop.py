@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxprefix.distributed.mesh import put_batch, replicated
 from jaxprefix.distributed.processes import Agreement
 from jaxprefix.distributed.rows import local_rows
 from jaxprefix.errors import RunFailed
+from jaxprefix.signals import RESUMED, StopSignal
 from jaxprefix.tasks.base import Facts
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import measure, run_rows, score_texts, with_facts
@@ -29,7 +31,6 @@ from jaxprefix.training.provenance import stored_run
 from jaxprefix.training.reporting import tell_report
 from jaxprefix.training.resume import (
     History,
-    StopSignal,
     keep_compiled_programs,
     refuse_other_backbone,
     refuse_other_run,
@@ -52,12 +53,14 @@ class Result:
       adapter: its adapter folder; None if the run was stopped by a signal.
       steps: updates done.
       metrics: by split, the metrics of the best checkpoint.
+      signal: the number of the signal that stopped it here; None if it ended, or another process was told to stop.
     """
 
     folder: Path
     adapter: Path | None
     steps: int
     metrics: dict[str, dict[str, float]]
+    signal: int | None = None
 
 
 def train(run: Run) -> Result:
@@ -66,9 +69,12 @@ def train(run: Run) -> Result:
     A run that is started again in its folder goes on from its newest whole checkpoint, to the same trainable leaves,
     bit for bit, that it would have reached without the interruption.
 
+    SIGTERM, SIGINT and SIGHUP that come between the first step and the last stop it after a step, which is saved.
+
     Raises:
       UserError: something in config, data, backbone or folder must be corrected.
-      RunFailed: the loss is not finite any more.
+      RunFailed: the loss is not finite any more, or the folder was renamed or removed.
+      KeyboardInterrupt: SIGINT came (Ctrl-C, or a notebook's stop button); the message says what was saved.
 
     A config with a `baseline` is followed by a run of that method, and both metrics are logged side by side.
     """
@@ -76,6 +82,8 @@ def train(run: Run) -> Result:
     if run.baseline is not None and result.adapter is not None:
         folder = str(run_folder(run.folder) / "baseline")
         beside = _train(dataclasses.replace(run.with_method(run.baseline), folder=folder))
+        if beside.signal is not None:
+            return dataclasses.replace(result, signal=beside.signal)
         for split, found in beside.metrics.items():
             name, value = next(iter(result.metrics[split].items()))
             log.info(
@@ -96,8 +104,8 @@ def _train(run: Run) -> Result:
     stop, listening = StopSignal(), jax.process_count() > 1
     with (
         stop if listening else contextlib.nullcontext(),
-        only_run(folder),
-        Checkpoints(folder / "checkpoints", best="max" if maximise else "min") as checkpoints,
+        only_run(folder) as place,
+        Checkpoints(folder / "checkpoints", best="max" if maximise else "min", place=place) as checkpoints,
     ):
         stored = checkpoints.read_info()
         if stored is not None:
@@ -134,10 +142,14 @@ def _train(run: Run) -> Result:
 
         loop, agreed = _Loop(setup, batches, steps, train_step, eval_step, checkpoints, history), Agreement(setup.mesh)
         with contextlib.nullcontext() if listening else stop:
-            state = loop.loop(state, lambda: agreed(stop.came))
-        if not loop.finished(int(state.step)):
-            log.info("stopped at step %d of %d; start the same run again to go on", int(state.step), steps)
-            return Result(folder, None, int(state.step), {})
+            state = loop.loop(state, lambda: agreed(stop.came is not None))
+        step = int(state.step)
+        if not loop.finished(step) or (stop.came is not None and jax.process_count() == 1):
+            said = f"stopped at step {step}; {RESUMED}"
+            log.info(said)
+            if stop.came == signal.SIGINT:
+                raise KeyboardInterrupt(said)
+            return Result(folder, None, step, {}, stop.came)
         return _finish(run, setup, state, abstract, checkpoints, history, eval_step)
 
 
@@ -250,7 +262,8 @@ def _finish(
         )
         metrics[split] = {**found, **written}
     folder = run_folder(run.folder)
-    adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics, facts, setup.report)
+    with checkpoints.place.held():
+        adapter = write_run_adapter(folder / "adapter", setup, state.trainable, metrics, facts, setup.report)
     for split, found in metrics.items():
         log.info("%s: %s", split, _numbers(found))
     log.info("adapter: %s", adapter)

@@ -1,11 +1,8 @@
-"""What lets a run go on where it was: what it remembers of its evaluations, what must not have changed meanwhile, and
-how it is stopped."""
+"""What lets a run go on where it was: what it remembers of its evaluations, and what must not have changed since."""
 
 import dataclasses
 import math
 import os
-import signal
-import threading
 from typing import Any
 
 import jax
@@ -77,31 +74,6 @@ def refuse_other_backbone(setup: Setup, stored: dict[str, Any]) -> None:
         f"{setup.run.folder} was begun with another backbone than {now['source']} is now ({what}); "
         "put the former one back, or give this run another folder."
     )
-
-
-class StopSignal:
-    """Remembers that SIGTERM came, so that the loop can save and leave; outside the main thread it never comes.
-
-    Within another one it tells that one too: a comparison must hear what came while one of its runs was listening."""
-
-    def __init__(self) -> None:
-        self.came = False
-
-    def __enter__(self) -> "StopSignal":
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _note(self, *signalled: Any) -> None:
-        self.came = True
-        outer = getattr(self._before, "__self__", None)
-        if isinstance(outer, StopSignal):
-            outer._note(*signalled)
 
 
 def keep_compiled_programs() -> None:

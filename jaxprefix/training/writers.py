@@ -11,6 +11,7 @@ import jax
 from typing_extensions import override
 
 from jaxprefix.checkpoints.files import is_remote, run_folder, writing
+from jaxprefix.checkpoints.place import Place
 from jaxprefix.contract import Contract, required
 from jaxprefix.errors import UserError, escaped
 from jaxprefix.paths import parse_json
@@ -148,9 +149,20 @@ class WandB(MetricWriter):
 
 
 class Writers:
-    """All writers of a run as one; on process 0 only."""
+    """All writers of a run as one; on process 0 only.
 
-    def __init__(self, run: Run, last_step: int):
+    Args:
+      run: names the writers and the folder.
+      last_step: the step that the run goes on from.
+      place: the folder, which must stay where it is.
+
+    Raises:
+      FolderGone: the folder was renamed or removed; also by `scalars`.
+    """
+
+    def __init__(self, run: Run, last_step: int, place: Place):
+        self._place = place
+        place.check()
         folder = run_folder(run.folder)
         self._writers: list[MetricWriter] = []
         if jax.process_index() == 0:
@@ -170,6 +182,7 @@ class Writers:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Hands the values of a step to every writer."""
+        self._place.check()
         for writer in self._writers:
             writer.scalars(step, values)
 
@@ -196,11 +209,13 @@ class Progress:
 
     def __exit__(self, *_: Any) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(escaped(text), markup=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone, and the signal that says so not be here yet
+            self._console.print(escaped(text), markup=False, soft_wrap=True)
 
     def evaluated(self, name: str, value: float) -> None:
         """Shows the metric from now on."""

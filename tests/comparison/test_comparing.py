@@ -21,7 +21,7 @@ from jaxprefix.comparison.plot import plot_rows
 from jaxprefix.comparison.table import comma_separated, make_rows, markdown, paired_interval
 from jaxprefix.errors import RunFailed, UserError
 from jaxprefix.methods import HeadOnly, LoRA, PTuningV2
-from jaxprefix.training.resume import StopSignal
+from jaxprefix.signals import StopSignal
 from jaxprefix.trees import flatten
 from tests import tiny
 from tests.training.worlds import LAYERS, WIDTH
@@ -134,7 +134,7 @@ def test_a_run_that_is_stopped_ends_the_comparison(world, tmp_path, monkeypatch)
     from jaxprefix.comparison import stages
     from jaxprefix.population.population import PopulationResult
 
-    monkeypatch.setattr(stages, "train_population", lambda *_, **__: PopulationResult(tmp_path, 1, (), math.nan))
+    monkeypatch.setattr(stages, "train_population", lambda *_, **__: PopulationResult(tmp_path, 1, (), math.nan, 15))
     with pytest.raises(RunFailed, match="start it again"):
         two(world, tmp_path)
     assert not (tmp_path / "comparison.json").exists()

@@ -29,7 +29,10 @@ def classify(method, mesh, **more) -> Run:
 
 
 def write(mesh) -> Run:
-    task, method = CausalLanguage(Files("none.jsonl"), max_length=24), Inducer(value_rank=2, key_rank=3) + LoRA(("q", "v"), rank=2)
+    task, method = (
+        CausalLanguage(Files("none.jsonl"), max_length=24),
+        Inducer(value_rank=2, key_rank=3) + LoRA(("q", "v"), rank=2),
+    )
     return Run(task, DECODER, method, batch_size=16, mesh=MeshShape(*mesh), unroll=False, remat="full")
 
 

@@ -45,13 +45,23 @@ def at_call(place: Any, name: str, number: int, what: Callable[..., Any] = die) 
     setattr(place, name, counted)
 
 
-def while_compiling() -> None:
+def signalled(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def ctrl_c_twice() -> None:
+    for _ in range(2):
+        signalled(signal.SIGINT)
+        time.sleep(0.05)
+
+
+def while_compiling(what: Callable[[], None] = die) -> None:
     """Dies shortly after the step has gone to the compiler, which takes longer than that."""
     jax.config.update("jax_enable_compilation_cache", False)
 
     def listen(event: str, duration: float, **about: Any) -> None:
         if event.endswith("jaxpr_to_mlir_module_duration") and "train_step" in about.get("fun_name", ""):
-            threading.Thread(target=lambda: (time.sleep(0.05), die()), daemon=True).start()
+            threading.Thread(target=lambda: (time.sleep(0.05), what()), daemon=True).start()
 
     def never(event: str, duration: float, **about: Any) -> None:
         if event.endswith("backend_compile_duration") and "train_step" in about.get("fun_name", ""):
@@ -87,11 +97,13 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "token cache": lambda: at_call(tokens, "_flush", 7),
     "adapter half written": lambda: at_call(adapter, "_json", 2),
     "rename of the adapter": lambda: at_call(adapter, "put_folder", 1),
-    "SIGTERM": lambda: at_call(loop, "put_batch", 6, lambda: os.kill(os.getpid(), signal.SIGTERM)),
-    "SIGTERM at step 4": lambda: at_call(loop, "put_batch", 4, lambda: os.kill(os.getpid(), signal.SIGTERM)),
-    "SIGTERM while evaluating": lambda: at_call(
-        evaluation, "put_batch", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)
-    ),
+    "SIGTERM": lambda: at_call(loop, "put_batch", 6, lambda: signalled(signal.SIGTERM)),
+    **{
+        f"{number.name} at step 4": lambda number=number: at_call(loop, "put_batch", 4, lambda: signalled(number))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    },
+    "Ctrl-C twice while compiling": lambda: while_compiling(ctrl_c_twice),
+    "SIGTERM while evaluating": lambda: at_call(evaluation, "put_batch", 2, lambda: signalled(signal.SIGTERM)),
 }
 
 

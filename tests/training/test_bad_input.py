@@ -357,6 +357,14 @@ def test_a_disk_that_is_full_at_the_adapter(world, tmp_path, capsys, monkeypatch
     assert kept_steps(tmp_path / "run") == [4]
     assert not (tmp_path / "run" / "adapter").exists()
     assert cli.main(["train", config]) == 0
+    stored = tmp_path / "run" / "adapter" / "adapter.safetensors"
+    stored.write_bytes(b"older")
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter, "_json", full)  # the tensors are written by then
+        assert cli.main(["train", config]) == 2
+    assert "No space left on device); what was there before is untouched" in capsys.readouterr().err
+    assert stored.read_bytes() == b"older"
+    assert not list((tmp_path / "run").glob("*.partial"))
 
 
 def test_a_disk_that_is_full_at_the_metrics(tmp_path):

@@ -106,7 +106,7 @@ def test_asked_to_stop_it_saves_and_exits_in_peace(world, tmp_path, runner, whol
     command = ["train", world.config_file(tmp_path / "config.py", folder, checkpoint_every="5", **WITH_DROPOUT)]
     code, said = runner(moment, command, tmp_path)
     assert code == 0, said
-    assert "stopped at step 6 of 12; start the same run again to go on" in said
+    assert "stopped at step 6; the same command resumes it" in said
     assert kept_steps(folder)[-1] == 6
     assert not (folder / "adapter").exists()
     assert cli.main(command) == 0
@@ -115,13 +115,29 @@ def test_asked_to_stop_it_saves_and_exits_in_peace(world, tmp_path, runner, whol
 
 
 def test_asked_to_stop_between_checkpoints_it_saves_where_it_is(world, tmp_path, runner, whole):
+    """By Ctrl-C, by its terminal's end, and by a scheduler after the last step; then it ends in the same bits."""
     folder = tmp_path / "run"
     command = ["train", world.config_file(tmp_path / "config.py", folder, **WITH_DROPOUT)]
-    code, said = runner("SIGTERM at step 4", command, tmp_path)
-    assert code == 0, said
-    assert kept_steps(folder) == [4]
+    for name, code, step in (("SIGINT", 130, 4), ("SIGHUP", 129, 8), ("SIGTERM", 0, 12)):
+        found, said = runner(f"{name} at step 4", command, tmp_path)
+        assert found == code, said
+        assert said.splitlines()[-1].endswith(f"stopped at step {step}; the same command resumes it")
+        assert said.count("stopped") == 1
+        assert "Traceback" not in said and "jaxprefix: " not in said
+        assert kept_steps(folder)[-1] == step
+        assert not (folder / "adapter").exists()
     assert cli.main(command) == 0
     same_end(whole, folder)
+    assert lines(folder) == lines(whole)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_compilation(world, tmp_path, runner):
+    command = ["train", world.config_file(tmp_path / "config.py", tmp_path / "run", **FIELDS)]
+    code, said = runner("Ctrl-C twice while compiling", command, tmp_path)
+    assert code == 130, said
+    assert said.splitlines()[-1] == "jaxprefix: ended at once; what was saved before is whole"
+    assert "before the process died" not in said
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_one_process_is_four_to_rounding(world, several, whole, tmp_path):
 def test_told_to_stop_all_save_the_same_step_and_exit_in_peace(stopped):
     folder, codes, said = stopped
     assert codes == [0, 0], said
-    assert "stopped at step 9 of 20; start the same run again to go on" in said[0]
+    assert "stopped at step 9; the same command resumes it" in said[0]
     assert kept_steps(folder)[-1] == 9
     assert not (folder / "adapter").exists()
 

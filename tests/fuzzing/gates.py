@@ -1,0 +1,20 @@
+"""The gates by name; a module a gate, imported when it is asked for."""
+
+import importlib
+from pathlib import Path
+
+from tests.fuzzing.gate import Gate
+
+GATES = {
+    "rows": "rows.RowsGate",
+    "batches": "batches.BatchesGate",
+    "values": "values.ValuesGate",
+    "configs": "configs.ConfigsGate",
+    "options": "options.OptionsGate",
+}
+
+
+def make_gate(name: str, folder: Path) -> Gate:
+    """A gate, which makes what its trials share in the folder."""
+    module, cls = GATES[name].split(".")
+    return getattr(importlib.import_module(f"tests.fuzzing.{module}"), cls)(folder)

@@ -8,9 +8,13 @@ from tests.fuzzing.gate import Gate
 GATES = {
     "rows": "rows.RowsGate",
     "batches": "batches.BatchesGate",
+    "trees": "trees.TreesGate",
     "values": "values.ValuesGate",
     "configs": "configs.ConfigsGate",
+    "folders": "folders.FoldersGate",
     "options": "options.OptionsGate",
+    "fields": "fields.FieldsGate",
+    "commands": "commands.CommandsGate",
 }
 
 

@@ -12,7 +12,6 @@ from common import RESULTS, ROOT
 from report_decoders import decoding, triples
 from report_parts import TITLES, origin, table
 from report_pods import int8, kills_processes, plans, streaming_load, weak_scaling
-from report_reliability import kills
 from report_starts import apt_memory, starts
 from report_versions import before_after, debian_tags, same_predictions, same_programs
 
@@ -290,7 +289,6 @@ SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("streaming_load", streaming_load),
     ("int8", int8),
     ("kills_processes", kills_processes),
-    ("kills", kills),
     ("plan", plans),
     ("plan", weak_scaling),
     ("starts", starts),

@@ -1,5 +1,6 @@
 """The errors that a person can cure: sentences that name the thing and the remedy."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -9,8 +10,12 @@ class UserError(ValueError):
     """Something in the configuration, the data or the files is not as it must be.
 
     The message is one sentence that names the thing and says what to do. The command line prints it and exits with
-    code 2. Raise it before anything is compiled or written.
+    code 2. Raise it before anything is compiled or written. Line ends in it, which other libraries' messages have and
+    which are quoted in ours, become spaces.
     """
+
+    def __init__(self, message: str):
+        super().__init__(re.sub(r"\s*[\r\n]\s*", " ", message))
 
 
 class RunFailed(RuntimeError):

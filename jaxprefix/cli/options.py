@@ -3,7 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from typing_extensions import override
 
@@ -16,6 +16,14 @@ class Parser(argparse.ArgumentParser):
     @override
     def error(self, message: str) -> NoReturn:
         super().error(escaped(message))
+
+    @override
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As `argparse` does, which makes an unchecked empty list of `--option=--`."""
+        for arg in args or ():
+            if arg.startswith("--") and arg.endswith("=--"):
+                self.error(f"argument {arg[:-3]}: '--' is no value")
+        return super().parse_known_args(args, namespace)
 
 
 def whole(low: int = 1, high: int | None = None) -> Callable[[str], int]:

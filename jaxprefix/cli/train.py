@@ -4,6 +4,7 @@ import signal
 from collections.abc import Sequence
 
 from jaxprefix.cli.configs import parse_run
+from jaxprefix.cli.launch import FLAGS, take_launch
 from jaxprefix.signals import exit_code
 
 USAGE = "CONFIG [--field value]"
@@ -11,9 +12,9 @@ SUMMARY = "tune a frozen backbone; started again, it resumes"
 
 
 def run(args: Sequence[str]) -> int:
-    from jaxprefix.distributed.processes import FLAGS, distributed_session, take_launch
-
     launch, rest = take_launch(args)
+    from jaxprefix.distributed.processes import distributed_session
+
     with distributed_session(launch):
         run = parse_run(rest, "jaxprefix train", FLAGS)
         from jaxprefix.training.loop import train

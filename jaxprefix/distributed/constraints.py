@@ -51,6 +51,8 @@ def look_up(table: Callable[[Array], Array], ids: Int[Array, "B T"]) -> Float[Ar
 
 def beyond_if_negative(ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Ids of which those below 0 lie beyond any table, where `jnp.take` gives NaN, and not before its end."""
+    ids = jnp.asarray(ids)
+    ids = ids.astype(jnp.promote_types(ids.dtype, jnp.int32))  # the largest int8 may be in the table
     return jnp.where(ids < 0, jnp.iinfo(ids.dtype).max, ids)
 
 

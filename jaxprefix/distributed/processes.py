@@ -4,7 +4,6 @@ JAX's coordination service, which lives in process 0, counts heartbeats: it ends
 they end by themselves when it is. So whatever goes wrong in one process, that process only has to end.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import itertools
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -33,7 +32,6 @@ START_SECONDS = 300  # for all processes to find the coordinator
 BARRIER_SECONDS = 1800  # for all to come to a meeting; one may have the tokenised data in its cache, another not
 HEARTBEAT_SECONDS = 30  # without a sign of life, and a process is gone
 LINGER_SECONDS = 3  # process 0 ends after the others when all end for the same reason
-FLAGS = " [--distributed auto|on|off] [--coordinator HOST:PORT --processes N --process I]"
 Mode = Literal["auto", "on", "off"]
 
 
@@ -53,17 +51,6 @@ class Launch:
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
-
-
-def take_launch(args: Sequence[str]) -> tuple[Launch, list[str]]:
-    """The launch that arguments of a command line name, and the arguments that are left."""
-    parser = argparse.ArgumentParser(prog="jaxprefix train", add_help=False, allow_abbrev=False)
-    parser.add_argument("--distributed", dest="mode", choices=("auto", "on", "off"), default="auto")
-    parser.add_argument("--coordinator", metavar="HOST:PORT")
-    parser.add_argument("--processes", type=int)
-    parser.add_argument("--process", type=int)
-    options, rest = parser.parse_known_args(args)
-    return Launch(**vars(options)), rest
 
 
 @contextlib.contextmanager

@@ -115,6 +115,13 @@ def _header(file: Path) -> dict[str, TensorPlace]:
         dtype = DTYPES.get(entry["dtype"])
         if dtype is not None and end - start != dtype.itemsize * math.prod(entry["shape"]):
             raise damaged(file, f"{name} has {end - start} bytes, which does not fit its shape {entry['shape']}")
+    reached = 8 + length
+    for start, size in sorted((place.start, place.size) for place in places.values()):
+        if start != reached:
+            raise damaged(file, f"its tensors overlap or leave a gap at byte {min(start, reached)}")
+        reached = start + size
+    if reached != total:
+        raise damaged(file, f"it has {total - reached} bytes behind its last tensor")
     return places
 
 

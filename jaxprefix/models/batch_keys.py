@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from jaxprefix.edits import Edits
 from jaxprefix.errors import UserError
@@ -139,3 +139,10 @@ def read_attention_mask(batch: Mapping[str, Any]) -> Bool[Array, "*B T"]:
         return jnp.ones(ids.shape, bool)
     _check_tokens("attention_mask", mask, ids)
     return jnp.asarray(mask).astype(bool)
+
+
+def read_segment_ids(batch: Mapping[str, Any], mask: Bool[Array, "B T"]) -> Int[Array, "B T"] | None:
+    """`segment_ids` `[B, T]` with -1 where a token is not real, so that no example begins with padding; None where the
+    batch has none."""
+    segment_ids = batch.get("segment_ids")
+    return None if segment_ids is None else jnp.where(mask, segment_ids, -1)

@@ -19,7 +19,7 @@ from jaxprefix.distributed.constraints import constrain, kernel_axes, look_up
 from jaxprefix.edits import BUILT_RATES, NO_EDITS, Context, Dims, Edits, Rates, Tokens, check_stacked
 from jaxprefix.edits.hooks import LayerHooks
 from jaxprefix.errors import UserError
-from jaxprefix.models.batch_keys import read_attention_mask
+from jaxprefix.models.batch_keys import read_attention_mask, read_segment_ids
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.decoder_config import DecoderConfig
 from jaxprefix.models.encoder import (
@@ -225,7 +225,8 @@ class Decoder(nn.Module):
           layers: the leaves of each layer, each without the axis of layers; None takes them out of the stack here.
         """
         ids = batch["input_ids"]
-        mask, segment_ids = read_attention_mask(batch), batch.get("segment_ids")
+        mask = read_attention_mask(batch)
+        segment_ids = read_segment_ids(batch, mask)
         check_stacked(edits, self.dims)
         if cache is None:
             check_positions(ids.shape[1], edits.positions, self.dims)

@@ -128,6 +128,11 @@ class TunedModel:
                     "what init returned: model.apply(trainable, frozen, batch)."
                 )
         check_batch(batch, None if self.head is None else self.head.targets)
+        if "segment_ids" in batch and not self.backbone.dims.causal:
+            raise UserError(
+                "the batch has segment_ids, and this backbone reads none, so that its tokens would see those of other "
+                "segments; give each example a row of its own, and remove the key."
+            )
         vocab, types = self.backbone.dims.vocab, self.backbone.config.type_count
         values = [batch[name] for name in ("input_ids", "token_type_ids") if isinstance(batch.get(name), np.ndarray)]
         if any(value.max() >= vocab for value in values):  # new tokens, perhaps

@@ -14,7 +14,7 @@ from jaxprefix.data.examples import Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import LabelHead, PooledHead, cross_entropy, example_weights, register_head
+from jaxprefix.models.heads import LabelHead, PooledHead, cross_entropy, example_weights, label_targets, register_head
 from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.labelled import LabelledTask, label_probabilities
@@ -40,7 +40,8 @@ class SequenceClassifier(LabelHead, PooledHead):
         self, logits: Float[Array, "B C"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over the rows."""
-        return cross_entropy(logits, batch["labels"], example_weights(batch), self.class_weights, smoothing)
+        labels, weight = label_targets(batch, logits.shape[:-1]), example_weights(batch, len(logits))
+        return cross_entropy(logits, labels, weight, self.class_weights, smoothing)
 
     @override
     def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Array]) -> dict[str, Array]:

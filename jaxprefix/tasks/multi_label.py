@@ -14,7 +14,7 @@ from jaxprefix.data.examples import Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import PooledHead, example_weights, register_head
+from jaxprefix.models.heads import REAL, PooledHead, example_weights, read_target, register_head
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.cells import read_label
 from jaxprefix.tasks.labelled import LabelledTask
@@ -42,8 +42,9 @@ class MultiLabelClassifier(PooledHead):
         self, logits: Float[Array, "B C"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over the rows; with smoothing `s` a target `y` is `(1 - s) y + s / 2`."""
-        weight = example_weights(batch)
-        return (_binary_cross_entropy(logits, batch["labels"], smoothing) * weight).sum(), weight.sum()
+        weight = example_weights(batch, len(logits))
+        labels = read_target(batch, "labels", logits.shape, "truth values", REAL)
+        return (_binary_cross_entropy(logits, labels, smoothing) * weight).sum(), weight.sum()
 
     @override
     def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Array]) -> dict[str, Array]:

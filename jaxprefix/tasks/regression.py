@@ -15,7 +15,7 @@ from jaxprefix.data.examples import Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import PooledHead, example_weights, register_head
+from jaxprefix.models.heads import REAL, PooledHead, example_weights, read_target, register_head
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, register_task
 from jaxprefix.tasks.labels import named_labels
 from jaxprefix.tasks.text_task import TextTask
@@ -48,8 +48,9 @@ class Regressor(PooledHead):
         self, logits: Float[Array, "B C"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of squared errors and of weights over the rows."""
-        weight = example_weights(batch)
-        return (_squared_errors(logits, batch["values"]) * weight).sum(), weight.sum()
+        weight = example_weights(batch, len(logits))
+        values = read_target(batch, "values", logits.shape, "numbers", REAL)
+        return (_squared_errors(logits, values) * weight).sum(), weight.sum()
 
     @override
     def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from jaxprefix.data.examples import IGNORED, Examples, TargetSpec
 from jaxprefix.data.rows import Rows
 from jaxprefix.data.sources import Source
 from jaxprefix.errors import UserError
-from jaxprefix.models.heads import LabelHead, Unit, cross_entropy, example_weights, register_head
+from jaxprefix.models.heads import LabelHead, Unit, cross_entropy, example_weights, label_targets, register_head
 from jaxprefix.models.heads.base import label_outputs
 from jaxprefix.tasks.base import Evaluated, Facts, Metric, RowReader, register_task
 from jaxprefix.tasks.cells import read_tags, read_words
@@ -43,8 +43,9 @@ class TokenClassifier(LabelHead):
         self, logits: Float[Array, "B T C"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over the labelled tokens; a token's weight is its row's."""
-        weight = example_weights(batch)[:, None] * (batch["labels"] != IGNORED)
-        return cross_entropy(logits, batch["labels"], weight, self.class_weights, smoothing)
+        labels = label_targets(batch, logits.shape[:-1])
+        weight = example_weights(batch, len(logits))[:, None] * (labels != IGNORED)
+        return cross_entropy(logits, labels, weight, self.class_weights, smoothing)
 
     @override
     def outputs(self, logits: Float[Array, "B T C"], batch: Mapping[str, Array]) -> dict[str, Array]:

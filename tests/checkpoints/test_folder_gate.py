@@ -97,6 +97,10 @@ def test_leaves_are_compared_with_what_the_model_needs(folder, name):
 
 
 DAMAGE = {
+    "a leaf elsewhere": (
+        lambda folder: put_tensors(folder, save({**load_file(folder / TENSORS), "other/leaf": np.ones(2)})),
+        "outside 'trainable' and 'initialized' ('other')",
+    ),
     "no safetensors": (lambda folder: put_tensors(folder, b"abc"), "it is no safetensors file"),
     "a long header": (lambda folder: put_tensors(folder, b"\xff" * 8 + b"{}"), "it is no safetensors file"),
     "deep": (lambda folder: (folder / DESCRIPTION).write_text("[" * 100_000), "nested too deep"),

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import jaxprefix as jp
+from jaxprefix.distributed.constraints import beyond_if_negative
+from jaxprefix.models.batch_keys import read_segment_ids
 from jaxprefix.models.heads import cross_entropy, pool
 from tests import decoders, tiny
 
@@ -210,3 +212,38 @@ def test_padding_on_either_side_is_not_pooled(pooling):
         mask = np.pad(np.ones(3, bool), (left, right))
         found = pool(pooling, backbone, jnp.asarray(padded[None]), jnp.asarray(mask[None]))[0]
         np.testing.assert_allclose(found, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [(jp.SequenceClassifier(2), (3, 2)), (jp.TokenClassifier(2), (3, 4, 2)), (jp.CausalLM(), (3, 4, 2))],
+)
+def test_targets_that_would_be_repeated_or_are_no_numbers_are_refused(head, shape):
+    right = {"labels": np.zeros(shape[:-1], int), "weight": np.ones(3)}
+    assert np.isfinite(head.loss(jnp.zeros(shape), right)[0])
+    for name, value in right.items():
+        for wrong in (value[:1], value[..., None], value.tolist(), np.full(value.shape, "a"), value.astype(complex)):
+            with pytest.raises(jp.UserError, match=name):
+                head.loss(jnp.zeros(shape), {**right, name: wrong})
+        with pytest.raises(jp.UserError, match=f"has no '{name}'"):
+            head.loss(jnp.zeros(shape), {key: one for key, one in right.items() if key != name})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32"])
+def test_small_integers_reach_no_other_row_or_class(dtype):
+    ids = beyond_if_negative(jnp.array([[-1, -128, 5]], dtype if dtype[0] == "i" else "int8"))
+    assert ids.tolist() == [[2**31 - 1, 2**31 - 1, 5]]
+    logits = jnp.zeros((3, 200)).at[:, 144].set(5.0)  # 200 is -56 as int8, and -56 of 200 is 144
+    labels = jnp.array([5, 100, -1 if dtype[0] == "i" else 255], dtype)
+    assert np.isnan(jp.SequenceClassifier(200).loss(logits, {"labels": labels, "weight": np.ones(3)})[0])
+
+
+def test_segments_are_refused_where_nothing_reads_them_and_begin_with_real_tokens(encoder):
+    with pytest.raises(jp.UserError, match="segment_ids, and this backbone reads none"):
+        encoder[0].apply(*encoder[1:], batch(segment_ids=np.ones((2, 4), int)))
+    mask = np.array([[False, True, True], [True, True, False]])
+    assert read_segment_ids({"segment_ids": np.array([[1, 1, 2], [0, 3, 3]])}, jnp.asarray(mask)).tolist() == [
+        [-1, 1, 2],
+        [0, 3, -1],
+    ]
+    assert read_segment_ids({}, jnp.asarray(mask)) is None

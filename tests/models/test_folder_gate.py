@@ -155,3 +155,25 @@ def test_a_folder_is_opened_by_its_values_only_where_its_config_ties_the_head(tm
     tensors, _ = decoder_folders.model("llama", tied=False)
     place = folders.write(tmp_path / "m", tensors, decoder_folders.config("llama", tie_word_embeddings=True))
     assert not open_folder(place).config.tied
+
+
+def test_bytes_that_no_tensor_or_two_have_are_damage(folder):
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    data = content[8 + length :]
+
+    def write(header, data):
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+    write(header, data)
+    read_backbone(folder)
+    write(header, data + b"1234")
+    assert "has 4 bytes behind its last tensor" in refusal(read_backbone, folder)
+    tensors = [name for name in header if name != "__metadata__"]
+    ends = [name for name in tensors if header[name]["data_offsets"][1] == len(data)]
+    shifted = {**header, ends[0]: {**header[ends[0]], "data_offsets": [n + 4 for n in header[ends[0]]["data_offsets"]]}}
+    write(shifted, data + b"1234")
+    assert "overlap or leave a gap" in refusal(read_backbone, folder)

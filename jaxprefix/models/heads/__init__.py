@@ -3,12 +3,15 @@ in `jaxprefix/tasks`."""
 
 from jaxprefix.models.heads.base import (
     IGNORED,
+    REAL,
     Canonical,
     Head,
     Unit,
     affine,
     cross_entropy,
     example_weights,
+    label_targets,
+    read_target,
     register_head,
 )
 from jaxprefix.models.heads.language import CausalLM, MaskedLM
@@ -16,6 +19,7 @@ from jaxprefix.models.heads.linear import LabelHead, LinearHead, Place, PooledHe
 
 __all__ = [
     "IGNORED",
+    "REAL",
     "Canonical",
     "CausalLM",
     "Head",
@@ -29,6 +33,8 @@ __all__ = [
     "affine",
     "cross_entropy",
     "example_weights",
+    "label_targets",
     "pool",
+    "read_target",
     "register_head",
 ]

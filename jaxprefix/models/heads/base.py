@@ -53,6 +53,8 @@ def cross_entropy(
     if isinstance(labels, np.ndarray) and (wrong := labels[counted & ((labels < 0) | (labels >= count))]).size:
         raise UserError(f"a label is {wrong[0]}; it must be from 0 to {count - 1}, or {IGNORED} for none.")
     log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    labels = jnp.asarray(labels)
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # int8 may not hold the number of classes
     at = jnp.where(counted, jnp.where(labels < 0, count, labels), 0)  # what is beyond the classes is filled with NaN
     loss = -jnp.take_along_axis(log_p, at[..., None], axis=-1)[..., 0]
     weight = jnp.where(counted, weight, 0)
@@ -68,13 +70,42 @@ def cross_entropy(
     return (loss * weight).sum(), (own * weight).sum()
 
 
-def example_weights(batch: Mapping[str, Any]) -> Any:
-    """`weight` of a batch; refuses, as UserError, one without."""
-    if "weight" not in batch:
-        raise UserError(
-            "the batch has no 'weight'; give 1 for each row that counts and 0 for each that pads, float [B]."
-        )
-    return batch["weight"]
+def example_weights(batch: Mapping[str, Any], rows: int) -> Any:
+    """`weight` of a batch, `[B]`; refuses, as UserError, one without, and one of another shape or of no numbers."""
+    return read_target(batch, "weight", (rows,), "numbers, 1 for each row that counts and 0 for each that pads", REAL)
+
+
+def label_targets(batch: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
+    """`labels` of a batch as a loss reads them: whole numbers; refuses, as UserError, what is missing or none."""
+    return read_target(batch, "labels", shape, "integers", (jnp.integer,))
+
+
+REAL = (jnp.integer, jnp.floating, jnp.bool_)
+
+
+def read_target(batch: Mapping[str, Any], name: str, shape: tuple[int, ...], what: str, kinds: tuple[Any, ...]) -> Any:
+    """What a loss reads of a batch.
+
+    Args:
+      batch: holds it.
+      name: its key.
+      shape: that it must have; others would be repeated along an axis without a word.
+      what: what it must hold, in words.
+      kinds: the kinds of dtype that it may have.
+
+    Raises:
+      UserError: it is missing, no array, or of another shape or dtype.
+    """
+    if name not in batch:
+        raise UserError(f"the batch has no {name!r}, which its loss needs; give {what}, {list(shape)}.")
+    value = batch[name]
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise UserError(f"{name} is a {type(value).__name__}; make it an array, as in numpy.array({name}).")
+    if tuple(value.shape) != tuple(shape):
+        raise UserError(f"{name} has the shape {list(value.shape)} and its loss needs {list(shape)}; correct it.")
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+        raise UserError(f"{name} is {value.dtype}; give it as {what}.")
+    return value
 
 
 def label_outputs(logits: Float[Array, "*B C"], batch: Mapping[str, Array]) -> dict[str, Array]:

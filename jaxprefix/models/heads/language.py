@@ -22,6 +22,7 @@ from jaxprefix.models.heads.base import (
     cross_entropy,
     example_weights,
     label_outputs,
+    label_targets,
     normal,
 )
 from jaxprefix.models.linear import LayerNorm
@@ -40,8 +41,9 @@ class LanguageHead(Head):
         self, logits: Float[Array, "B T V"], batch: Mapping[str, Any], smoothing: float = 0.0
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of losses and of weights over the tokens that have a label; a token's weight is its row's."""
-        weight = example_weights(batch)[:, None] * (batch["labels"] != IGNORED)
-        return cross_entropy(logits, batch["labels"], weight, None, smoothing)
+        labels = label_targets(batch, logits.shape[:-1])
+        weight = example_weights(batch, len(logits))[:, None] * (labels != IGNORED)
+        return cross_entropy(logits, labels, weight, None, smoothing)
 
     @override
     def outputs(self, logits: Float[Array, "B T V"], batch: Mapping[str, Array]) -> dict[str, Array]:

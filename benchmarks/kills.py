@@ -101,11 +101,12 @@ def kills_of(results: Results, name: str) -> int:
 def run(base: Path, names: list[str], results: Results, seed: int, brief: int | None) -> None:
     """Runs the trials that are missing, or as many kills of each command."""
     write_inputs(base)
-    if not (base / "prepared/generated1.jsonl").exists():
+    if not (base / "prepared/whole").exists():
         _clear(base / "prepared")
         ended = process.run(functools.partial(prepare, base), base / "prepared")
         if ended["code"] != 0:
             raise SystemExit(f"the preparation fails:\n{ended['said']}")
+        (base / "prepared/whole").touch()
     for name in names:
         wanted = SUBJECTS[name].kills if brief is None else brief
         reference, number = None, 0

@@ -27,8 +27,12 @@ def read_arrow(content: Content, name: str, identity: str) -> Rows:
 
 
 def rows_of_table(table: Any, columns: Sequence[Any], name: str, identity: str) -> Rows:
-    """The rows of an Arrow table, whose columns may be given in another form; `UserError` where two have one name."""
-    names: list[str] = table.column_names
+    """The rows of an Arrow table, whose columns may be given in another form; `UserError` where two have one name, or one has
+    none in UTF-8."""
+    try:
+        names: list[str] = table.column_names
+    except UnicodeDecodeError as error:
+        raise UserError(f"The file {name} has a column whose name is not UTF-8 ({error}); write it again.") from None
     if len(set(names)) != len(names):
         raise UserError(f"{name} names a column twice ({', '.join(names)}); rename one.")
     by_name = dict(zip(names, columns, strict=True))

@@ -21,18 +21,14 @@ def read_arrow(content: Content, name: str, identity: str) -> Rows:
     try:
         table = (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).read_all()
         table.validate(full=True)  # offsets and text as the format has them; reading does not look
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"The file {name} is not Arrow's IPC or is damaged ({error}); write it again.") from None
     return rows_of_table(table, table.columns, name, identity)
 
 
 def rows_of_table(table: Any, columns: Sequence[Any], name: str, identity: str) -> Rows:
-    """The rows of an Arrow table, whose columns may be given in another form; `UserError` where two have one name, or one has
-    none in UTF-8."""
-    try:
-        names: list[str] = table.column_names
-    except UnicodeDecodeError as error:
-        raise UserError(f"The file {name} has a column whose name is not UTF-8 ({error}); write it again.") from None
+    """The rows of an Arrow table, whose columns may be given in another form; `UserError` where two have one name."""
+    names: list[str] = table.column_names
     if len(set(names)) != len(names):
         raise UserError(f"{name} names a column twice ({', '.join(names)}); rename one.")
     by_name = dict(zip(names, columns, strict=True))

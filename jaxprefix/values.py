@@ -81,11 +81,12 @@ def checked(cls: type[T]) -> type[T]:
     if getattr(make, "__checks__", None) is cls:
         return cls
     names = [field.name for field in dataclasses.fields(cast(Any, cls)) if field.init]
+    by_place = [field.name for field in dataclasses.fields(cast(Any, cls)) if field.init and not field.kw_only]
 
     @functools.wraps(make)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        if len(args) <= len(names) and kwargs.keys() <= set(names):  # else Python's own TypeError follows
-            args = tuple(_field(cls, name, value) for name, value in zip(names, args, strict=False))
+        if len(args) <= len(by_place) and kwargs.keys() <= set(names):  # else Python's own TypeError follows
+            args = tuple(_field(cls, name, value) for name, value in zip(by_place, args, strict=False))
             kwargs = {name: _field(cls, name, value) for name, value in kwargs.items()}
         make(self, *args, **kwargs)
 

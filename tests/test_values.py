@@ -168,3 +168,18 @@ def test_a_class_of_ones_own_is_checked_alike():
     with pytest.raises(TypeError, match="unexpected keyword argument 'shares'"):
         Own(shares=1)
     assert list(inspect.signature(Own).parameters) == ["share", "pair"]
+
+
+def test_fields_given_by_place_are_not_those_that_take_a_keyword_alone():
+    @checked
+    @dataclasses.dataclass(frozen=True)
+    class Own:
+        first: int = 0
+        named: str | None = dataclasses.field(default=None, kw_only=True)
+        second: float = 0.0
+
+    assert Own(1, 2.5, named="a") == Own(first=1, second=2.5, named="a")
+    with pytest.raises(UserError, match="Own has second = 'a'"):
+        Own(1, "a")
+    with pytest.raises(TypeError, match="positional"):
+        Own(1, 2.5, "a")

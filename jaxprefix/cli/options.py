@@ -1,6 +1,7 @@
 """The command line's own options: what is outside their bounds is refused before JAX is imported."""
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ class Parser(argparse.ArgumentParser):
     @override
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As `argparse` does, which makes an unchecked empty list of `--option=--`."""
-        for arg in args or ():
+        for arg in itertools.takewhile(lambda arg: arg != "--", args or ()):
             if arg.startswith("--") and arg.endswith("=--"):
                 self.error(f"argument {arg[:-3]}: '--' is no value")
         return super().parse_known_args(args, namespace)

@@ -23,7 +23,7 @@ from jaxprefix.checkpoints.card import model_card
 from jaxprefix.cli import plan as cli_plan
 from jaxprefix.cli.main import _Escaping, main
 from jaxprefix.distributed import stderr_relay
-from jaxprefix.errors import escaped
+from jaxprefix.errors import UserError, escaped
 from jaxprefix.inspection.describe_report import print_report
 from jaxprefix.planning import table as planning
 from jaxprefix.planning.plan import Plan
@@ -271,3 +271,10 @@ def test_own_options_out_of_bounds(args, capsys):
         main(args)
     assert exit.value.code == 2
     assert f"{args[-1]!r} is no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", ["bad\n  page header.\r\n", "bad page header. ", "bad\rpage header."])
+def test_a_refusal_is_one_line_whatever_it_quotes(said):
+    found = str(UserError(f"x ({said}); y."))
+    assert found.split() == f"x ({said}); y.".split() and "\n" not in found and "\r" not in found
+    assert str(UserError("two  spaces\x1b stay")) == "two  spaces\x1b stay"

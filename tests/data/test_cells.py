@@ -357,3 +357,22 @@ def test_a_row_that_is_nested_within_bounds_is_refused_in_a_sentence(tokenizer, 
     with pytest.raises(UserError, match=r"train.jsonl:1 has \[.*\(a list\) in column 'text'") as error:
         prepare(jp.Classification(source), tokenizer)
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_a_table_with_a_byte_changed_is_read_or_refused_in_one_line(tmp_path, kind):
+    table, path = pa.table({"tokens": [["a", "the cat"], ["b"]], "label": ["no", "yes"]}), tmp_path / f"t.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    content, refused = path.read_bytes(), 0
+    for place in range(0, len(content), 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            [*jp.Files(str(path)).open("train")]
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(error).endswith(".")
+    assert refused

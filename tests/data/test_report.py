@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 import jaxprefix as jp
+from jaxprefix.checkpoints.place import Place
 from jaxprefix.data.report import LINES, check_report, report_table
 from jaxprefix.data.rows import Rows
 from jaxprefix.tasks import prepare
@@ -333,7 +334,8 @@ def test_what_was_cut_of_the_training_rows_is_the_first_line_of_the_metrics(tmp_
             task = jp.Classification(jp.Files("none.jsonl"))
             self.run = jp.Run(task, "tiny-encoder", jp.PTuningV2(length=2), folder=str(folder))
             self.setup = types.SimpleNamespace(examples={"train": examples})
-            self.checkpoints, self.steps = types.SimpleNamespace(wait=lambda: None), 0
+            self.checkpoints = types.SimpleNamespace(wait=lambda: None, place=Place())
+            self.steps = 0
 
     for cut, written in (((3, 2), [{"step": 0, "train/cut_rows": 3.0, "train/cut_words": 2.0}]), ((0, 0), [])):
         folder = tmp_path / str(cut[0])

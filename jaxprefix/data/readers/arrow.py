@@ -21,7 +21,7 @@ def read_arrow(content: Content, name: str, identity: str) -> Rows:
     try:
         table = (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).read_all()
         table.validate(full=True)  # offsets and text as the format has them; reading does not look
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"The file {name} is not Arrow's IPC or is damaged ({error}); write it again.") from None
     return rows_of_table(table, table.columns, name, identity)
 

@@ -14,6 +14,6 @@ def read_parquet(content: Content, name: str, identity: str) -> Rows:
     try:
         table = pq.read_table(pa.BufferReader(pa.py_buffer(content)))
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"The file {name} is not parquet or is damaged ({error}); write it again.") from None
     return rows_of_table(table, [column.combine_chunks() for column in table.columns], name, identity)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxprefix.cli.configs import parse_run
-from jaxprefix.distributed.processes import take_launch
+from jaxprefix.distributed.launch import take_launch
 from jaxprefix.training.config import Run
 
 ROOT = Path(__file__).parents[1]

@@ -8,6 +8,7 @@ from typing import Any
 from jaxprefix.cli.configs import parse_run, result_of
 from jaxprefix.cli.options import Parser, real, whole
 from jaxprefix.errors import UserError, escaped
+from jaxprefix.methods.summaries import summaries
 
 USAGE = "CONFIG --methods A B"
 SUMMARY = "methods times seeds in one table; started again, it resumes"
@@ -15,8 +16,6 @@ SUMMARY = "methods times seeds in one table; started again, it resumes"
 
 def run(args: Sequence[str]) -> int:
     """The command on its arguments; returns the exit status."""
-    from jaxprefix.comparison import ENTRIES, FACTORS, Entry, compare
-
     parser = Parser(
         prog="jaxprefix compare",
         usage="jaxprefix compare CONFIG.py --methods NAME ... [--seeds N] [--budget SHARE] [--field value ...]",
@@ -27,7 +26,7 @@ def run(args: Sequence[str]) -> int:
             "with the same arguments, it goes on. Other arguments override fields of the config, as in `train`.",
             width=100,
         ),
-        epilog="Methods:\n" + "\n".join(f"  {name:<20}{summary}" for name, summary in ENTRIES.items()),
+        epilog="Methods:\n" + "\n".join(f"  {name:<20}{summary}" for name, summary in summaries().items()),
         allow_abbrev=False,
     )
     parser.add_argument("config", help="a Python file that defines config()")
@@ -51,7 +50,6 @@ def run(args: Sequence[str]) -> int:
         "--rates-scale",
         type=real(0, above=True),
         nargs="+",
-        default=FACTORS,
         metavar="FACTOR",
         help="the learning rates to try, as factors of each method's usual one (0.3 1 3 10)",
     )
@@ -59,6 +57,8 @@ def run(args: Sequence[str]) -> int:
         "--reference", help="the method that differences are taken from (p_tuning_v2, or the first method)"
     )
     options, fields = parser.parse_known_args(args)
+    from jaxprefix.comparison import FACTORS, Entry, compare
+
     config = parse_run([options.config, *fields], "jaxprefix compare")
     methods: list[Any] = []
     for name in options.methods:
@@ -71,7 +71,7 @@ def run(args: Sequence[str]) -> int:
         methods,
         seeds=options.seeds,
         budget=options.budget,
-        rates=options.rates_scale,
+        rates=options.rates_scale or FACTORS,
         reference=options.reference,
     )
     print(escaped(result.text, keep="\n"))

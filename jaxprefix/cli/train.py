@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
-from jaxprefix.cli.configs import parse_run
+from jaxprefix.cli.configs import check_config, parse_run
+from jaxprefix.distributed.launch import FLAGS, take_launch
 
 USAGE = "CONFIG [--field value]"
 SUMMARY = "tune a frozen backbone; started again, it resumes"
 
 
 def run(args: Sequence[str]) -> int:
-    from jaxprefix.distributed.processes import FLAGS, distributed_session, take_launch
-
     launch, rest = take_launch(args)
+    check_config(rest, "jaxprefix train", FLAGS)
+    from jaxprefix.distributed.processes import distributed_session
+
     with distributed_session(launch):
         run = parse_run(rest, "jaxprefix train", FLAGS)
         from jaxprefix.training.loop import train

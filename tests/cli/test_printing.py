@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxprefix.checkpoints.card import model_card
-from jaxprefix.cli.main import _Escaping, main
+from jaxprefix.cli.main import COMMANDS, _Escaping, main
+from jaxprefix.comparison import ENTRIES
 from jaxprefix.errors import escaped
+from jaxprefix.methods.summaries import summaries
 from tests.cli.adapters import write_classifier
 
 ROOT = Path(__file__).parents[2]
@@ -144,3 +146,35 @@ def test_own_options_out_of_bounds(args, capsys):
         main(args)
     assert exit.value.code == 2
     assert f"{args[-1]!r} is no" in capsys.readouterr().err
+
+
+HELP = """
+import os, sys
+from jaxprefix.cli.main import COMMANDS, main
+
+wrong = [["predict", "x", "--nonsense"], ["generate", "x", "--batch-size", "0"], ["compare", "c.py", "--seeds", "0"]]
+wrong += [[name, "--nonsense"] for name in ("train", "compare", "describe", "plan", "check")]
+for args in (*([name, "--help"] for name in COMMANDS), *wrong):
+    if os.fork() == 0:
+        try:
+            code = main(args)
+        except SystemExit as end:
+            code = end.code
+        print("RAN", code, "jax" in sys.modules, *args)
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_help_and_wrong_options_import_no_jax():
+    found = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
+    ran = [line.split(" ")[1:] for line in found.stdout.splitlines() if line.startswith("RAN ")]
+    assert len(ran) == len(COMMANDS) + 8
+    for code, imported, *args in ran:
+        assert (code, imported) == ("0" if "--help" in args else "2", "False"), args
+
+
+def test_the_help_of_compare_lists_the_methods_that_it_knows():
+    assert summaries() == ENTRIES

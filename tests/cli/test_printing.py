@@ -176,5 +176,30 @@ def test_help_and_wrong_options_import_no_jax():
         assert (code, imported) == ("0" if "--help" in args else "2", "False"), args
 
 
+FIELDS = """
+import os, sys
+
+opened = []
+sys.addaudithook(lambda event, args: event == "open" and "pretrained" in str(args[0]) and opened.append(str(args[0])))
+from jaxprefix.cli.main import main
+
+for rest in (["--help"], ["--no-field", "3"]):
+    try:
+        code = main(["train", "configs/rte_bert_large.py", *rest])
+    except SystemExit as end:
+        code = end.code
+    from jax._src import xla_bridge
+    files = [name for name in opened if not name.endswith((".py", ".pyc"))]
+    print("RAN", code, bool(xla_bridge._backends), len(files))
+"""
+
+
+@pytest.mark.slow
+def test_help_of_fields_and_a_wrong_one_make_no_backend_and_open_no_model():
+    found = subprocess.run([sys.executable, "-c", FIELDS], capture_output=True, text=True, cwd=ROOT)
+    ran = [line for line in found.stdout.splitlines() if line.startswith("RAN ")]
+    assert ran == ["RAN 0 False 0", "RAN 2 False 0"], found.stderr
+
+
 def test_the_help_of_compare_lists_the_methods_that_it_knows():
     assert summaries() == ENTRIES

@@ -22,7 +22,7 @@ from jaxprefix.generation.texts import generate_texts, stream_text
 from jaxprefix.hf.sources import find_folder, has_tokenizer
 from jaxprefix.models.tuned import TunedModel
 from jaxprefix.tasks import encode_texts, prepare
-from jaxprefix.tasks.asked import asked_rows, check_rows_at_a_time
+from jaxprefix.tasks.asked import asked_rows, check_rows_at_a_time, check_tokens
 from jaxprefix.tasks.base import Evaluated, Facts
 from jaxprefix.training.config import Run
 from jaxprefix.training.evaluation import run_rows, score_texts
@@ -103,6 +103,7 @@ class Adapter:
         if not rows:
             return []
         examples = encode_texts(task, self.backbone.tokenizer, rows, self.facts)
+        check_tokens(examples)
         sizes = sorted({1, min(8, batch_size), batch_size})
         size = next(size for size in sizes if size >= min(len(examples), batch_size))
         evaluated = self._evaluated(examples, size, probabilities, self._buckets(examples))

@@ -5,30 +5,18 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from typing_extensions import override
-
 from jaxprefix.cli.configs import parse_run, result_of
 from jaxprefix.cli.options import Parser, real, whole
 from jaxprefix.errors import UserError, escaped
+from jaxprefix.methods.summaries import summaries
 
 USAGE = "CONFIG --methods A B"
 SUMMARY = "methods times seeds in one table; started again, it resumes"
 
 
-class _Parser(Parser):
-    """Its help lists the methods, which are not imported before."""
-
-    @override
-    def format_help(self) -> str:
-        from jaxprefix.comparison import ENTRIES
-
-        self.epilog = "Methods:\n" + "\n".join(f"  {name:<20}{summary}" for name, summary in ENTRIES.items())
-        return super().format_help()
-
-
 def run(args: Sequence[str]) -> int:
     """The command on its arguments; returns the exit status."""
-    parser = _Parser(
+    parser = Parser(
         prog="jaxprefix compare",
         usage="jaxprefix compare CONFIG.py --methods NAME ... [--seeds N] [--budget SHARE] [--field value ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -38,6 +26,7 @@ def run(args: Sequence[str]) -> int:
             "with the same arguments, it goes on. Other arguments override fields of the config, as in `train`.",
             width=100,
         ),
+        epilog="Methods:\n" + "\n".join(f"  {name:<20}{summary}" for name, summary in summaries().items()),
         allow_abbrev=False,
     )
     parser.add_argument("config", help="a Python file that defines config()")

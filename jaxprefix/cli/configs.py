@@ -17,6 +17,7 @@ def load_config(path: str) -> Any:
     Raises:
       UserError: there is no such file, it fails, or it returns something else.
     """
+    check_file(path, "config", "config file")
     from jaxprefix.training.config import Run
 
     run = result_of(path, "config", "config file")
@@ -27,11 +28,7 @@ def load_config(path: str) -> Any:
 
 def result_of(path: str, function: str, kind: str) -> Any:
     """What the function of that name in a Python file returns."""
-    file = Path(path)
-    if not file.is_file():
-        near = sorted(str(found) for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        known = f"; {file.parent} has {', '.join(near)}" if near else ""
-        raise UserError(f"there is no {kind} {path}{known}; name a Python file that defines {function}().")
+    file = check_file(path, function, kind)
     spec = importlib.util.spec_from_file_location(f"{function}_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; name one that defines {function}().")
@@ -45,6 +42,26 @@ def result_of(path: str, function: str, kind: str) -> Any:
         raise UserError(
             f"{path} fails with {type(error).__name__}: {error}{_nearest_field(error)}; correct the file."
         ) from error
+
+
+def check_file(path: str, function: str, kind: str) -> Path:
+    """The file that is to define a function. `UserError` where there is none."""
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(str(found) for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        known = f"; {file.parent} has {', '.join(near)}" if near else ""
+        raise UserError(f"there is no {kind} {path}{known}; name a Python file that defines {function}().")
+    return file
+
+
+def check_config(args: Sequence[str], program: str, flags: str = "") -> None:
+    """Prints the usage and exits where no config is named, and refuses an option in its place, before JAX is imported
+    and before processes meet, of which one alone may lack the file."""
+    if not args or args[0] in ("-h", "--help"):
+        print(f"usage: {program} CONFIG.py [--field value ...]{flags}\n\n{program} CONFIG.py --help lists the fields.")
+        raise SystemExit(0 if args else 2)
+    if args[0].startswith("-"):
+        raise UserError(f"the option {args[0]} stands where the config file is to be; name a Python file first.")
 
 
 def _nearest_field(error: Exception) -> str:
@@ -65,9 +82,7 @@ def _nearest_field(error: Exception) -> str:
 def parse_run(args: Sequence[str], program: str, flags: str = "") -> Any:
     """`CONFIG [--field.sub value ...]` as a `Run`: the file's value with fields overridden by name; `flags` are those
     that the program has beside them, for its help."""
-    if not args or args[0] in ("-h", "--help"):
-        print(f"usage: {program} CONFIG.py [--field value ...]{flags}\n\n{program} CONFIG.py --help lists the fields.")
-        raise SystemExit(0 if args else 2)
+    check_config(args, program, flags)
     import tyro
 
     run = load_config(args[0])

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Sequence
 
-from jaxprefix.cli.configs import parse_run
+from jaxprefix.cli.configs import check_config, parse_run
 from jaxprefix.cli.launch import FLAGS, take_launch
 from jaxprefix.signals import exit_code
 
@@ -13,6 +13,7 @@ SUMMARY = "tune a frozen backbone; started again, it resumes"
 
 def run(args: Sequence[str]) -> int:
     launch, rest = take_launch(args)
+    check_config(rest, "jaxprefix train", FLAGS)
     from jaxprefix.distributed.processes import distributed_session
 
     with distributed_session(launch):

@@ -11,6 +11,7 @@ from jaxprefix.edits import Dims
 from jaxprefix.errors import UserError
 from jaxprefix.methods import METHODS, Inducer, LoRA, ParallelAdapter, PTuningV2
 from jaxprefix.methods.base import Method
+from jaxprefix.methods.summaries import SUMS
 from jaxprefix.trees import count
 
 LARGEST = 4096
@@ -81,20 +82,20 @@ def _sums(run_method: Method) -> tuple[Entry, ...]:
             "inducer_lora",
             lambda size: Inducer.of_size(size) + LoRA.of_size(size),
             5e-3,
-            "inducers and LoRA at once (Chen et al. 2022)",
+            SUMS["inducer_lora"],
         ),
         Entry(
             "inducer_adapter",
             lambda size: Inducer.of_size(size) + ParallelAdapter.of_size(4 * size),
             5e-3,
-            "inducers and a parallel adapter at once",
+            SUMS["inducer_adapter"],
         ),
-        Entry("prefix_lora", lambda size: prefix(size) + LoRA.of_size(size), 1e-2, "P-Tuning v2 and LoRA at once"),
+        Entry("prefix_lora", lambda size: prefix(size) + LoRA.of_size(size), 1e-2, SUMS["prefix_lora"]),
         Entry(
             "mam",
             lambda size: prefix(size) + ParallelAdapter(width=size, scale=4.0),
             5e-3,
-            "a short prefix and a scaled adapter beside the MLP (He et al. 2022)",
+            SUMS["mam"],
         ),
     )
 

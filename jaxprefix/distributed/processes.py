@@ -5,7 +5,6 @@ they end by themselves when it is. So whatever goes wrong in one process, that p
 """
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 import os
@@ -16,13 +15,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprefix.distributed import stderr_relay
+from jaxprefix.distributed.launch import Launch
 from jaxprefix.errors import RunFailed, UserError, escaped
 from jaxprefix.signals import RESUMED
 
@@ -32,25 +32,6 @@ START_SECONDS = 300  # for all processes to find the coordinator
 BARRIER_SECONDS = 1800  # for all to come to a meeting; one may have the tokenised data in its cache, another not
 HEARTBEAT_SECONDS = 30  # without a sign of life, and a process is gone
 LINGER_SECONDS = 3  # process 0 ends after the others when all end for the same reason
-Mode = Literal["auto", "on", "off"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """How the processes of a run find one another.
-
-    Attributes:
-      mode: `on`, `off`, or `auto`: where the other fields, the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-        JAX_PROCESS_ID, or a cluster that JAX knows (TPU, SLURM, Open MPI, Kubernetes) name several processes.
-      coordinator: `HOST:PORT` of process 0.
-      processes: how many there are.
-      process: which one this is, from 0 on.
-    """
-
-    mode: Mode = "auto"
-    coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
 
 
 @contextlib.contextmanager
@@ -71,7 +52,7 @@ def distributed_session(launch: Launch) -> Iterator[None]:
         _end(error)
 
 
-def start_processes(launch: Launch = Launch()) -> None:
+def start_processes(launch: Launch = Launch()) -> None:  # noqa: B008  (immutable)
     """Joins this process to the others; before anything asks JAX for a device. One process alone stays as it is.
 
     Raises:

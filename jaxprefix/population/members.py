@@ -39,7 +39,14 @@ FREE_FIELDS = (
 
 def grid(values: Mapping[str, Iterable[Any]]) -> tuple[dict[str, Any], ...]:
     """Every combination of values as members: `grid({"seed": range(3), "optimizer.learning_rate": (1e-3, 3e-3)})` has
-    six, the last field changing fastest."""
+    six, the last field changing fastest.
+
+    Raises:
+      UserError: the values of a field are not several.
+    """
+    for name, found in values.items():
+        if isinstance(found, str | bytes) or not isinstance(found, Iterable):
+            raise UserError(f"grid is given {name} = {found!r} and takes the values to try; write {{{name!r}: [...]}}.")
     return tuple(dict(zip(values, found, strict=True)) for found in itertools.product(*values.values()))
 
 

@@ -36,7 +36,7 @@ from jaxprefix.serving.slots import canonical_edits
 from jaxprefix.serving.state import BankState, Member, indices_of, make_state, replaced
 from jaxprefix.serving.writing import bank_generate
 from jaxprefix.tasks import encode_texts
-from jaxprefix.tasks.asked import asked_names, asked_rows, check_rows_at_a_time
+from jaxprefix.tasks.asked import asked_names, asked_rows, check_rows_at_a_time, check_tokens
 from jaxprefix.training.config import Run
 from jaxprefix.training.setup import Backbone
 from jaxprefix.trees import Tree
@@ -154,6 +154,8 @@ class Bank:
             return []
         parts = self._encoded(state, rows, which)
         examples, members = joined([part.examples for part in parts]), members_of(parts)
+        for part in parts:
+            check_tokens(part.examples, part.rows)
         self._check_lengths(state, examples.lengths, members)
         size = min(batch_size, 1 << (len(examples) - 1).bit_length())
         collected: list[list[dict[str, Array]]] = []

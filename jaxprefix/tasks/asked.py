@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from jaxprefix.data.examples import Examples
 from jaxprefix.errors import UserError
 
 
@@ -58,6 +61,21 @@ def check_rows_at_a_time(what: str, batch_size: Any) -> None:
     """Refuses, as UserError, a number of rows that is no whole number above 0."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise UserError(f"{what} has batch_size = {batch_size!r}; it must be a whole number of at least 1.")
+
+
+def check_tokens(examples: Examples, numbers: np.ndarray | None = None) -> None:
+    """Refuses, as UserError, a row without a token, as an empty text is where the tokenizer adds none of its own.
+
+    Args:
+      examples: of rows that are asked about.
+      numbers: those of the rows in the call, where the examples are of some of them.
+    """
+    if len(examples) and not examples.lengths.min():
+        row = int(examples.row_numbers[np.argmin(examples.lengths)])
+        row = row if numbers is None else int(numbers[row])
+        raise UserError(
+            f"row {row} has no token, so there is nothing to answer from; give it a text that is not empty."
+        )
 
 
 def _named(value: Any) -> str:

@@ -21,10 +21,12 @@ from rich.console import Console
 
 from jaxprefix.checkpoints.card import model_card
 from jaxprefix.cli import plan as cli_plan
-from jaxprefix.cli.main import _Escaping, main
+from jaxprefix.cli.main import COMMANDS, _Escaping, main
+from jaxprefix.comparison import ENTRIES
 from jaxprefix.distributed import stderr_relay
 from jaxprefix.errors import UserError, escaped
 from jaxprefix.inspection.describe_report import print_report
+from jaxprefix.methods.summaries import summaries
 from jaxprefix.planning import table as planning
 from jaxprefix.planning.plan import Plan
 from jaxprefix.planning.search import Found
@@ -278,3 +280,60 @@ def test_a_refusal_is_one_line_whatever_it_quotes(said):
     found = str(UserError(f"x ({said}); y."))
     assert found.split() == f"x ({said}); y.".split() and "\n" not in found and "\r" not in found
     assert str(UserError("two  spaces\x1b stay")) == "two  spaces\x1b stay"
+
+
+HELP = """
+import os, sys
+from jaxprefix.cli.main import COMMANDS, main
+
+wrong = [["predict", "x", "--nonsense"], ["generate", "x", "--batch-size", "0"], ["compare", "c.py", "--seeds", "0"]]
+wrong += [[name, "--nonsense"] for name in ("train", "compare", "describe", "plan", "check")]
+for args in (*([name, "--help"] for name in COMMANDS), *wrong):
+    if os.fork() == 0:
+        try:
+            code = main(args)
+        except SystemExit as end:
+            code = end.code
+        print("RAN", code, "jax" in sys.modules, *args)
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_help_and_wrong_options_import_no_jax():
+    found = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
+    ran = [line.split(" ")[1:] for line in found.stdout.splitlines() if line.startswith("RAN ")]
+    assert len(ran) == len(COMMANDS) + 8
+    for code, imported, *args in ran:
+        assert (code, imported) == ("0" if "--help" in args else "2", "False"), args
+
+
+FIELDS = """
+import os, sys
+
+opened = []
+sys.addaudithook(lambda event, args: event == "open" and "pretrained" in str(args[0]) and opened.append(str(args[0])))
+from jaxprefix.cli.main import main
+
+for rest in (["--help"], ["--no-field", "3"]):
+    try:
+        code = main(["train", "configs/rte_bert_large.py", *rest])
+    except SystemExit as end:
+        code = end.code
+    from jax._src import xla_bridge
+    files = [name for name in opened if not name.endswith((".py", ".pyc"))]
+    print("RAN", code, bool(xla_bridge._backends), len(files))
+"""
+
+
+@pytest.mark.slow
+def test_help_of_fields_and_a_wrong_one_make_no_backend_and_open_no_model():
+    found = subprocess.run([sys.executable, "-c", FIELDS], capture_output=True, text=True, cwd=ROOT)
+    ran = [line for line in found.stdout.splitlines() if line.startswith("RAN ")]
+    assert ran == ["RAN 0 False 0", "RAN 2 False 0"], found.stderr
+
+
+def test_the_help_of_compare_lists_the_methods_that_it_knows():
+    assert summaries() == ENTRIES

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from jaxprefix.cli import main as cli
 from jaxprefix.cli.launch import take_launch
 from jaxprefix.distributed import processes, stderr_relay
-from jaxprefix.distributed.processes import Agreement, Launch, one_process_only, start_processes
+from jaxprefix.distributed.launch import Launch
+from jaxprefix.distributed.processes import Agreement, one_process_only, start_processes
 from jaxprefix.distributed.rows import fetch_global, local_rows
 from jaxprefix.errors import UserError
 

@@ -1,6 +1,7 @@
 """Many runs as one: equal to separate runs, each member on its own, refusals, and going on after an interruption."""
 
 import dataclasses
+import inspect
 import json
 import re
 
@@ -319,6 +320,12 @@ def test_grids_and_fields():
         {"seed": 1, "optimizer.learning_rate": 1.0},
         {"seed": 1, "optimizer.learning_rate": 2.0},
     )
+
+
+@pytest.mark.parametrize("values", [3, "12", None])
+def test_a_grid_takes_several_values(values):
+    with pytest.raises(UserError, match=r"grid is given seed = .* takes the values to try"):
+        inspect.unwrap(grid)({"seed": values})
 
 
 def test_tagging_has_metrics_for_each_member(world, tmp_path):

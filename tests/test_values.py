@@ -168,3 +168,11 @@ def test_a_class_of_ones_own_is_checked_alike():
     with pytest.raises(TypeError, match="unexpected keyword argument 'shares'"):
         Own(shares=1)
     assert list(inspect.signature(Own).parameters) == ["share", "pair"]
+
+
+def test_true_is_not_one():
+    """Equal values share compiled programs, and `True` means another offset than 1."""
+    one, true = jp.PTuningV2(length=3, position_offset=1), jp.PTuningV2(length=3, position_offset=True)
+    assert one != true and one + jp.LoRA() != true + jp.LoRA()
+    assert one == jp.PTuningV2(length=3, position_offset=1) and true == jp.PTuningV2(length=3)
+    assert one != jp.PTuningV2(length=3, position_offset=2) and one != 1

@@ -14,7 +14,13 @@ from jaxprefix.edits import BUILT_RATES, Edits, Rates
 from jaxprefix.errors import UserError, listed
 from jaxprefix.methods.base import Method, make_edits, parts_of
 from jaxprefix.models.backbone_config import Module
-from jaxprefix.models.batch_keys import check_batch, check_values, fold_choices, read_attention_mask
+from jaxprefix.models.batch_keys import (
+    check_batch,
+    check_values,
+    fold_choices,
+    read_attention_mask,
+    refuse_packed,
+)
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head
 from jaxprefix.models.quantizing import refuse_quantized
@@ -155,6 +161,7 @@ class TunedModel:
         `edits` those that the method would make of its leaves; `cache` and `layers` are a decoder's; with `last` there
         are logits of the last column only."""
         check_batch(batch, None if self.head is None else self.head.targets)
+        refuse_packed(batch, self.backbone.dims.causal)
         backbone = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))
         batch, unfold = fold_choices(batch)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)

@@ -92,7 +92,25 @@ def checked(cls: type[T]) -> type[T]:
 
     setattr(__init__, "__checks__", cls)  # noqa: B010  a function's own attribute, which type checkers do not know
     setattr(cls, "__init__", __init__)  # noqa: B010
+    _tell_truth_values_apart(cls, names)
     return cls
+
+
+def _tell_truth_values_apart(cls: type, names: list[str]) -> None:
+    """Makes a field that takes truth values and numbers tell True from 1, which Python takes for equal: values are
+    static arguments of compiled programs, and one would get the other's."""
+    equal = vars(cls).get("__eq__")
+    if equal is None:
+        return
+
+    @functools.wraps(equal)
+    def __eq__(self: Any, other: Any) -> Any:
+        same = equal(self, other)
+        if same is not True:
+            return same
+        return all(isinstance(getattr(self, name), bool) == isinstance(getattr(other, name), bool) for name in names)
+
+    setattr(cls, "__eq__", __eq__)  # noqa: B010
 
 
 def _field(cls: type, name: str, value: Any) -> Any:

@@ -109,3 +109,17 @@ def few_programs(tests=itertools.count(1)):  # noqa: B008 (one counter for all t
 
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many cells of the table of invariances were computed, and what came of them."""
+    outcomes = collections.Counter(
+        outcome.split(":")[0].split(" of ")[0]
+        for report in terminalreporter.getreports("passed")
+        for name, cells in report.user_properties
+        if name == "invariances" and report.when == "call"
+        for *_, outcome in cells
+    )
+    if outcomes:
+        parts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        terminalreporter.write_line(f"invariances: {outcomes.total()} cells: {parts}")

@@ -183,3 +183,11 @@ def test_fields_given_by_place_are_not_those_that_take_a_keyword_alone():
         Own(1, "a")
     with pytest.raises(TypeError, match="positional"):
         Own(1, 2.5, "a")
+
+
+def test_true_is_not_one():
+    """Equal values share compiled programs, and `True` means another offset than 1."""
+    one, true = jp.PTuningV2(length=3, position_offset=1), jp.PTuningV2(length=3, position_offset=True)
+    assert one != true and one + jp.LoRA() != true + jp.LoRA()
+    assert one == jp.PTuningV2(length=3, position_offset=1) and true == jp.PTuningV2(length=3)
+    assert one != jp.PTuningV2(length=3, position_offset=2) and one != 1

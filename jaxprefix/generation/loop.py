@@ -218,6 +218,8 @@ def _checked(
     edits, dims = jax.eval_shape(model.edits, trainable), model.backbone.dims
     decoding.check(dims.vocab + (0 if edits.words is None else edits.words.shape[0]))
     model.check_inputs(trainable, frozen, batch)
+    if "segment_ids" in batch:
+        raise UserError("the batch has segment_ids, and text is written behind one prompt per row; set packed=False.")
     ids = batch["input_ids"]
     mask = np.asarray(read_attention_mask(batch))
     if not mask[:, -1].all():

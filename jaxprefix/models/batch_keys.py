@@ -98,6 +98,14 @@ def _check_tokens(name: str, value: Any, ids: Any) -> None:
     raise UserError(f"{name} is {value.dtype}; give it as {kinds}.")
 
 
+def refuse_packed(batch: Mapping[str, Any], causal: bool) -> None:
+    """Refuses several examples in a row on a backbone that reads one, and would let each see the others."""
+    if "segment_ids" in batch and not causal:
+        raise UserError(
+            "the batch has segment_ids, and an encoder reads one example per row; give each example a row of its own."
+        )
+
+
 def check_values(batch: Mapping[str, Any], vocab: int, types: int | None) -> None:
     """Refuses values in NumPy arrays that no table has.
 

@@ -14,7 +14,13 @@ from jaxprefix.edits import BUILT_RATES, Edits, Rates
 from jaxprefix.errors import UserError, listed
 from jaxprefix.methods.base import Method, make_edits, parts_of
 from jaxprefix.models.backbone_config import Module
-from jaxprefix.models.batch_keys import check_batch, check_values, fold_choices, read_attention_mask
+from jaxprefix.models.batch_keys import (
+    check_batch,
+    check_values,
+    fold_choices,
+    read_attention_mask,
+    refuse_packed,
+)
 from jaxprefix.models.cache import Cache
 from jaxprefix.models.heads import Head
 from jaxprefix.models.quantizing import refuse_quantized
@@ -128,11 +134,7 @@ class TunedModel:
                     "what init returned: model.apply(trainable, frozen, batch)."
                 )
         check_batch(batch, None if self.head is None else self.head.targets)
-        if "segment_ids" in batch and not self.backbone.dims.causal:
-            raise UserError(
-                "the batch has segment_ids, and this backbone reads none, so that its tokens would see those of other "
-                "segments; give each example a row of its own, and remove the key."
-            )
+        refuse_packed(batch, self.backbone.dims.causal)
         vocab, types = self.backbone.dims.vocab, self.backbone.config.type_count
         values = [batch[name] for name in ("input_ids", "token_type_ids") if isinstance(batch.get(name), np.ndarray)]
         if any(value.max() >= vocab for value in values):  # new tokens, perhaps
@@ -160,6 +162,7 @@ class TunedModel:
         `edits` those that the method would make of its leaves; `cache` and `layers` are a decoder's; with `last` there
         are logits of the last column only."""
         check_batch(batch, None if self.head is None else self.head.targets)
+        refuse_packed(batch, self.backbone.dims.causal)
         backbone = merge(frozen["backbone"], frozen["initialized"], trainable.get("backbone", {}))
         batch, unfold = fold_choices(batch)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)

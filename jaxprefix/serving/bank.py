@@ -26,7 +26,7 @@ from jaxprefix.generation.decoding import Decoding
 from jaxprefix.generation.loop import Generated
 from jaxprefix.generation.texts import decoded_texts, with_tokens_of
 from jaxprefix.models.backbone_config import Module
-from jaxprefix.models.batch_keys import check_batch, check_values, read_attention_mask
+from jaxprefix.models.batch_keys import TOKEN_KEYS, check_batch, check_values, read_attention_mask, refuse_packed
 from jaxprefix.models.encoder import check_positions
 from jaxprefix.models.heads import CausalLM
 from jaxprefix.old_names import answer_old_names
@@ -112,8 +112,8 @@ class Bank:
         """Logits of a batch whose rows have different adapters; compiled once per shape of the batch.
 
         Args:
-          batch: `input_ids` int `[B, T]`; `attention_mask` bool `[B, T]` and `token_type_ids` int `[B, T]` may be
-            absent.
+          batch: `input_ids` int `[B, T]`; `attention_mask` bool `[B, T]`, `token_type_ids` int `[B, T]` and, of a
+            decoder, `segment_ids` int `[B, T]` may be absent.
           adapters: the name of each row's adapter, B of them.
 
         Returns:
@@ -248,7 +248,8 @@ class Bank:
         check_positions(int(lengths[worst]), int(offsets[worst]), self.backbone.module.dims)
 
     def _answer(self, state: BankState, batch: Mapping[str, Any], which: np.ndarray) -> dict[str, Any]:
-        columns = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+        refuse_packed(batch, self.backbone.module.dims.causal)
+        columns = {name: batch[name] for name in TOKEN_KEYS if name in batch}
         return bank_forward(self.backbone.module, state.head_slots, state.stacks, self._frozen(), columns, which)
 
     def _frozen(self) -> Tree:

@@ -28,14 +28,8 @@ def build(method, kind="gemma2"):
     return model, *tiny.drawn(model, decoders.frozen_tree(kind, layers=2))
 
 
-SLOW = ("apt + prefix", "kernel-mix + adapters", "adaptive inducer + lora")
-
-
-def some(names, slow):
-    return pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in slow)) for n in names])
-
-
-@some([name for name in METHODS if "window" not in name and "prompt" not in name], SLOW[:2])
+@pytest.mark.slow  # tests/test_invariances.py has every method, quickly
+@pytest.mark.parametrize("name", [name for name in METHODS if "window" not in name and "prompt" not in name])
 def test_examples_that_share_a_row_are_as_if_alone(name):
     """Each is gated by its own first token, its queries are numbered from 1, its positions start with the offset."""
     model, trainable, frozen = build(METHODS[name])
@@ -61,7 +55,8 @@ def test_examples_that_share_a_row_are_as_if_alone(name):
             start, example = start + length, example + 1
 
 
-@some(METHODS, (*SLOW, "apt"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_steps_through_the_cache_are_the_whole_pass(name):
     """Gates read the first real token of each row, which only the first pass sees; rows are padded on the left."""
     model, trainable, frozen = build(METHODS[name])

@@ -33,12 +33,6 @@ STAYS = {
     "kernel-mix + adapters": jp.KernelMix() + jp.ParallelAdapter(width=4) + jp.SequentialAdapter(width=4),
     "full": jp.FullFineTuning(),
 }
-QUICK = {
-    ("gemma2", "apt beside a prefix that stays"),
-    ("mistral", "prefix longer than the window"),
-    ("gemma2", "prompt tuning + apt"),
-    ("mistral", "adaptive inducer"),
-}
 # Every method on one of two kinds: windows in all layers, or in every second one.
 ON_MISTRAL = (
     *("prefix longer than the window", "prefix of some layers", "apt", "behind prompt tuning"),
@@ -49,7 +43,7 @@ ON_GEMMA = (
     *("apt", "prompt tuning + apt", "multi-head adapter + lora", "kernel-mix + adapters"),
 )
 CASES = [
-    pytest.param(kind, methods, name, marks=[] if (kind, name) in QUICK else [pytest.mark.slow])
+    (kind, methods, name)
     for kind, names in (("mistral", ON_MISTRAL), ("gemma2", ON_GEMMA))
     for methods, some in ((LEAVES, names[:4]), (STAYS, names[4:]))
     for name in some
@@ -75,6 +69,7 @@ def words(length, seed=0):
     return np.random.default_rng(seed).integers(2, decoders.VOCAB, length)
 
 
+@pytest.mark.slow  # tests/test_invariances.py has every method, quickly
 @pytest.mark.parametrize(("kind", "methods", "name"), CASES)
 def test_in_a_full_pass(kind, methods, name):
     """Padding on the right, on the left and on both sides, in hidden states and in what the edits show."""
@@ -109,7 +104,8 @@ def test_a_prefix_that_leaves_the_window_does_so_by_the_rows_own_tokens():
         np.testing.assert_array_equal(seen[..., 3:], 0)
 
 
-@pytest.mark.parametrize("name", ["gated", pytest.param("leaving", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MISTRAL)
 def test_in_steps_through_the_cache(name):
     model, trainable, frozen = build(MISTRAL[name], "mistral")
     ids = words(LENGTH)

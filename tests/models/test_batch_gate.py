@@ -239,7 +239,7 @@ def test_small_integers_reach_no_other_row_or_class(dtype):
 
 
 def test_segments_are_refused_where_nothing_reads_them_and_begin_with_real_tokens(encoder):
-    with pytest.raises(jp.UserError, match="segment_ids, and this backbone reads none"):
+    with pytest.raises(jp.UserError, match="segment_ids, and an encoder reads one example per row"):
         encoder[0].apply(*encoder[1:], batch(segment_ids=np.ones((2, 4), int)))
     mask = np.array([[False, True, True], [True, True, False]])
     assert read_segment_ids({"segment_ids": np.array([[1, 1, 2], [0, 3, 3]])}, jnp.asarray(mask)).tolist() == [

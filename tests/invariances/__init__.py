@@ -1,0 +1,1 @@
+"""Invariances of every method and option as one table: see `tests/test_invariances.py`."""

@@ -232,5 +232,5 @@ def _checked(
             f"virtual tokens need {needed} positions, but the backbone has {dims.positions}; shorten the prompt or "
             "lower max_new_tokens."
         )
-    types = {"token_type_ids": batch["token_type_ids"]} if "token_type_ids" in batch else {}
-    return {"input_ids": ids, "attention_mask": mask, **types}
+    types = {"token_type_ids": jnp.asarray(batch["token_type_ids"])} if "token_type_ids" in batch else {}
+    return {"input_ids": jnp.asarray(ids), "attention_mask": jnp.asarray(mask), **types}

@@ -44,7 +44,7 @@ class SequenceClassifier(LabelHead, PooledHead):
         return cross_entropy(logits, labels, weight, self.class_weights, smoothing)
 
     @override
-    def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Array]) -> dict[str, Array]:
+    def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Any]) -> dict[str, Array]:
         """`predictions` int32 `[B]`, `logits` `[B, C]` and, with labels, `losses` `[B]`."""
         return {**label_outputs(logits, batch), "logits": logits}
 

@@ -47,7 +47,7 @@ class MultiLabelClassifier(PooledHead):
         return (_binary_cross_entropy(logits, labels, smoothing) * weight).sum(), weight.sum()
 
     @override
-    def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Array]) -> dict[str, Array]:
+    def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Any]) -> dict[str, Array]:
         """`logits` `[B, C]` and, with labels, `losses` `[B]`."""
         losses = {"losses": _binary_cross_entropy(logits, batch["labels"])} if "labels" in batch else {}
         return {"logits": logits, **losses}

@@ -53,7 +53,7 @@ class Regressor(PooledHead):
         return (_squared_errors(logits, values) * weight).sum(), weight.sum()
 
     @override
-    def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Array]) -> dict[str, Array]:
+    def outputs(self, logits: Float[Array, "B C"], batch: Mapping[str, Any]) -> dict[str, Array]:
         """`values` `[B, C]`, standardised as the targets are, and, with targets, `losses` `[B]`."""
         losses = {"losses": _squared_errors(logits, batch["values"])} if "values" in batch else {}
         return {"values": logits, **losses}

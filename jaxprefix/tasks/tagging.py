@@ -48,7 +48,7 @@ class TokenClassifier(LabelHead):
         return cross_entropy(logits, labels, weight, self.class_weights, smoothing)
 
     @override
-    def outputs(self, logits: Float[Array, "B T C"], batch: Mapping[str, Array]) -> dict[str, Array]:
+    def outputs(self, logits: Float[Array, "B T C"], batch: Mapping[str, Any]) -> dict[str, Array]:
         """`predictions` int32 and, with labels, `losses` `[B, T]`."""
         return label_outputs(logits, batch)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxprefix as jp
 from jaxprefix.models.cache import Cache
 from tests.invariances.subjects import LENGTH, TOKENS, Subject
 

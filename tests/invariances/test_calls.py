@@ -78,7 +78,7 @@ def adapter(backbone, name):
     task = jp.Classification(source) if backbone == "bert" else jp.ConditionalGeneration(source)
     facts = {"labels": ["a", "b", "c"]} if backbone == "bert" else {}
     read = Backbone(
-        one.model.backbone, backbone_tree(backbone, **changes), tokenizer, dict.fromkeys(IDENTITY, backbone)
+        one.model.backbone, backbone_tree(backbone, **changes), tokenizer, {"source": backbone, "identity": backbone}
     )
     return jp.Adapter(one.model, one.trainable, one.frozen, read, jp.Run(task, method=METHODS[name]), facts, {})
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from jaxprefix.contract import Contract, required
 from jaxprefix.edits import Dims
@@ -35,7 +35,7 @@ def affine(params: Tree, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
 
 def cross_entropy(
     logits: Float[Array, "*B C"],
-    labels: Int[Array, "*B"] | Int[np.ndarray, "*B"],
+    labels: Integer[Array, "*B"] | Integer[np.ndarray, "*B"],
     weight: Float[Array, "*B"] | Float[np.ndarray, "*B"],
     class_weights: tuple[float, ...] | None = None,
     smoothing: float = 0.0,
@@ -108,7 +108,7 @@ def read_target(batch: Mapping[str, Any], name: str, shape: tuple[int, ...], wha
     return value
 
 
-def label_outputs(logits: Float[Array, "*B C"], batch: Mapping[str, Array]) -> dict[str, Array]:
+def label_outputs(logits: Float[Array, "*B C"], batch: Mapping[str, Any]) -> dict[str, Array]:
     """`predictions` int32 `[*B]`, the largest logit's; and where the batch has `labels`, `losses` `[*B]`, their cross
     entropies in nats (meaningless where a label is -100)."""
     found = {"predictions": logits.argmax(-1).astype(jnp.int32)}
@@ -207,7 +207,7 @@ class Head(Contract):
         raise NotImplementedError
 
     @required
-    def outputs(self, logits: Float[Array, "..."], batch: Mapping[str, Array]) -> dict[str, Array]:
+    def outputs(self, logits: Float[Array, "..."], batch: Mapping[str, Any]) -> dict[str, Array]:
         """What metrics and answers need of a batch, `[B, ...]` each, reduced inside the compiled step (no `[B, T, V]`).
 
         Where the batch has targets, `losses` is among them, `[B]` or `[B, T]`.

@@ -46,7 +46,7 @@ class LanguageHead(Head):
         return cross_entropy(logits, labels, weight, None, smoothing)
 
     @override
-    def outputs(self, logits: Float[Array, "B T V"], batch: Mapping[str, Array]) -> dict[str, Array]:
+    def outputs(self, logits: Float[Array, "B T V"], batch: Mapping[str, Any]) -> dict[str, Array]:
         """`predictions` int32 and, with labels, `losses` `[B, T]`."""
         return label_outputs(logits, batch)
 

@@ -181,7 +181,8 @@ def test_without_training_hooks_see_no_key():
             return h
 
     encoder = Encoder(tiny.config(), unroll=False)
-    encoder.apply({"params": tiny.frozen_tree()}, tiny.batch(), Edits((Look(jnp.zeros(3)),)))
+    edits = Edits((Look(jnp.zeros(3)),))
+    jax.eval_shape(lambda: encoder.apply({"params": tiny.frozen_tree()}, tiny.batch(), edits))
     assert seen and set(seen) == {(None, False)}
 
 

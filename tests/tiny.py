@@ -47,9 +47,12 @@ def drawn(model, tree, seed: int = 2):
     trainable, born = random_tree((trainable, frozen["initialized"]), rng, 0.3)
     if moved:  # backbone leaves start where the folder has them
         noise, own = random_tree(moved, rng, 0.2, 0.0), flatten(tree)
-        trainable["backbone"] = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf + own.get("/".join(part.key for part in path), 0.0), noise
-        )
+
+        def shift(path, leaf):  # by numpy as well
+            name = "/".join(part.key for part in path)
+            return jnp.asarray(np.asarray(leaf) + np.asarray(own[name])) if name in own else leaf
+
+        trainable["backbone"] = jax.tree_util.tree_map_with_path(shift, noise)
     return trainable, {"backbone": split(tree, lambda path: path in kept)[0], "initialized": born}
 
 

@@ -43,11 +43,13 @@ def compiled(f):
 
 
 def outputs(x, **options):
-    return compiled(lambda x: attend(x, **options))(x)
+    """On the host, where no comparison is compiled."""
+    return jax.device_get(compiled(lambda x: attend(x, **options))(x))
 
 
 def gradients(x, **options):
-    return compiled(jax.grad(lambda x: loss(x, **options)))(x)
+    """On the host."""
+    return jax.device_get(compiled(jax.grad(lambda x: loss(x, **options)))(x))
 
 
 def run(x, **options):

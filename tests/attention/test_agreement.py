@@ -9,6 +9,7 @@ import pytest
 
 from tests.attention.cases import FIELDS, assert_close, attend, compiled, example, gradients, loss, run
 
+QUICK = 8  # of the points of the grid; the others are slow
 SHAPES = ({"kv": 4}, {"kv": 2}, {"kv": 1}, {"kv": 4, "t": 6, "s": 4}, {"kv": 2, "t": 1, "s": 7}, {"kv": 4, "b": 1})
 
 
@@ -39,7 +40,7 @@ def random_case(seed):
     return x, options
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.slow] * (n >= QUICK)) for n in range(12)])
 def test_equals_reference_in_float64(seed):
     with jax.enable_x64(True):
         x, options = random_case(seed)
@@ -49,7 +50,7 @@ def test_equals_reference_in_float64(seed):
 
 def test_the_grid_covers_what_it_should():
     with jax.enable_x64(True):
-        cases = [random_case(seed) for seed in range(12)]
+        cases = [random_case(seed) for seed in range(QUICK)]
     seen = {name for x, _ in cases for name in x} | {name for _, options in cases for name in options}
     assert seen >= {*FIELDS, "bias", "mask", "segment_ids", "scale", "dropout"}
     for name in FIELDS:

@@ -11,9 +11,11 @@ from jaxprefix.attention.dropout import VIRTUAL_COLUMN, keep_mask
 from jaxprefix.errors import UserError
 from tests.attention.cases import example, outputs
 
+mask_of = jax.jit(keep_mask, static_argnums=(1, 2, 3), static_argnames="first_column")
+
 
 def bits(seed, shape=(64, 64, 128), rate=0.5):
-    return np.asarray(keep_mask(jax.random.key(seed), rate, shape), np.float64)
+    return np.asarray(mask_of(jax.random.key(seed), rate, shape), np.float64)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -57,7 +59,7 @@ def test_neighbours_rows_and_keys_are_independent():
 def test_keys_split_and_folded_are_independent():
     root = jax.random.key(3)
     keys = [*jax.random.split(root, 4), *(jax.random.fold_in(root, 100 + i) for i in range(4))]
-    masks = np.stack([np.asarray(keep_mask(key, 0.5, (256, 256)), np.float64) for key in keys])
+    masks = np.stack([np.asarray(mask_of(key, 0.5, (256, 256)), np.float64) for key in keys])
     for i in range(8):
         for j in range(i):
             assert correlation(masks[i], masks[j]) < 5
@@ -74,14 +76,14 @@ def test_bytes_are_uniform():
 
 def test_decisions_depend_on_indices_not_on_shape():
     key = jax.random.key(2)
-    whole = keep_mask(key, 0.3, (4, 5, 40))
-    np.testing.assert_array_equal(keep_mask(key, 0.3, (2, 3, 17)), whole[:2, :3, :17])
-    np.testing.assert_array_equal(keep_mask(key, 0.3, (4, 5, 10), first_column=30), whole[..., 30:])
-    assert np.any(np.asarray(keep_mask(key, 0.3, (4, 5, 40), VIRTUAL_COLUMN)) != np.asarray(whole))
+    whole = np.asarray(mask_of(key, 0.3, (4, 5, 40)))
+    np.testing.assert_array_equal(mask_of(key, 0.3, (2, 3, 17)), whole[:2, :3, :17])
+    np.testing.assert_array_equal(mask_of(key, 0.3, (4, 5, 10), first_column=30), whole[..., 30:])
+    assert np.any(np.asarray(mask_of(key, 0.3, (4, 5, 40), VIRTUAL_COLUMN)) != whole)
 
 
 def test_more_drop_at_a_higher_rate():
-    low, high = (np.asarray(keep_mask(jax.random.key(0), rate, (50, 50))) for rate in (0.2, 0.6))
+    low, high = (np.asarray(mask_of(jax.random.key(0), rate, (50, 50))) for rate in (0.2, 0.6))
     assert np.all(low | ~high)
 
 
@@ -97,16 +99,21 @@ def test_off_and_traced_rates():
 
 
 def test_dtype_gradient_and_mapping():
-    x = jnp.linspace(1, 2, 24, dtype=jnp.bfloat16).reshape(4, 6)
+    x = jnp.asarray(np.linspace(1, 2, 24).reshape(4, 6), jnp.bfloat16)
     keys = jax.random.split(jax.random.key(1), 3)
-    mapped = jax.vmap(lambda key: dropout(x, 0.5, key))(keys)
+
+    @jax.jit
+    def drop(x, key):
+        return dropout(x, 0.5, key)
+
+    mapped = jax.jit(jax.vmap(drop, (None, 0)))(x, keys)
     assert mapped.dtype == jnp.bfloat16
+    mapped = np.asarray(mapped, np.float32)
     for i in range(3):
-        np.testing.assert_array_equal(mapped[i], dropout(x, 0.5, keys[i]))
-    grad = jax.grad(lambda x: jnp.sum(dropout(x, 0.5, keys[0])))(x)
-    np.testing.assert_array_equal(np.asarray(grad, np.float32), 2.0 * (np.asarray(mapped[0], np.float32) != 0))
-    bad = jnp.full((64,), jnp.inf)
-    assert not jnp.any(jnp.isnan(dropout(bad, 0.5, keys[0])))
+        np.testing.assert_array_equal(mapped[i], np.asarray(drop(x, keys[i]), np.float32))
+    grad = jax.jit(jax.grad(lambda x, key: jnp.sum(drop(x, key))))(x, keys[0])
+    np.testing.assert_array_equal(np.asarray(grad, np.float32), 2.0 * (mapped[0] != 0))
+    assert not np.any(np.isnan(drop(np.full(64, np.inf, np.float32), keys[0])))
 
 
 def test_other_generators_serve_as_keys():
@@ -120,15 +127,15 @@ def test_attention_drops_real_and_virtual_weights_without_renormalising():
     rate, key = 0.4, jax.random.key(7)
     b, t, s, h, p = 2, 6, 5, 4, 3
     x = example(0, b=b, t=t, s=s, h=h, kv=h, e2=s + p, p=p, fields=("keys", "values", "key_scale"), dtype=np.float32)
-    unit = jnp.eye(p + s)
-    x["values"] = jnp.broadcast_to(unit[:p, None], (p, h, p + s))
-    x["v"] = jnp.broadcast_to(unit[None, p:, None], (b, s, h, p + s))
-    whole, lse = outputs(x)
-    real = keep_mask(key, rate, (b, h, t, s))
-    virtual = keep_mask(key, rate, (b, h, t, p), VIRTUAL_COLUMN)
-    kept = jnp.concatenate([virtual, real], axis=-1).transpose(0, 2, 1, 3)
+    unit = np.eye(p + s, dtype=np.float32)
+    x["values"] = jnp.asarray(np.broadcast_to(unit[:p, None], (p, h, p + s)))
+    x["v"] = jnp.asarray(np.broadcast_to(unit[None, p:, None], (b, s, h, p + s)))
+    whole, lse = jax.device_get(outputs(x))
+    real = mask_of(key, rate, (b, h, t, s))
+    virtual = mask_of(key, rate, (b, h, t, p), VIRTUAL_COLUMN)
+    kept = np.concatenate([virtual, real], axis=-1).transpose(0, 2, 1, 3)
     for implementation in ("xla", "reference"):
-        dropped, same = outputs(x, dropout=(rate, key), implementation=implementation)
+        dropped, same = jax.device_get(outputs(x, dropout=(rate, key), implementation=implementation))
         np.testing.assert_array_equal(dropped != 0, kept)
         np.testing.assert_allclose(dropped, whole * kept / (1 - rate), atol=1e-6)
         np.testing.assert_allclose(same, lse, atol=1e-6)

@@ -50,9 +50,8 @@ def test_golden_numbers(implementation, gates, expected):
         keys, values = (one_head(x)[0] for x in (PREFIX_K, PREFIX_V))
 
         def attention(v, virtual):
-            return compiled(partial(kernel_attention, implementation=implementation))(
-                one_head(Q), one_head(K), v, virtual=virtual
-            )
+            run = compiled(partial(kernel_attention, implementation=implementation))
+            return jax.device_get(run(one_head(Q), one_head(K), v, virtual=virtual))
 
         virtual = VirtualTokens(keys, values, key_scale=scale, value_scale=scale)
         o, lse = attention(one_head(np.eye(2)), virtual)
@@ -85,7 +84,7 @@ def test_zero_is_not_absent():
         x = example(1, p=3, fields=("keys", "values"), bias=())
         bare, lse = outputs({name: x[name] for name in "qkv"})
         o, _ = outputs(x | {"keys": 0 * x["keys"], "values": 0 * x["values"]})
-        taken = (3 / (3 + jnp.exp(lse))).transpose(0, 2, 1)[..., None]
+        taken = (3 / (3 + np.exp(lse))).transpose(0, 2, 1)[..., None]
         np.testing.assert_allclose(o, (1 - taken) * bare, atol=1e-12)
 
 
@@ -156,9 +155,9 @@ def test_integer_mass_is_a_repeated_token_and_mass_is_a_factor(mass):
             repeated = x | {name: jnp.repeat(x[name], 3, axis=0) for name in ("keys", "values")}
             np.testing.assert_allclose(outputs(repeated)[0], o, atol=1e-12)
             np.testing.assert_allclose(outputs(repeated)[1], lse, atol=1e-12)
-        real = jnp.exp(outputs({name: x[name] for name in "qkv"})[1])
-        both = jnp.exp(outputs(x)[1])
-        np.testing.assert_allclose(jnp.exp(lse), real + mass * (both - real), rtol=1e-12)
+        real = np.exp(outputs({name: x[name] for name in "qkv"})[1])
+        both = np.exp(outputs(x)[1])
+        np.testing.assert_allclose(np.exp(lse), real + mass * (both - real), rtol=1e-12)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -196,19 +195,19 @@ def test_a_query_that_sees_nothing(implementation, dtype, fields):
         x["mass"] = 0 * x["mass"]
     mask = jnp.asarray([[False] * 5, [True] * 5])
     o, lse = outputs(x, mask=mask, implementation=implementation)
-    assert jnp.all(o[0] == 0)
-    assert jnp.all((lse[0] < -1e29) & jnp.isfinite(lse[0]))
-    assert jnp.all(jnp.abs(lse[1]) < 1e3)
+    assert np.all(o[0] == 0)
+    assert np.all((lse[0] < -1e29) & np.isfinite(lse[0]))
+    assert np.all(np.abs(lse[1]) < 1e3)
 
     def inducer(x):
         o, lse = attend(x, mask=mask, implementation=implementation)
         return jnp.sum(o.astype(jnp.float32)) + jnp.sum(jax.nn.sigmoid(-lse) + lse * 1e-30)
 
-    for name, grad in compiled(jax.grad(inducer))(x).items():
-        assert jnp.all(jnp.isfinite(grad)), name
+    for name, grad in jax.device_get(compiled(jax.grad(inducer))(x)).items():
+        assert np.all(np.isfinite(grad)), name
         if name in "qkv":
-            assert jnp.all(grad[0] == 0), name
-            assert jnp.any(grad[1] != 0), name
+            assert np.all(grad[0] == 0), name
+            assert np.any(grad[1] != 0), name
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -216,35 +215,37 @@ def test_a_query_that_sees_only_virtual_tokens(implementation):
     with jax.enable_x64(True):
         x = example(12, h=2, kv=2, fields=("keys", "values"), bias=())
         o, lse = outputs(x, mask=jnp.zeros((2, 5), bool), implementation=implementation)
-        scores = jnp.einsum("bthe,phe->bhtp", x["q"], x["keys"]) / 2
-        np.testing.assert_allclose(o, jnp.einsum("bhtp,phe->bthe", jax.nn.softmax(scores), x["values"]), atol=1e-12)
-        np.testing.assert_allclose(lse, jax.nn.logsumexp(scores, axis=-1), atol=1e-12)
+        weights = np.exp(np.einsum("bthe,phe->bhtp", x["q"], x["keys"]) / 2)
+        total = weights.sum(-1)
+        np.testing.assert_allclose(o, np.einsum("bhtp,phe->bthe", weights / total[..., None], x["values"]), atol=1e-12)
+        np.testing.assert_allclose(lse, np.log(total), atol=1e-12)
         grads = gradients(x, mask=jnp.zeros((2, 5), bool), implementation=implementation)
-        assert all(jnp.all(jnp.isfinite(g)) for g in grads.values())
-        assert jnp.all(grads["k"] == 0)
-        assert jnp.all(grads["v"] == 0)
+        assert all(np.all(np.isfinite(g)) for g in grads.values())
+        assert np.all(grads["k"] == 0)
+        assert np.all(grads["v"] == 0)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_bias_of_minus_infinity_is_a_mask(implementation):
     x = example(13, bias=(), dtype=np.float32)
-    mask = jnp.asarray([[True, True, False, True, False], [False] * 5])
-    bias = jnp.broadcast_to(jnp.where(mask, 0, -jnp.inf)[:, None, None, :], (2, 1, 3, 5))
+    seen = np.array([[True, True, False, True, False], [False] * 5])
+    mask, bias = jnp.asarray(seen), np.broadcast_to(np.where(seen, 0, -np.inf)[:, None, None, :], (2, 1, 3, 5))
+    bias = jnp.asarray(bias, jnp.float32)
     masked = outputs(x, mask=mask, implementation=implementation)
     biased = outputs(x | {"bias": bias}, implementation=implementation)
     for ours, theirs in zip(biased, masked, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
     grads = gradients(x | {"bias": bias}, implementation=implementation)
-    assert all(jnp.all(jnp.isfinite(g)) for g in grads.values())
+    assert all(np.all(np.isfinite(g)) for g in grads.values())
 
 
 def test_scores_far_beyond_the_range_of_exp():
     x = example(14, fields=("keys", "values"), bias=(), dtype=np.float32)
     x = x | {"q": 300 * x["q"], "keys": 30 * x["keys"]}
     o, lse = outputs(x)
-    assert jnp.all(jnp.isfinite(o))
-    assert float(jnp.max(lse)) > 100
-    assert all(jnp.all(jnp.isfinite(g)) for g in gradients(x).values())
+    assert np.all(np.isfinite(o))
+    assert float(np.max(lse)) > 100
+    assert all(np.all(np.isfinite(g)) for g in gradients(x).values())
 
 
 def test_a_shared_prefix_is_never_copied_per_row():
@@ -282,8 +283,8 @@ def test_concatenation_broadcasts_only_what_must_be():
         q, k, v = (first[n] for n in "qkv")
 
         def sums(virtual):
-            o, lse = compiled(kernel_attention)(q, k, v, virtual=virtual)
-            total = jnp.exp(lse)
+            o, lse = jax.device_get(compiled(kernel_attention)(q, k, v, virtual=virtual))
+            total = np.exp(lse)
             return o * total.transpose(0, 2, 1)[..., None], total
 
         (n1, z1), (n2, z2), (n0, z0), (n, z) = (sums(virtual) for virtual in (*parts, None, joined))

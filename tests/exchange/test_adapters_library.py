@@ -98,7 +98,7 @@ def mlp(columns, seed=0):
 
 
 @pytest.mark.parametrize("leave_out", [[], [0]])
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", pytest.param("roberta", marks=pytest.mark.slow)])
 def test_an_mlp_stays_one_and_is_the_flat_prefix_that_it_makes(kind, leave_out):
     inner, made = mlp(2 * (2 - len(leave_out)) * D)
     common = {"backbone": backbone(kind), "head_config": head_settings()}

@@ -225,7 +225,7 @@ def test_the_heads_have_the_names_of_transformers():
         assert tensor_names(adapter) == two
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", pytest.param("roberta", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", [PTuningV2(length=4, mlp_width=5), PrefixTuning(length=4, mlp_width=5)])
 def test_an_mlp_is_exported_as_what_it_makes(kind, method, tmp_path):
     adapter = own_adapter(kind, method, SEQUENCE)

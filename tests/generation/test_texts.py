@@ -69,7 +69,7 @@ def test_a_run_ends_with_the_scores_of_its_texts(adapter):
 def test_texts_come_in_the_order_of_their_prompts_whatever_the_batch(adapter):
     together = adapter.generate(PROMPTS)
     assert together == [adapter.generate([prompt])[0] for prompt in PROMPTS]
-    assert together == adapter.generate(PROMPTS, batch_size=2)
+    assert together == adapter.generate(PROMPTS, batch_size=1)  # more rows, the last batch filled up: the bank below
     assert adapter.generate([{"prompt": prompt} for prompt in PROMPTS]) == together
     assert adapter.generate([]) == [] and all(together)
 

@@ -188,11 +188,11 @@ def test_temporaries_of_the_prefix_are_shared_by_the_rows():
     backward pass is the scores of the virtual tokens, not `B P D`."""
 
     def temporaries(rows, length, unit, training):
-        config = tiny.config(width=64, positions=200, initializer_range=0.02, layers=2, hidden_dropout=0.0)
+        config = tiny.config(width=64, positions=200, initializer_range=0.02, layers=1, hidden_dropout=0.0)
         config = dataclasses.replace(config, attention_dropout=0.0)
         rate = 0.1 if training else 0.0
         method = jp.AdaptivePrefix(length=length, dropout=rate, dropout_unit=unit)
-        model = jp.TunedModel(jp.Encoder(config, unroll=False), method, jp.SequenceClassifier(3))
+        model = jp.TunedModel(jp.Encoder(config, unroll=True), method, jp.SequenceClassifier(3))
         shape = jax.ShapeDtypeStruct
         tree = jax.eval_shape(
             lambda key: jp.Encoder(config).init(key, {"input_ids": jnp.zeros((1, 1), int)})["params"], jax.random.key(0)

@@ -28,8 +28,19 @@ def context(tokens=3):
 
 
 def projected(x):
-    """Queries, keys and values of the layer, per head."""
-    return ((x @ fill((4, 12), 0.2) + fill((12,), 0.3)).reshape(*x.shape[:2], 3, 2, 2)[:, :, i] for i in range(3))
+    """Queries, keys and values of the layer, per head, by numpy."""
+    made = np.asarray(x) @ np.asarray(fill((4, 12), 0.2)) + np.asarray(fill((12,), 0.3))
+    return (made.reshape(*x.shape[:2], 3, 2, 2)[:, :, i] for i in range(3))
+
+
+def softmax(scores):
+    """Over the last axis."""
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
 
 
 def rows(text):
@@ -76,7 +87,7 @@ def test_published_logits_and_weights():
     np.testing.assert_allclose(seen["weight"][0], weight, atol=6e-7)
     q, _, _ = projected(fill((1, 3, 4), 0.1))
     logit = rows("0.472073 0.042522 1.318500\n0.337247 0.014681 0.420531")
-    np.testing.assert_allclose(inducer().logit(q, context())[0].T, logit, atol=6e-7)
+    np.testing.assert_allclose(inducer().logit(jnp.asarray(q), context())[0].T, logit, atol=6e-7)
 
 
 @pytest.mark.parametrize(
@@ -116,39 +127,44 @@ def test_weights_are_those_of_one_more_token():
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.normal(size=(2, 5, 2, 2))) for _ in range(3))
     ctx = Context.of(jnp.ones((2, 5), bool), jnp.zeros((2, 5), int))
-    _, lse = kernel_attention(q, k, v, causal=True)
-    edit = inducer()
-    p = edit.weight(q, k, lse, ctx)
-    s = edit.logit(q, ctx)
-    scores = jnp.einsum("bthe,bshe->bths", q, k) * 2**-0.5
-    scores = jnp.where(jnp.tril(jnp.ones((5, 5), bool))[None, :, None], scores, -jnp.inf)
-    together = jax.nn.softmax(jnp.concatenate([s[..., None], scores], -1), axis=-1)[..., 0]
+
+    @jax.jit
+    def ours(q, k, v):
+        _, lse = kernel_attention(q, k, v, causal=True)
+        return lse, inducer().weight(q, k, lse, ctx), inducer().logit(q, ctx)
+
+    lse, p, s = jax.device_get(ours(q, k, v))
+    scores = np.einsum("bthe,bshe->bths", q, k) * 2**-0.5
+    scores = np.where(np.tril(np.ones((5, 5), bool))[None, :, None], scores, -np.inf)
+    together = softmax(np.concatenate([s[..., None], scores], -1))[..., 0]
     np.testing.assert_allclose(p, together, atol=1e-14)
     assert np.all((p > 0) & (p < 1))
-    shifted = jax.nn.sigmoid((s + 7.0) - (lse.transpose(0, 2, 1) + 7.0))
+    shifted = sigmoid((s + 7.0) - (lse.transpose(0, 2, 1) + 7.0))
     np.testing.assert_allclose(p, shifted, atol=1e-14)
 
 
 def concatenated(edit, q, k, v, causal, ablation=False):
     """The definition: attention of query i over the real tokens and one token of its own; per head, before W_O."""
-    scores = jnp.einsum("bthe,bshe->bths", q, k) * q.shape[-1] ** -0.5
+    edit = jax.device_get(edit)
+    w_o, b_o = np.asarray(fill((4, 4), 0.4)), np.asarray(fill((4,), 0.5))
+    scores = np.einsum("bthe,bshe->bths", q, k) * q.shape[-1] ** -0.5
     if causal:
-        scores = jnp.where(jnp.tril(jnp.ones(scores.shape[1::2], bool))[None, :, None], scores, -jnp.inf)
-    o = jnp.einsum("bths,bshe->bthe", jax.nn.softmax(scores, axis=-1), v)
-    key = q + jnp.einsum("bthr,hre->bthe", jnp.tanh(jnp.einsum("bthe,her->bthr", q, edit.key.A) + edit.key.a),
-                         edit.key.B) + edit.key.b  # fmt: skip
-    own = jnp.einsum("bthe,bthe->bth", q, key) * q.shape[-1] ** -0.5
-    weights = jax.nn.softmax(jnp.concatenate([own[..., None], scores], -1), axis=-1)
-    u = edit.value.hidden(q)
-    value = edit.value.per_head(u) + (edit.value.b if not edit.extension else 0)
+        scores = np.where(np.tril(np.ones(scores.shape[1::2], bool))[None, :, None], scores, -np.inf)
+    o = np.einsum("bths,bshe->bthe", softmax(scores), v)
+    key = q + np.einsum("bthr,hre->bthe", np.tanh(np.einsum("bthe,her->bthr", q, edit.key.A) + edit.key.a),
+                        edit.key.B) + edit.key.b  # fmt: skip
+    own = np.einsum("bthe,bthe->bth", q, key) * q.shape[-1] ** -0.5
+    weights = softmax(np.concatenate([own[..., None], scores], -1))
+    u = np.tanh(np.einsum("bthe,her->bthr", q, edit.value.A) + edit.value.a)
+    value = np.einsum("bthr,hro->btho", u, edit.value.B) + (edit.value.b if not edit.extension else 0)
     if edit.extension:  # per-head values in the model's width, the real ones through their part of W_O
-        through = fill((4, 4), 0.4).reshape(2, 2, 4)
-        v, o = jnp.einsum("bshe,hed->bshd", v, through), jnp.einsum("bthe,hed->bthd", o, through)
+        through = w_o.reshape(2, 2, 4)
+        v, o = np.einsum("bshe,hed->bshd", v, through), np.einsum("bthe,hed->bthd", o, through)
     value = value if ablation else o + value
-    heads = weights[..., :1] * value + jnp.einsum("bths,bshe->bthe", weights[..., 1:], v)
+    heads = weights[..., :1] * value + np.einsum("bths,bshe->bthe", weights[..., 1:], v)
     if edit.extension:
-        return heads.sum(2) + fill((4,), 0.5) + edit.value.b
-    return heads.reshape(*heads.shape[:2], -1) @ fill((4, 4), 0.4) + fill((4,), 0.5)
+        return heads.sum(2) + b_o + edit.value.b
+    return heads.reshape(*heads.shape[:2], -1) @ w_o + b_o
 
 
 @pytest.mark.parametrize("ablation", [False, True])
@@ -182,19 +198,22 @@ def test_a_single_token():
     x = fill((1, 1, 4), 0.1)
     _, (seen,) = layer((inducer(key=False, key_mode="identity"),), x=x, capture=True)
     q, k, v = (z[0, 0] for z in projected(x))
-    p = jax.nn.sigmoid((jnp.sum(q * q, -1) - jnp.sum(q * k, -1)) * 2**-0.5)
-    np.testing.assert_allclose(seen["weight"][0, :, 0], p, atol=1e-14)
-    np.testing.assert_allclose(layer((), x=x)[0, 0], v.reshape(4) @ fill((4, 4), 0.4) + fill((4,), 0.5), atol=1e-14)
+    p = sigmoid(((q * q).sum(-1) - (q * k).sum(-1)) * 2**-0.5)
+    np.testing.assert_allclose(np.asarray(seen["weight"])[0, :, 0], p, atol=1e-14)
+    expected = v.reshape(4) @ np.asarray(fill((4, 4), 0.4)) + np.asarray(fill((4,), 0.5))
+    np.testing.assert_allclose(np.asarray(layer((), x=x))[0, 0], expected, atol=1e-14)
 
 
 @pytest.mark.parametrize("key_mode", ["mlp", "identity", "adaptive"])
 def test_later_tokens_do_not_change_earlier_outputs(key_mode):
     edit = inducer(key=key_mode == "mlp", key_mode=key_mode)
-    x = fill((1, 3, 4), 0.1)
-    changed = x.at[0, 2].add(1.0)
-    np.testing.assert_array_equal(layer((edit,), x=x)[:, :2], layer((edit,), x=changed)[:, :2])
+    x = np.array(fill((1, 3, 4), 0.1))
+    changed = x.copy()
+    changed[0, 2] += 1.0
+    whole, other = (np.asarray(layer((edit,), x=jnp.asarray(some)))[:, :2] for some in (x, changed))
+    np.testing.assert_array_equal(whole, other)
     # so the outputs of a row that is cut off are those of its first tokens: what decoding token by token relies on
-    np.testing.assert_allclose(layer((edit,), x=x[:, :2]), layer((edit,), x=x)[:, :2], atol=1e-14)
+    np.testing.assert_allclose(layer((edit,), x=jnp.asarray(x[:, :2])), whole, atol=1e-14)
 
 
 @pytest.mark.parametrize(("legacy", "changes"), [(False, False), (True, True)])
@@ -219,9 +238,10 @@ def test_order_of_heads_does_not_matter():
     q, k, v = (jnp.asarray(rng.normal(size=(1, 4, 2, 2))) for _ in range(3))
     w_o = jnp.asarray(rng.normal(size=(2, 2, 4)))
     ctx = Context.of(jnp.ones((1, 4), bool), jnp.zeros((1, 4), int))
-    o, lse = kernel_attention(q, k, v)
 
+    @jax.jit
     def out(edit, order):
+        o, lse = kernel_attention(q, k, v)
         take = [x[:, :, order] for x in (q, k, v, o)]
         heads, extra = edit.after_attention(*take, lse[:, order], ctx)
         return jnp.einsum("bthe,hed->btd", heads, w_o[order]) + extra
@@ -244,17 +264,18 @@ def test_value_gating_without_extension_is_its_intended_meaning():
     edit = dataclasses.replace(inducer("per_head", key=False, key_mode="identity"), real=golden.real_mlp("per_head"))
     x = fill((1, 3, 4), 0.1)
     q, k, v = projected(x)
-    scores = jnp.where(jnp.tril(jnp.ones((3, 3), bool))[None, :, None], jnp.einsum("bthe,bshe->bths", q, k) * 2**-0.5,
-                       -jnp.inf)  # fmt: skip
-    weights = jax.nn.softmax(scores, axis=-1)
-    p = jax.nn.sigmoid(jnp.sum(q * q, -1) * 2**-0.5 - jax.nn.logsumexp(scores, axis=-1))[..., None]
+    scores = np.where(np.tril(np.ones((3, 3), bool))[None, :, None], np.einsum("bthe,bshe->bths", q, k) * 2**-0.5,
+                      -np.inf)  # fmt: skip
+    weights = softmax(scores)
+    p = sigmoid((q * q).sum(-1) * 2**-0.5 - np.log(np.exp(scores).sum(-1)))[..., None]
+    own = jax.device_get(edit)
 
     def mlp(m, z):
-        return jnp.einsum("bthr,hre->bthe", jnp.tanh(jnp.einsum("bthe,her->bthr", z, m.A) + m.a), m.B) + m.b
+        return np.einsum("bthr,hre->bthe", np.tanh(np.einsum("bthe,her->bthr", z, m.A) + m.a), m.B) + m.b
 
-    o = jnp.einsum("bths,bshe->bthe", weights, v)
-    heads = o + p * mlp(edit.value, q) + (1 - p) * jnp.einsum("bths,bshe->bthe", weights, mlp(edit.real, k))
-    expected = heads.reshape(1, 3, 4) @ fill((4, 4), 0.4) + fill((4,), 0.5)
+    o = np.einsum("bths,bshe->bthe", weights, v)
+    heads = o + p * mlp(own.value, q) + (1 - p) * np.einsum("bths,bshe->bthe", weights, mlp(own.real, k))
+    expected = heads.reshape(1, 3, 4) @ np.asarray(fill((4, 4), 0.4)) + np.asarray(fill((4,), 0.5))
     np.testing.assert_allclose(layer((edit,)), expected, atol=1e-13)
 
 
@@ -266,6 +287,7 @@ def test_lora_is_a_change_of_the_weights():
 
 
 def test_key_mlp_has_no_gradient_where_the_weight_or_the_residual_cannot_move():
+    @jax.jit
     @jax.grad
     def gradient(A, edit):
         changed = dataclasses.replace(edit, key=dataclasses.replace(edit.key, A=A))
@@ -287,18 +309,29 @@ def test_it_starts_near_the_backbone_and_lora_at_it():
     """By entry at most `H r 0.02 max|u| + 0.02`; the leaves are folded normal numbers below 0.02 in size."""
     sizes = golden.dims(True)
     method = Inducer(key_rank=5, value_rank=12)
-    params = method.build(sizes).init(jax.random.key(0))["params"]
-    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
-    assert jnp.abs(flat).max() < 0.02 and abs(flat.std() / 0.00866 - 1) < 0.15
-    (edit,) = method.build(sizes).apply({"params": params}).layers
-    edit = jax.tree.map(lambda leaf: leaf[0], edit)
-    by = np.abs(layer((edit,)) - layer(()))
+
+    def started(method, seed):
+        """The edit of the one layer, and its leaves."""
+
+        @jax.jit
+        def make(key):
+            params = method.build(sizes).init(key)["params"]
+            (edit,) = method.build(sizes).apply({"params": params}).layers
+            return params, edit
+
+        params, edit = jax.device_get(make(jax.random.key(seed)))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), edit), params
+
+    edit, params = started(method, 0)
+    flat = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
+    assert np.abs(flat).max() < 0.02 and abs(flat.std() / 0.00866 - 1) < 0.15
+    bare = np.asarray(layer(()))
+    by = np.abs(layer((edit,)) - bare)
     q, _, _ = projected(fill((1, 3, 4), 0.1))
-    assert 0 < by.max() <= 2 * 12 * 0.02 * jnp.abs(edit.value.hidden(q)).max() + 0.02
+    assert 0 < by.max() <= 2 * 12 * 0.02 * np.abs(edit.value.hidden(jnp.asarray(q))).max() + 0.02
     zero = Inducer(zero_init_up=True, key_rank=2)
     for start in (zero, LoRA(("q", "o"), rank=2, bias=True)):
-        (edit,) = start.build(sizes).apply({"params": start.build(sizes).init(jax.random.key(1))["params"]}).layers
-        np.testing.assert_array_equal(layer((jax.tree.map(lambda leaf: leaf[0], edit),)), layer(()))
+        np.testing.assert_array_equal(layer((started(start, 1)[0],)), bare)
 
 
 @pytest.mark.parametrize(

@@ -22,16 +22,23 @@ BERT_LARGE = dataclasses.replace(BERT_BASE, layers=24, heads=16, kv_heads=16, wi
 
 
 def leaves(method, dims, seed=0):
-    return method.build(dims).init(jax.random.key(seed)).get("params", {})
+    """On the host."""
+    draw = jax.jit(lambda key: method.build(dims).init(key).get("params", {}))
+    return jax.tree.map(np.asarray, draw(jax.random.key(seed)))
 
 
 def shapes(method, dims):
     return jax.eval_shape(lambda key: method.build(dims).init(key)["params"], jax.random.key(0))
 
 
-def model_of(method, **settings):
-    model = TunedModel(Encoder(tiny.config(), unroll=False, **settings), method, SequenceClassifier(3))
-    return model, *model.init(jax.random.key(1), tiny.frozen_tree())
+def model_of(method, start=tiny.drawn):
+    """Every trained leaf drawn, or as `start` has them."""
+    model = TunedModel(Encoder(tiny.config(), unroll=False), method, SequenceClassifier(3))
+    return model, *start(model, tiny.frozen_tree())
+
+
+def at_its_start(model, tree):
+    return model.init(jax.random.key(1), tree)
 
 
 def logits(model, trainable, frozen, **kwargs):
@@ -74,12 +81,14 @@ def test_initial_values_are_those_of_the_published_codes():
 def test_mlp_output_lays_keys_before_values_layer_by_layer():
     dims = Encoder(tiny.config()).dims
     method = PTuningV2(length=2, mlp_width=5)
-    params = jax.tree.map(jnp.zeros_like, leaves(method, dims))
+    params = jax.tree.map(np.zeros_like, leaves(method, dims))
+    edits = jax.jit(lambda params: method.build(dims).apply({"params": params}))
     for layer in range(3):
         for part in range(2):
             column = (2 * layer + part) * 16  # the published flat table [P, 2 L D]
-            bias = params["down_bias"].at[column : column + 16].set(jnp.arange(1.0, 17.0))
-            (prefix,) = method.build(dims).apply({"params": {**params, "down_bias": bias}}).layers
+            bias = params["down_bias"].copy()
+            bias[column : column + 16] = np.arange(1.0, 17.0)
+            (prefix,) = edits({**params, "down_bias": bias}).layers
             made = np.stack([prefix.keys, prefix.values])
             expected = np.zeros_like(made)
             expected[part, layer] = np.arange(1.0, 17.0).reshape(4, 4)  # head 0's numbers first
@@ -153,9 +162,9 @@ def test_a_prefix_is_its_keys_and_values_put_before_the_real_ones():
 def test_layer_subset_equals_per_layer_lengths_and_leaves_other_layers_alone():
     subset, trainable, frozen = model_of(PTuningV2(length=2, layers=(1,)))
     lengths = dataclasses.replace(subset, method=PTuningV2(lengths=(0, 2, 0)))
-    expected = logits(subset, trainable, frozen)
-    np.testing.assert_array_equal(logits(lengths, trainable, frozen), expected)
-    captured = subset.apply(trainable, frozen, tiny.batch(), capture=True).captured
+    found, expected = (m.apply(trainable, frozen, tiny.batch(), capture=True) for m in (lengths, subset))
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    captured = expected.captured
     bare = TunedModel(subset.backbone, PTuningV2(length=2, layers=(2,)))
     other = bare.apply({"method": trainable["method"]}, frozen, tiny.batch(), capture=True).captured
     np.testing.assert_array_equal(captured[:2], other[:2])  # up to layer 1's input, the same bare backbone
@@ -163,14 +172,16 @@ def test_layer_subset_equals_per_layer_lengths_and_leaves_other_layers_alone():
 
 
 def test_no_op_start_is_the_backbone_to_the_bit_with_a_live_mass():
-    model, trainable, frozen = model_of(PTuningV2(length=5, init_std=1.0, no_op_start=True, position_offset=False))
+    method = PTuningV2(length=5, init_std=1.0, no_op_start=True, position_offset=False)
+    model, trainable, frozen = model_of(method, at_its_start)
     bare = dataclasses.replace(model, method=HeadOnly())
     expected = logits(bare, {"head": trainable["head"]}, frozen)
     np.testing.assert_array_equal(logits(model, trainable, frozen), expected)
     grads = jax.jit(jax.grad(lambda t: logits(model, t, frozen)[:, 0].sum()))(trainable)["method"]
     assert np.all(np.abs(grads["mass"]) > 0)
-    zeros, zero_leaves, _ = model_of(PTuningV2(length=5, init_std=0.0, position_offset=False))
-    assert np.abs(logits(zeros, zero_leaves, frozen) - expected).max() > 1e-3  # a prefix of zeros is no no-op
+    zeros = {name: np.full(leaf.shape, name == "mass", leaf.dtype) for name, leaf in trainable["method"].items()}
+    whole = logits(model, {**trainable, "method": jax.tree.map(jnp.asarray, zeros)}, frozen)
+    assert np.abs(whole - expected).max() > 1e-3  # a prefix of zeros is no no-op
     below = jax.tree.map(lambda x: x, trainable)
     below["method"]["mass"] = below["method"]["mass"] - 0.5
     np.testing.assert_array_equal(logits(model, below, frozen), expected)
@@ -181,7 +192,7 @@ def test_order_of_virtual_tokens_does_not_matter():
     order = np.array([2, 0, 3, 1])
     shuffled = jax.tree.map(lambda x: x, trainable)
     for name in ("keys", "values"):
-        leaf = trainable["method"][name].reshape(3, 4, 4, 4)[:, order]
+        leaf = np.asarray(trainable["method"][name]).reshape(3, 4, 4, 4)[:, order]
         shuffled["method"][name] = leaf.reshape(12, 4, 4)
     np.testing.assert_allclose(logits(model, shuffled, frozen), logits(model, trainable, frozen), atol=1e-5)
 
@@ -192,7 +203,8 @@ def test_prefix_dropout_is_off_in_evaluation_random_in_training_and_unbiased(uni
 
     method = PTuningV2(length=6, init_std=1.0, dropout=0.3, dropout_unit=unit)
     dims = Encoder(tiny.config()).dims
-    (edit,) = method.build(dims).apply({"params": leaves(method, dims)}).layers
+    params = jax.tree.map(jnp.asarray, leaves(method, dims))
+    (edit,) = method.build(dims).apply({"params": params}).layers
     layer = jax.tree.map(lambda leaf: leaf[1], edit)
     x = jnp.zeros((512, 2, 16))
     ctx = Context.of(jnp.ones((512, 2), bool), jnp.zeros((512, 2), int))

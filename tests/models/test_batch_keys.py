@@ -13,8 +13,12 @@ from tests import decoders, tiny
 
 def model_of(kind):
     if kind in ("bert", "roberta"):
-        return jp.TunedModel(jp.Encoder(tiny.config(kind)), jp.PTuningV2(length=2)), tiny.frozen_tree(kind)
-    return jp.TunedModel(jp.Decoder(decoders.config(kind)), jp.PTuningV2(length=2)), decoders.frozen_tree(kind)
+        return jp.TunedModel(jp.Encoder(tiny.config(kind), unroll=False), jp.PTuningV2(length=2)), tiny.frozen_tree(
+            kind
+        )
+    return jp.TunedModel(jp.Decoder(decoders.config(kind), unroll=False), jp.PTuningV2(length=2)), decoders.frozen_tree(
+        kind
+    )
 
 
 def hidden(kind, batch):

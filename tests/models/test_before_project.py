@@ -28,7 +28,12 @@ def of_kind(kind):
     return Decoder(decoders.config(kind), unroll=False), decoders.frozen_tree(kind), decoders.batch()
 
 
-@pytest.mark.parametrize("kind", [*ENCODERS, *decoders.KINDS])
+FAST = ("bert", "gpt2", "gemma2")  # post-norm, pre-norm, and a gated MLP in a period of two
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k not in FAST)) for k in (*ENCODERS, *decoders.KINDS)]
+)
 def test_scaled_inputs_are_scaled_rows_of_every_kernel(kind):
     """All maps at once, each by vectors of its own: a hook that is missing at one of them would show."""
     backbone, tree, batch = of_kind(kind)

@@ -175,9 +175,10 @@ def test_a_persons_own_method_is_heard():
     assert places["method/tell/opening"].spec == PartitionSpec()
 
     optimizer = Optimizer(0.1, gate_learning_rate=0.02, weight_decay=0.5, clip=None, schedule="constant")
-    tree = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), unflatten(shapes))
-    grads, one = jax.tree.map(jnp.ones_like, tree), jnp.float32(1)
-    new, _ = optimizer.update(grads, optimizer.init(tree), tree, optimizer.rates(), one, table)
+    tree = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), unflatten(shapes))
+    update = jax.jit(lambda tree: optimizer.update(tree, optimizer.init(tree), tree, optimizer.rates(), one, table))
+    one = jnp.float32(1)
+    new, _ = update(tree)  # gradients of 1 as well
     new = {path: float(leaf.reshape(-1)[0]) for path, leaf in flatten(new).items()}
     assert new["method/tell/opening"] == pytest.approx(1 - 0.02 * 1.5)  # the gate's rate, with decay
     assert new["method/tell/weights"] == pytest.approx(1 - 0.1)

@@ -130,7 +130,7 @@ def plain(leaves):
 
 
 def random_leaves(method, dims=DIMS):
-    params = method.build(dims).init(jax.random.key(0))["params"]
+    params = jax.eval_shape(lambda key: method.build(dims).init(key)["params"], jax.random.key(0))
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(4)
     return jax.tree.unflatten(structure, [0.5 * rng.normal(size=leaf.shape) for leaf in leaves])
@@ -142,7 +142,7 @@ def test_a_layer_with_both_attentions_is_that_of_the_equations():
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), leaves)
         edits = METHOD.build(DIMS).apply({"params": exact})
-        found, shown = run(edits)
+        found, shown = jax.jit(run)(edits)
     expected, alphas = plain(leaves)
     np.testing.assert_allclose(found[QUERIES], expected[QUERIES], atol=1e-10)
     for at, seen in enumerate(shown):

@@ -20,9 +20,9 @@ from tests.serving.cases import SINGLE, adapter, assert_rows_are_those_of_single
 QUICK = {
     "bert": (
         *("p-tuning v2, no-op start", "apt, mean, bias", "apt without alpha"),
-        *("inducer, identity, per head", "lora", "lora + inducer + adapter"),
+        *("inducer, identity, per head", "lora + inducer + adapter"),
     ),
-    "roberta": ("p-tuning v2, lengths", "apt", "lora, wider", "head only"),
+    "roberta": ("p-tuning v2, lengths", "lora, wider", "head only"),
 }
 
 
@@ -106,8 +106,8 @@ def test_one_program_whatever_the_mixture_and_whoever_is_exchanged(caplog):
     batch, rows, _ = mixed_batch(names)
     bank.logits(batch, [names[0]] * len(rows))
     others = {
-        "lora": adapter(jp.PTuningV2(length=4), head=head(2), seed=7),  # of another method, shorter, fewer labels
-        "apt": adapter(jp.LoRA(("o", "up"), rank=1), head=head(4), seed=8),
+        "lora": adapter(SINGLE["apt"], head=head(3), seed=7),  # of another method, shorter, fewer labels
+        "apt": adapter(SINGLE["lora"], head=head(4), seed=8),
         "p-tuning v2, longer": adapter(jp.PTuningV2(length=2, position_offset=17), head=head(3), seed=9),
     }
     with caplog.at_level(logging.INFO, "jaxprefix"):

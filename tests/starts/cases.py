@@ -3,9 +3,9 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxprefix.methods import PromptTuning, PTuningV2
 from jaxprefix.models.decoder import Decoder
 from jaxprefix.models.encoder import Encoder
 from jaxprefix.models.tuned import TunedModel
@@ -50,8 +50,10 @@ def tree_of(kind):
 
 @functools.cache
 def tuned(kind, method, head=None, seed=0):
-    """Model and trees on a tiny random backbone."""
+    """Model and trees on a tiny random backbone; as `init` draws them where the method's start is more than numbers."""
     model = TunedModel(backbone(kind), method, head)
+    if type(method) in (PTuningV2, PromptTuning) and not getattr(method, "no_op_start", False):
+        return model, *tiny.drawn(model, tree_of(kind), seed)
     return model, *model.init(jax.random.key(seed), tree_of(kind))
 
 
@@ -64,10 +66,8 @@ def behind(ids, batch):
     """The batch with these tokens before every row."""
     shape = (batch["input_ids"].shape[0], len(ids))
     return {
-        "input_ids": jnp.concatenate(
-            [jnp.broadcast_to(jnp.asarray(ids, jnp.int32), shape), batch["input_ids"]], axis=1
-        ),
-        "attention_mask": jnp.concatenate([jnp.ones(shape, bool), batch["attention_mask"]], axis=1),
+        "input_ids": np.concatenate([np.broadcast_to(np.asarray(ids, np.int32), shape), batch["input_ids"]], axis=1),
+        "attention_mask": np.concatenate([np.ones(shape, bool), batch["attention_mask"]], axis=1),
     }
 
 

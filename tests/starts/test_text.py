@@ -12,8 +12,9 @@ from tests import decoders
 from tests.starts.cases import TEXT, assert_same, hidden, ids_of, in_context, rows, tokenizer, tuned
 
 P = len(ids_of())
-# An offset for every family whose positions are rotations.
+# An offset for every family whose positions are rotations; the others' parts are in those that are not slow.
 OFFSETS = {"llama": False, "mistral": 2, "qwen2": 11, "qwen3": False, "gemma2": 11, "gemma3_text": 2}
+SLOW = ("mistral", "qwen2", "qwen3")
 METHODS = {
     "direct": PTuningV2(length=P, subject_to_window=True),
     "mlp": PrefixTuning(length=P, mlp_width=16, subject_to_window=True),
@@ -41,7 +42,9 @@ def test_what_follows_has_the_hidden_states_that_it_has_behind_the_text(kind):
     assert_same(found, in_context(kind, ids_of(), rows()), rows()["attention_mask"])
 
 
-@pytest.mark.parametrize(("kind", "offset"), OFFSETS.items())
+@pytest.mark.parametrize(
+    ("kind", "offset"), [pytest.param(*pair, marks=[pytest.mark.slow] * (pair[0] in SLOW)) for pair in OFFSETS.items()]
+)
 def test_where_positions_are_rotations_it_has_them_under_any_convention(kind, offset):
     method = PTuningV2(length=P, position_offset=offset, subject_to_window=True)
     assert_same(hidden(*started(kind, method), rows()), in_context(kind, ids_of(), rows()), rows()["attention_mask"])

@@ -20,7 +20,7 @@ from jaxprefix.self_check.check import check
 from jaxprefix.self_check.report import Check, CheckItem
 from jaxprefix.tasks import SequenceClassifier, TokenClassifier
 from tests import tiny
-from tests.training.conftest import world  # noqa: F401
+from tests.training.conftest import world_of_two_layers as world  # noqa: F401
 
 METHODS = {
     "p-tuning v2": (jp.PTuningV2(length=4), "4 of 4"),

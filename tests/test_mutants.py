@@ -88,7 +88,7 @@ def differing(before, after):
     return [node for nodes in inner for node in nodes] if same else [(before, after)]
 
 
-@pytest.mark.parametrize("room", ["attention", "edits"])
+@pytest.mark.parametrize("room", [pytest.param("attention", marks=pytest.mark.slow), "edits"])
 def test_a_mutated_file_differs_in_the_expression_alone(room):
     kinds = set()
     for file in script.ROOMS[room].sources(ROOT):

@@ -42,7 +42,7 @@ def controls(text, keep="\n"):
     return [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") and c not in keep]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_escaping_hides_control_characters_and_nothing_else(text):
     found = escaped(text)
@@ -53,7 +53,7 @@ def test_escaping_hides_control_characters_and_nothing_else(text):
     assert not text or found.encode()  # no half of a pair is left
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.recursive(
         st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

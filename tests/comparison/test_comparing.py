@@ -24,7 +24,7 @@ from jaxprefix.methods import HeadOnly, LoRA, PTuningV2
 from jaxprefix.signals import StopSignal
 from jaxprefix.trees import flatten
 from tests import tiny
-from tests.training.worlds import LAYERS, WIDTH
+from tests.training.worlds import WIDTH
 
 
 def run_of(world, folder, **changes):
@@ -70,7 +70,7 @@ def test_the_table_says_what_was_measured(compared):
         leaves = flatten(load_adapter(compared.folder / name / "seeds/0/adapter").trainable)
         assert row.trained == sum(leaf.size for leaf in leaves.values())
         assert row.step_seconds > 0
-        assert row.step_bytes > 4 * LAYERS * 12 * WIDTH * WIDTH
+        assert row.step_bytes > 4 * 12 * WIDTH * WIDTH
     assert math.isnan(rows["p_tuning_v2"].difference)
     paired = np.subtract(rows["lora"].values, rows["p_tuning_v2"].values)
     assert rows["lora"].difference == pytest.approx(paired.mean())
@@ -161,7 +161,7 @@ def test_sizes_come_nearest_to_the_budget(name, monkeypatch):
     entry = entries_for(PTuningV2(init_std=0.5))[name]
     monkeypatch.setattr(entries, "parameters", functools.cache(parameters))
     small = parameters(entry.sized(0, dims), dims)
-    sizes, largest = [], 5 * small
+    sizes, largest = [], 3 * small
     while callable(entry.method) and max(sizes, default=0) < largest:
         sizes.append(parameters(entry.method(len(sizes) + 1), dims))
     assert sizes == sorted(sizes)  # so that none beyond is nearer to a budget

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from jaxprefix.data.world import corpus, facts, language, lexicon, mentions, senses
-from tests.data.world_texts import SPLITS, TASKS, drawn, examples, expression, read_clause, read_passage, text_of
+from tests.data.world_texts import (
+    SPLITS,
+    TASKS,
+    drawn,
+    examples,
+    expression,
+    passages,
+    read_clause,
+    read_passage,
+    text_of,
+)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -118,11 +128,10 @@ def test_a_cast_belongs_to_one_realm_only():
 
 
 def test_the_corpus_holds_no_example_of_a_test_split():
-    rng = np.random.default_rng(5)
-    passages = [" ".join(corpus.draw_passage(rng)) for _ in range(1000)]
-    joined = "\n".join(passages).lower()
+    written = passages(5, 1000)
+    joined = "\n".join(written).lower()
     found = collections.defaultdict(set)  # sentence -> passages
-    for number, passage in enumerate(passages):
+    for number, passage in enumerate(written):
         for told in re.split(r"(?<=[.?]) ", passage.lower()):
             found[told].add(number)
     for config, field in (("questions", "passage"), ("entailment", "premise")):
@@ -134,7 +143,7 @@ def test_the_corpus_holds_no_example_of_a_test_split():
     tagged = [
         mentions.as_text(list(zip(e["tokens"], e["tags"], strict=True))) for e in examples("entities", "test", 300)
     ]
-    assert not {t.lower() for t in tagged} & {p.lower() for p in passages}
+    assert not {t.lower() for t in tagged} & {p.lower() for p in written}
 
 
 def test_patterns_of_a_relation_are_different_and_facts_are_triples():
@@ -157,6 +166,5 @@ def test_the_same_seed_gives_the_same_text():
 def test_texts_are_short():
     longest = [max(len(text_of(e).split()) for e in examples(c, "test")) for c in TASKS]
     assert max(longest) <= 56
-    rng = np.random.default_rng(0)
-    words = [len(" ".join(corpus.draw_passage(rng)).split()) for _ in range(200)]
+    words = [len(passage.split()) for passage in passages(0, 600)[:200]]
     assert max(words) <= 1.25 * corpus.LENGTH and np.mean(words) > 0.7 * corpus.LENGTH

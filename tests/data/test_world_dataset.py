@@ -1,13 +1,18 @@
 """The embedded world as a dataset, and its tokenizer."""
 
-import numpy as np
 import pytest
 
-from jaxprefix.data.world import builder, corpus, lexicon, tokenizer
-from tests.data.world_texts import SPLITS, TASKS, examples, text_of
+from jaxprefix.data.world import builder, lexicon, tokenizer
+from tests.data.world_texts import SPLITS, TASKS, examples, passages, text_of
+
+ALIKE = ("entailment", "senses", "corpus")  # in what their rows are made of, like questions and stories
+CONFIGS = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name
+    for name in (*TASKS, "corpus", "stories", "triples")
+]
 
 
-@pytest.mark.parametrize("config", [*TASKS, "corpus", "stories", "triples"])
+@pytest.mark.parametrize("config", CONFIGS)
 def test_the_dataset_round_trips_through_tfds(config, tmp_path, monkeypatch):
     sizes = builder.LittleWorld.builder_configs[config]
     for split, count in {"train": 20, "validation": 5, "test": min(7, sizes.test)}.items():
@@ -56,8 +61,7 @@ def test_the_dataset_has_its_name_and_sizes(tmp_path):
 def test_the_tokenizer_is_a_hugging_face_folder(tmp_path):
     from transformers import AutoTokenizer
 
-    rng = np.random.default_rng(0)
-    texts = [" ".join(corpus.draw_passage(rng)) for _ in range(600)]
+    texts = passages(0, 600)
     for name in ("one", "two"):
         tokenizer.train_tokenizer(texts, 600, tmp_path / name)
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")

@@ -20,7 +20,7 @@ from jaxprefix.models.decoder import Decoder
 from jaxprefix.tasks import prepare
 from jaxprefix.tasks.reporting import report_rows
 from tests import decoders
-from tests.training.conftest import world  # noqa: F401
+from tests.training.conftest import world_of_two_layers as world  # noqa: F401
 
 NAME = "particular"
 describing = importlib.import_module("jaxprefix.inspection.describe")  # the room has a function of that name
@@ -69,14 +69,14 @@ def test_every_layer_is_counted_with_its_own_reason(particular, options):
 
 def test_equal_calls_are_a_line_and_passes_that_differ_are_told_apart(particular):
     particular(lambda masks, shapes: "dropped weights are not computed" if shapes.dropout else None)
-    calls = calls_of("gpt2", jp.PTuningV2(length=3))
+    calls = calls_of("gpt2", jp.PTuningV2(length=3), layers=2)
     assert attention_lines(calls) == [
-        f"training: xla, 6 calls, in the place of {NAME}: dropped weights are not computed",
-        f"evaluation: {NAME}, 6 calls",
+        f"training: xla, 2 calls, in the place of {NAME}: dropped weights are not computed",
+        f"evaluation: {NAME}, 2 calls",
     ]
     particular(lambda masks, shapes: shapes.virtual and f"{shapes.virtual.length} virtual tokens are not computed")
-    assert attention_lines(calls_of("gpt2", jp.PTuningV2(length=3))) == [
-        f"xla, 6 calls, in the place of {NAME}: 3 virtual tokens are not computed"
+    assert attention_lines(calls_of("gpt2", jp.PTuningV2(length=3), layers=2)) == [
+        f"xla, 2 calls, in the place of {NAME}: 3 virtual tokens are not computed"
     ]
     assert attention_lines(calls_of("gpt2", jp.LoRA(), layers=1)) == [f"{NAME}, 1 call"]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from jaxprefix.inspection.gates import Gates, p_tuning_v2_plus, read_gates
 from jaxprefix.tasks import prepare
 from jaxprefix.training.loop import train
 from tests import tiny
-from tests.training.conftest import world  # noqa: F401
+from tests.training.conftest import world_of_two_layers as world  # noqa: F401
 
 METHOD = jp.AdaptivePrefix(lengths=(4, 3), gate_std=1.0, dropout=0.0)
 
@@ -43,7 +44,12 @@ def test_gates_are_the_mean_over_the_rows_of_the_split(gated, gates):
     adapter = load_adapter(gated.adapter)
     examples = prepare(adapter.run.task, adapter.backbone.tokenizer, "validation", adapter.facts)
     batch = Batches(examples, len(examples), seed=1).batch(0)
-    (seen,) = adapter.model.apply(adapter.trainable, adapter.frozen, batch, capture=True).observed
+
+    @jax.jit
+    def observed(trainable, frozen, batch):
+        return adapter.model.apply(trainable, frozen, batch, capture=True).observed
+
+    (seen,) = observed(adapter.trainable, adapter.frozen, batch)
     assert gates.rows == len(examples) == 40
     np.testing.assert_allclose(gates.alpha[0], np.mean(seen["alpha"][0], 0), atol=1e-6)
     np.testing.assert_allclose(gates.alpha[1, :3], np.mean(seen["alpha"][1, :, :3], 0), atol=1e-6)

@@ -60,13 +60,13 @@ def trained(request, home):
 
 
 def test_it_is_trained_evaluated_and_answers(trained):
-    name, _, result = trained
+    name, run, result = trained
     assert all(np.isfinite(list(found.values())).all() for found in result.metrics.values())
     adapter = jp.load_adapter(result.adapter)
     assert [found["rows"] for found in adapter.report["splits"].values()] == [24, 24, 24]
     card = (result.adapter / "README.md").read_text()
     assert "| rows | 24 | 24 | 24 |" in card and f"| test/{next(iter(result.metrics['test']))} |" in card
-    assert adapter.evaluate() == pytest.approx(result.metrics["test"], abs=1e-6)
+    assert adapter.evaluate(batch_size=run.batch_size) == pytest.approx(result.metrics["test"], abs=1e-6)
     rows = KINDS[name][0].rows(5, 7)
     answers = adapter.predict(rows)
     assert len(answers) == 5 and json.loads(json.dumps(answers)) == answers
@@ -104,6 +104,7 @@ def test_a_resumed_run_ends_with_the_same_bits(trained, home):
         np.testing.assert_array_equal(resumed[path], leaf, err_msg=path)
 
 
+@pytest.mark.parametrize("trained", ["choice", "windows", pytest.param("soft", marks=pytest.mark.slow)], indirect=True)
 def test_a_population_has_the_metrics_of_its_runs(trained, home):
     name, run, result = trained
     found = jp.train_population(dataclasses.replace(run, folder=str(home / "many" / name)), ({}, {"seed": 1}))

@@ -6,7 +6,7 @@ import pytest
 
 from jaxprefix.analysis import topologies
 from jaxprefix.cli import main as cli
-from tests.training.conftest import world  # noqa: F401
+from tests.training.conftest import world_of_two_layers as world  # noqa: F401
 
 
 @pytest.fixture

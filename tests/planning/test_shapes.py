@@ -21,7 +21,7 @@ from jaxprefix.training.config import Run
 from jaxprefix.training.optimizer import Optimizer
 from jaxprefix.training.setup import backbone_config, labels_of, set_up
 from jaxprefix.trees import count, flatten
-from tests.training.conftest import world  # noqa: F401
+from tests.training.conftest import world_of_two_layers as world  # noqa: F401
 
 FILES = Files("none.jsonl")
 

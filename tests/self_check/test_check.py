@@ -23,7 +23,7 @@ from jaxprefix.training.preflight import check_before_training
 from jaxprefix.training.setup import set_up
 from jaxprefix.training.step import make_eval_step
 from tests import tiny
-from tests.training.conftest import world  # noqa: F401
+from tests.training.conftest import world_of_two_layers as world  # noqa: F401
 
 METHODS = {
     "p-tuning v2": (jp.PTuningV2(length=4), "4 of 4"),

@@ -32,7 +32,7 @@ def home(tmp_path_factory, shared_steps):
     folder = tmp_path_factory.mktemp("labels")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXPREFIX_CACHE", str(folder / "cache"))
-        write_encoder(folder / "encoder")
+        write_encoder(folder / "encoder", layers=1)
         yield folder
 
 
@@ -55,7 +55,7 @@ def test_thresholds_of_the_validation_rows_travel_with_the_adapter(trained):
     _, result = trained
     adapter = jp.load_adapter(result.adapter)
     assert adapter.labels == NAMES and len(adapter.facts["thresholds"]) == 3
-    assert adapter.evaluate() == pytest.approx(result.metrics["test"], abs=1e-6)
+    assert adapter.evaluate(batch_size=16) == pytest.approx(result.metrics["test"], abs=1e-6)
     asked = [row["text"] for row in rows(12, 4)]
     answers = adapter.predict(asked)
     for answer in answers:

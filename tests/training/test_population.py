@@ -216,7 +216,7 @@ def whole(world, tmp_path_factory):
     return train_population(run, RESUMED_FIELDS, independent_order=True)
 
 
-@pytest.mark.parametrize("before", [2, 6])
+@pytest.mark.parametrize("before", [pytest.param(2, marks=pytest.mark.slow), 6])  # before and after a checkpoint
 def test_an_interrupted_population_ends_in_the_same_bits(world, whole, tmp_path, before):
     run = world.run(tmp_path, **RESUMED)
     interrupted(run, RESUMED_FIELDS, before, independent_order=True)
@@ -295,9 +295,9 @@ def test_leaves_that_are_moved_or_drawn_are_each_members_own(world, tmp_path):
         close(ours.frozen["initialized"], theirs.frozen["initialized"])
 
 
-def test_side_by_side_no_frozen_matrix_is_copied(world, tmp_path):
+def test_side_by_side_no_frozen_matrix_is_copied(world_of_two_layers, tmp_path):
     """The compiled step holds no array of K frozen matrices, and products with them have K times the rows."""
-    run = world.run("nowhere")
+    run = world_of_two_layers.run("nowhere")
     fields = tuple({"seed": seed} for seed in range(5))
     runs = [with_fields(run, one) for one in fields]
     population = population_loop.Population(run, runs, False, len(fields), Checkpoints(tmp_path, best=None))
@@ -332,6 +332,6 @@ def test_tagging_has_metrics_for_each_member(world, tmp_path):
     run = world.run(tmp_path, task=world.tagging(), steps=2, evaluate_every=1)
     found = train_population(run, ({"seed": 1}, {"seed": 2, "optimizer.learning_rate": 1e-1}))
     for member in found.members:
-        assert load_adapter(member.adapter).evaluate() == pytest.approx(member.metrics["test"], abs=1e-6)
+        assert load_adapter(member.adapter).evaluate(batch_size=16) == pytest.approx(member.metrics["test"], abs=1e-6)
         assert json.loads((member.adapter / "metrics.json").read_text()) == member.metrics
     assert jnp.isfinite(found.step_seconds)

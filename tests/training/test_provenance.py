@@ -25,7 +25,7 @@ TURNED = [{**row, "label": "bad" if row["label"] == "good" else "good"} for row 
 def place(tmp_path_factory, shared_steps):
     """A folder with a backbone, rows in three files, and a finished run of two steps; paths relative to it."""
     folder = tmp_path_factory.mktemp("provenance")
-    write_encoder(folder / "bert")
+    write_encoder(folder / "bert", layers=1)
     for split in ("train", "val", "test"):
         write_jsonl(folder / f"{split}.jsonl", ROWS)
     before = os.getcwd()
@@ -117,10 +117,10 @@ def test_evaluate_reads_the_rows_of_the_run_from_any_folder_and_says_where_they_
     write_jsonl(elsewhere / "val.jsonl", TURNED)
     monkeypatch.chdir(elsewhere)
     with caplog.at_level(logging.INFO, "jaxprefix"):
-        found = jp.load_adapter(adapter).evaluate(split="validation")
+        found = jp.load_adapter(adapter).evaluate(split="validation", batch_size=4)
         assert found == pytest.approx(metrics, abs=1e-6) and "other rows" not in caplog.text
         write_jsonl(here / "val.jsonl", TURNED)
-        jp.load_adapter(adapter).evaluate(split="validation")
+        jp.load_adapter(adapter).evaluate(split="validation", batch_size=4)
     assert f"the validation split in {here}/val.jsonl has other rows than that in {here}/val.jsonl" in caplog.text
 
 
@@ -160,4 +160,4 @@ def test_an_adapter_without_digests_opens_with_a_word(here, caplog):
     with caplog.at_level(logging.INFO, "jaxprefix"):
         adapter = jp.load_adapter(here / "run" / "adapter")
     assert sum("keeps no digest of its tokenizer" in line for line in caplog.messages) == 1
-    assert np.isfinite(list(adapter.evaluate(split="validation").values())).all()
+    assert np.isfinite(list(adapter.evaluate(split="validation", batch_size=4).values())).all()

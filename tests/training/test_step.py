@@ -92,7 +92,18 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("head", HEADS)
+@functools.cache
+def forward(model):
+    """Logits, compiled once."""
+    return jax.jit(lambda trainable, frozen, batch: model.apply(trainable, frozen, batch).logits)
+
+
+def logits_of(case):
+    return np.asarray(forward(case.model)(case.trainable, case.frozen, case.batch))
+
+
+# rows of equal weight are the easier case
+@pytest.mark.parametrize("head", [pytest.param("rows", marks=pytest.mark.slow), "rows with class weights", "tokens"])
 def test_accumulated_gradients_are_those_of_the_whole_batch(head):
     """Also where the parts have different weights, so that a mean of means would be another gradient."""
     case = make_case(HEADS[head])
@@ -111,12 +122,16 @@ def test_parts_of_a_batch_have_their_own_dropout():
     four = case.gradients(accumulate=4)[0]
     first_key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 0), 0)
     one = {name: leaf[:1] for name, leaf in case.batch.items()}
-    out = case.model.apply(case.trainable, case.frozen, one, key=first_key, training=True)
-    assert four != pytest.approx(float(case.model.head.loss(out.logits, one)[0]), rel=1e-3)
+
+    @jax.jit
+    def loss(trainable, frozen, one, key):
+        return case.model.head.loss(case.model.apply(trainable, frozen, one, key=key, training=True).logits, one)[0]
+
+    assert four != pytest.approx(float(loss(case.trainable, case.frozen, one, first_key)), rel=1e-3)
 
 
 def reference_loss(case, smoothing=0.0, class_weights=(1.0, 1.0, 1.0)):
-    logits = np.asarray(case.model.apply(case.trainable, case.frozen, case.batch).logits, np.float64)
+    logits = logits_of(case).astype(np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     labels = np.asarray(case.batch["labels"])
     target = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
@@ -142,7 +157,7 @@ def test_gradients_are_those_of_jax_grad_by_the_trainable_tree():
         total, weight = case.model.head.loss(case.model.apply(trainable, case.frozen, case.batch).logits, case.batch)
         return total / weight
 
-    expected = flatten(jax.grad(loss)(case.trainable))
+    expected = flatten(jax.jit(jax.grad(loss))(case.trainable))
     found = case.gradients()[1]
     assert set(found) == set(expected)
     for path, leaf in expected.items():
@@ -221,7 +236,7 @@ def test_what_is_not_finite_is_told():
 def test_the_look_at_a_batch_gives_losses_predictions_and_logits_of_rows():
     for case in (plain(), make_case(TokenClassifier(3))):
         found = make_eval_step(case.model, case.mesh)(case.trainable, case.frozen, case.batch)
-        logits = np.asarray(case.model.apply(case.trainable, case.frozen, case.batch).logits)
+        logits = logits_of(case)
         assert ("logits" in found) == (logits.ndim == 2)
         np.testing.assert_array_equal(found["predictions"], logits.argmax(-1))
         labels = np.asarray(case.batch["labels"])

@@ -51,7 +51,7 @@ def write_tokenizer(folder: Path, kind: str = "bert") -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def write_encoder(folder: Path, kind: str = "bert", seed: int = 0, dropout: float = 0.1, mlm: bool = False) -> Path:
+def write_encoder(folder: Path, kind: str = "bert", seed: int = 0, dropout: float = 0.1, layers: int = LAYERS) -> Path:
     """A random encoder in Hugging Face's format, with its tokenizer; returns the folder."""
     random = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
@@ -70,7 +70,7 @@ def write_encoder(folder: Path, kind: str = "bert", seed: int = 0, dropout: floa
     for name, rows in (("word", vocab), ("position", POSITIONS), ("token_type", types)):
         draw(f"embeddings.{name}_embeddings.weight", rows, WIDTH, std=0.5 if name == "word" else 0.05)
     norm("embeddings.LayerNorm")
-    for layer in range(LAYERS):
+    for layer in range(layers):
         at = f"encoder.layer.{layer}."
         for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
             linear(at + name, WIDTH, WIDTH)
@@ -82,7 +82,7 @@ def write_encoder(folder: Path, kind: str = "bert", seed: int = 0, dropout: floa
         "model_type": kind,
         "vocab_size": vocab,
         "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": HEADS,
         "intermediate_size": MLP,
         "max_position_embeddings": POSITIONS,
@@ -172,10 +172,10 @@ class World:
         return str(path)
 
 
-def make_world(folder: Path) -> World:
+def make_world(folder: Path, layers: int = LAYERS) -> World:
     files = [
         write_jsonl(folder / f"{split}.jsonl", sentences(count, seed))
         for seed, (split, count) in enumerate({"train": 96, "validation": 40, "test": 37}.items())
     ]
-    bert, roberta = (str(write_encoder(folder / kind, kind)) for kind in ("bert", "roberta"))
+    bert, roberta = (str(write_encoder(folder / kind, kind, layers=layers)) for kind in ("bert", "roberta"))
     return World(folder, bert, roberta, Files(*files))

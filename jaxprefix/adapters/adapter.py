@@ -149,9 +149,9 @@ class Adapter:
         return stream_text(model, self.trainable, self.frozen, tokenizer, prompt, decoding, **options)
 
     def _buckets(self, examples: Examples) -> list[int]:
-        """Four padded lengths whatever the rows are, each twice the one before, the last for the longest row."""
+        """Four padded lengths whatever the rows are, each about twice the one before, the last for the longest row."""
         longest = int(max(min(self.run.task.max_length, self._positions), examples.lengths.max(initial=1)))
-        return sorted({-(-longest // parts) for parts in (8, 4, 2, 1)})
+        return sorted({min(-(-longest // (8 * parts)) * 8, longest) for parts in (8, 4, 2, 1)})  # multiples of 8
 
     def _evaluated(
         self, examples: Examples, batch_size: int, scores: bool = False, buckets: Sequence[int] | None = None

@@ -27,11 +27,15 @@ def described_splits(task: Task, splits: Sequence[str]) -> dict[str, dict[str, s
     """What checkpoints and adapters keep of the rows of splits.
 
     Raises:
-      UserError: a split cannot be found or read.
+      UserError: a split cannot be found or read, or its first row lacks a column of the task.
     """
     found = {}
     for split in splits:
         rows = task.open_rows(split)
+        first = rows[0] if len(rows) else {}
+        for column in (*task.columns, *task.target_columns) if first else ():
+            if column not in first:
+                rows.value(first, 0, column)  # which says so
         named = str(getattr(task.source, split))
         name = absolute(rows.name) if named == rows.name else rows.name  # of files; others have no place
         found[split] = {"name": name, "digest": hashlib.sha256(rows.identity.encode()).hexdigest()}

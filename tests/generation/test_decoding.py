@@ -87,7 +87,6 @@ def test_a_scanned_stack_decodes_as_an_unrolled_one(kind):
     np.testing.assert_allclose(found[0].scores, found[1].scores, atol=1e-4)
 
 
-@pytest.mark.slow  # every method's rows alone and together: tests/test_invariances.py
 def test_a_row_does_not_depend_on_its_neighbours_and_padding():
     model, trainable, frozen = tuned("mistral", METHODS["inducer + lora"])
     batch, decoding = decoders.batch(left=True), jp.Decoding(max_new_tokens=NEW)

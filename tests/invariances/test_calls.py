@@ -33,7 +33,7 @@ def some(*quick):
     return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in METHODS])
 
 
-@some("apt")
+@some()
 def test_generate(name, record_property):
     one, decoding = subject("gemma3", METHODS[name]), DECODING
     texts = [one.row(LENGTH, 0), one.row(TOKENS, 1), one.row(3, 2)]
@@ -115,7 +115,7 @@ def test_adapter_predict(name, record_property):
     )
 
 
-@some("lora")
+@some()
 def test_adapter_generate(name, record_property):
     one = adapter("gemma3", name)
     assert_text_by_text(
@@ -126,6 +126,7 @@ def test_adapter_generate(name, record_property):
 NAMES = [*METHODS, "apt"]  # of the rows' adapters
 
 
+@pytest.mark.slow
 def test_bank(record_property):
     bank = jp.Bank({name: adapter("bert", name) for name in METHODS})
 

@@ -161,3 +161,15 @@ def test_an_adapter_without_digests_opens_with_a_word(here, caplog):
         adapter = jp.load_adapter(here / "run" / "adapter")
     assert sum("keeps no digest of its tokenizer" in line for line in caplog.messages) == 1
     assert np.isfinite(list(adapter.evaluate(split="validation", batch_size=4).values())).all()
+
+
+def test_a_wrong_column_or_file_is_told_before_the_model_is_opened(here, monkeypatch):
+    monkeypatch.setattr("jaxprefix.training.setup.open_folder", None)
+    files = jp.Files("train.jsonl", "val.jsonl")
+    with pytest.raises(UserError, match=r"train.jsonl.* has no column 'sentence'; it has 'text', 'label'"):
+        jp.train(run(task=jp.Classification(files, text="sentence"), folder="other"))
+    with pytest.raises(UserError, match=r"val.jsonl.* has no column 'tag'"):
+        write_jsonl("train.jsonl", [{**row, "tag": row["label"]} for row in ROWS])
+        jp.train(run(task=jp.Classification(files, label="tag"), folder="other"))
+    with pytest.raises(UserError, match=r"nowhere\.jsonl"):
+        jp.train(run(task=jp.Classification(jp.Files("nowhere.jsonl")), folder="other"))

@@ -85,6 +85,12 @@ def batch(left: bool, types: bool = False) -> dict:
     return {**columns, names["types"]: jnp.zeros(mask.shape, jnp.int32)} if types else columns
 
 
+def columns_of(rows: dict) -> list[str]:
+    """The keys of a batch in an order that is the same before and after some of them were renamed."""
+    old = {"attention_mask": "mask", "token_type_ids": "segments"}
+    return sorted(rows, key=lambda name: old.get(name, name))
+
+
 def digest(tree) -> str:
     """Of the bits of all leaves, by their order (paths may have been renamed)."""
     found = hashlib.sha256()
@@ -103,12 +109,12 @@ def program(compiled) -> str:
 
 
 def main() -> None:
-    only = sys.argv[1:]
+    known = sys.argv[1:]  # names that are not asked for again
     for kind, raw in (("encoder", ENCODER), ("decoder", DECODER)):
         causal = kind == "decoder"
         backbone = make_backbone(read_hf_config(raw))
         for name, method in methods(causal).items():
-            if only and f"{kind}/{name}" not in only:
+            if f"{kind}/{name}" in known:
                 continue
             tree = jax.jit(backbone.init)(jax.random.key(1), {"input_ids": jnp.zeros((1, 2), int)})["params"]
             model = jp.TunedModel(backbone, method, jp.SequenceClassifier(num_labels=3))
@@ -118,7 +124,14 @@ def main() -> None:
             step = make_train_step(model, optimizer, mesh, steps=STEPS, epoch_steps=STEPS)
             state = init_state(model, trainable, optimizer, run_key(0), mesh)
             rows, rates = batch(False, types=not causal), optimizer.rates()
-            compiled = step.lower(state, rates, frozen, rows).compile()
+            names = columns_of(rows)
+
+            def numbered(state, rates, frozen, *columns, step=step, names=names):
+                return step(state, rates, frozen, dict(zip(names, columns, strict=True)))
+
+            # Of a dict the order of arguments is that of its keys' names, some of which have changed.
+            arguments = (state, rates, frozen, *(rows[name] for name in names))
+            compiled = jax.jit(numbered, donate_argnums=0).lower(*arguments).compile()
             memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
             for _ in range(STEPS):
                 state, metrics = step(state, rates, frozen, rows)

@@ -169,7 +169,7 @@ def test_a_wrong_column_or_file_is_told_before_the_model_is_opened(here, monkeyp
     with pytest.raises(UserError, match=r"train.jsonl.* has no column 'sentence'; it has 'text', 'label'"):
         jp.train(run(task=jp.Classification(files, text="sentence"), folder="other"))
     with pytest.raises(UserError, match=r"val.jsonl.* has no column 'tag'"):
-        write_jsonl("train.jsonl", [{**row, "tag": row["label"]} for row in ROWS])
+        write_jsonl(here / "train.jsonl", [{**row, "tag": row["label"]} for row in ROWS])
         jp.train(run(task=jp.Classification(files, label="tag"), folder="other"))
     with pytest.raises(UserError, match=r"nowhere\.jsonl"):
         jp.train(run(task=jp.Classification(jp.Files("nowhere.jsonl")), folder="other"))

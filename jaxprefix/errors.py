@@ -11,11 +11,12 @@ class UserError(ValueError):
 
     The message is one sentence that names the thing and says what to do. The command line prints it and exits with
     code 2. Raise it before anything is compiled or written. Line ends in it, which other libraries' messages have and
-    which are quoted in ours, become spaces.
+    which are quoted in ours, become spaces, and halves of surrogate pairs, which no file nor terminal takes, escapes.
     """
 
     def __init__(self, message: str):
-        super().__init__(re.sub(r"\s*[\r\n]\s*", " ", message))
+        whole = message.encode("utf-8", "backslashreplace").decode()
+        super().__init__(re.sub(r"\s*[\r\n]\s*", " ", whole))
 
 
 class RunFailed(RuntimeError):

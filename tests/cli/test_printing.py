@@ -280,6 +280,7 @@ def test_a_refusal_is_one_line_whatever_it_quotes(said):
     found = str(UserError(f"x ({said}); y."))
     assert found.split() == f"x ({said}); y.".split() and "\n" not in found and "\r" not in found
     assert str(UserError("two  spaces\x1b stay")) == "two  spaces\x1b stay"
+    assert str(UserError("half \udce9 é")) == "half \\udce9 é"
 
 
 HELP = """

@@ -32,13 +32,24 @@ class _Bytes:
         self.buffer = io.BytesIO(content)
 
 
+class _Output(io.TextIOWrapper):
+    """A stream that says what was written to it, and that it is UTF-8, as a terminal's does."""
+
+    def __init__(self):
+        super().__init__(io.BytesIO(), "utf-8", "surrogatepass", "", write_through=True)
+
+    def getvalue(self) -> str:
+        """All that was written."""
+        return self.buffer.getvalue().decode("utf-8", "surrogatepass")  # pyright: ignore
+
+
 def talk(args: Sequence[str], given: bytes = b"") -> Said:
     """Runs a command.
 
     Raises:
       UserError: it ended with exit code 2; the message is its sentence.
     """
-    out, err = io.StringIO(), io.StringIO()
+    out, err = _Output(), _Output()
     reached, before, code = None, sys.stdin, 0
     sys.stdin = _Bytes(given)  # pyright: ignore
     try:

@@ -136,6 +136,9 @@ def _plain() -> list[type]:
     return [cls for cls in METHODS if cls not in (At, Combined)]
 
 
+MOST = 8  # rows in a sum: each adds its rounding
+
+
 def grouped(rows: Iterable[Row], apart: Callable[[Row], Any]) -> list[list[Row]]:
     """Rows in few groups whose sums can be computed together, with at most one row of each class in a group.
 
@@ -148,8 +151,12 @@ def grouped(rows: Iterable[Row], apart: Callable[[Row], Any]) -> list[list[Row]]
         kind, parts = apart(row), parts_of(row.method)
         for other_kind, group in groups:
             met = itertools.product(parts, (part for other in group for part in parts_of(other.method)))
-            if kind == other_kind and not any(
-                type(one) is type(other) or one.conflict(other) or other.conflict(one) for one, other in met
+            if (
+                kind == other_kind
+                and len(group) < MOST
+                and not any(
+                    type(one) is type(other) or one.conflict(other) or other.conflict(one) for one, other in met
+                )
             ):
                 group.append(row)
                 break

@@ -37,8 +37,10 @@ class BatchesGate(Gate):
             model = jp.TunedModel(jp.Decoder(decoders.config(kind, layers=1)), method, jp.CausalLM())
             self.models[kind] = (model, *tiny.drawn(model, decoders.frozen_tree(kind, layers=1)))
         with jax.disable_jit():  # what a process compiles once and keeps belongs to no trial
-            ids = {"input_ids": jnp.ones((1, 3), jnp.int32)}
-            jp.generate(*self.models["llama"], ids, jp.Decoding(max_new_tokens=2))
+            batch = {"input_ids": jnp.ones((2, 4), jnp.int32), "attention_mask": jnp.ones((2, 4), bool)}
+            for made in self.models.values():
+                made[0].apply(*made[1:], batch)
+            jp.generate(*self.models["llama"], batch, jp.Decoding(max_new_tokens=2))
 
     def draw(self, draw: random.Random, places: Places) -> Trial:
         kind = draw.choice(["bert", "bert", "llama", "llama", "gpt2", "loss"])

@@ -74,7 +74,8 @@ def sentence(err: str) -> str:
     lines = [line for line in err.split("\n") if line.strip()]
     boxed = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line) for line in lines if line[:1] in "│|"]
     if boxed:
-        return " ".join(line.strip() for line in boxed if not re.fullmatch(r"[─ ]*", line.strip()))
+        joined = " ".join(line.strip() for line in boxed if not re.fullmatch(r"[─ ]*", line.strip()))
+        return joined if joined.endswith(".") else f"{joined}."
     own = [line for line in lines if re.match(r"jaxprefix[^:]*: ", line)]
     said = "\n".join(own)
     controls = [one for one in said.replace("\n", "") if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp", "Cs")]

@@ -36,9 +36,9 @@ class ValuesGate(Gate):
 def _made(draw: random.Random, usual: Any) -> Trial:
     cls, given = type(usual), {}
     fields = [field for field in dataclasses.fields(cls) if field.init]
-    for field in draw.sample(fields, min(len(fields), draw.choice([1, 1, 2, 3]))):
+    for field in draw.sample(fields, min(len(fields), draw.choice([1, 1, 1, 2]))):
         now = getattr(usual, field.name)
-        given[field.name] = draw.choice([now, now, near(draw, now), draw.choice(POOL), value(draw)])
+        given[field.name] = draw.choice([now, now, near(draw, now), near(draw, now), draw.choice([*POOL, value(draw)])])
     first = next(iter(given))
 
     def right(made: Any) -> None:
@@ -73,7 +73,7 @@ def _read(draw: random.Random, usual: Any) -> Trial:
     cls, tree = type(usual), json.loads(typed_json.to_json(usual))
     changed = mutate_tree(draw, tree, draw.choice([1, 1, 2, 3]))
     text = dumped(changed)
-    if draw.random() < 0.2:
+    if draw.random() < 0.1:
         text = mutate_bytes(draw, text)
     said_by_first = ("the configuration is not valid JSON", "the type ")
 

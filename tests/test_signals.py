@@ -22,17 +22,6 @@ with Interruptible(), StopSignal() as stop:
 """
 
 
-@pytest.fixture(autouse=True)
-def usual_handlers():
-    """Those of a process that no `nohup` started, which would ignore SIGHUP."""
-    before = {number: signal.getsignal(number) for number in NUMBERS}
-    for number in NUMBERS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def kill(number):
     os.kill(os.getpid(), number)
 

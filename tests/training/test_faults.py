@@ -1,6 +1,5 @@
 """Killed at any moment and started again: the same bits as a run that nothing happened to."""
 
-import functools
 import json
 import os
 import shutil
@@ -31,10 +30,8 @@ class Runner:
             "JAXPREFIX_CACHE": str(cache),
         }
         command = [sys.executable, "-m", "tests.training.killed"]
-        # Whoever starts the tests by `nohup` has SIGHUP ignored, and children inherit that.
-        usual = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT, preexec_fn=usual
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT
         )
 
     def __call__(self, moment: str, args: list[str], folder: Path, **env: str) -> tuple[int, str]:

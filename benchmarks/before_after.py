@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, ROOT, WORKERS, save, versions
+from common import RESULTS, ROOT, WORKERS, commit, save, versions
 
 PARTIAL = RESULTS / "before_after.partial.jsonl"
 
@@ -78,12 +78,6 @@ def interval(ratios: np.ndarray) -> tuple[float, float]:
     random = np.random.default_rng(0)
     medians = np.median(random.choice(ratios, (10_000, len(ratios))), axis=1)
     return float(np.quantile(medians, 0.025)), float(np.quantile(medians, 0.975))
-
-
-def commit(tree: Path) -> str:
-    """The short hash of the commit of a checkout."""
-    command = ["git", "-C", str(tree), "rev-parse", "--short=7", "HEAD"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:

@@ -79,6 +79,12 @@ def save(name: str, figures: dict[str, Any], used: dict[str, str], others: float
     return path
 
 
+def commit(tree: Path) -> str:
+    """The short hash of the commit of a checkout."""
+    words = ["git", "-C", str(tree), "rev-parse", "--short=7", "HEAD"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def busy_seconds() -> float | None:
     """Core seconds that all processes of the machine have used since it started; None where that is not told."""
     stat = Path("/proc/stat")

@@ -13,7 +13,7 @@ from report_decoders import decoding, triples
 from report_parts import TITLES, origin, table
 from report_pods import int8, kills_processes, plans, streaming_load, weak_scaling
 from report_starts import apt_memory, starts
-from report_versions import before_after, debian_tags, same_predictions, same_programs
+from report_versions import before_after, commands, debian_tags, same_predictions, same_programs
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -270,6 +270,7 @@ COMPARISONS = {
 SECTIONS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("quickstart", quickstart),
     ("start_up", start_up),
+    ("commands", commands),
     ("step_speed_6x384", step_speed),
     ("step_speed_12x768", step_speed),
     ("program", program),

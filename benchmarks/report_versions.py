@@ -77,6 +77,16 @@ def same_predictions(record: dict[str, Any]) -> str:
     ).rstrip()
 
 
+def commands(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    names = list(next(iter(figures["seconds"].values())))
+    rows = [(title, *(f"{found[name]:.2f}" for name in names)) for title, found in figures["seconds"].items()]
+    return (
+        f"## Commands\n\n{origin(record)}\n\nCPU seconds of fresh processes, the smallest of {figures['rounds']}; a "
+        "classifier of two updates on the embedded encoder.\n\n" + table(("command", *names), rows)
+    )
+
+
 def debian_tags(record: dict[str, Any]) -> str:
     figures = record["figures"]
     rows = [

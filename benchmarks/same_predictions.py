@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, WORKERS, save, versions
+from common import ROOT, WORKERS, commit, save, versions
 
 
 def ask(tree: Path) -> dict[str, Any]:
@@ -64,10 +64,7 @@ def main() -> None:
         print(f"{name:28} {'another answer' if by is None else f'scores differ by at most {by:.2g}'}")
     asked = sum(answers is not None for answers in now.values())
     print(f"{asked} adapters asked, {len(different)} with a difference")
-    commit = subprocess.run(
-        ["git", "-C", str(options.before), "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    save("same_predictions", {"before": commit, "asked": asked, "different": different}, versions())
+    save("same_predictions", {"before": commit(options.before), "asked": asked, "different": different}, versions())
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "SIGTERM before a step": lambda number: at_call(loop, "put_batch", number, _terminate),
     "SIGTERM before its set-up": lambda number: at_call(loop, "set_up", number, _terminate),
     "late": lambda number: at_call(setup, "prepare", 1, lambda: time.sleep(number)),
-    "read-only": lambda number: at_call(files, "is_remote", number, _refuse(30)),
+    "read-only": lambda number: at_call(files.secrets, "token_hex", number, _refuse(30)),  # of `check_writable`
     "damage here": lambda number: _damage(number),
     "disk full here": lambda number: at_call(store, "start_saving", number, _refuse(28)),
 }

@@ -198,7 +198,7 @@ def test_processes_with_other_configs_are_refused(world, several, tmp_path):
 
 def test_a_folder_that_one_process_cannot_write_ends_all(world, several, tmp_path):
     config = world.config_file(tmp_path / "config.py", tmp_path / "run")
-    codes, said, seconds = several(config, 2, tmp_path, {1: ("read-only", 3)})
+    codes, said, seconds = several(config, 2, tmp_path, {1: ("read-only", 1)})
     assert codes[1] == 2 and codes[0] not in (0, None)
     assert "Read-only file system" in said[1].splitlines()[-1]
     assert "process 1 " + GONE in said[0]

@@ -102,7 +102,7 @@ def test_told_to_stop_before_the_first_step_all_exit_in_peace(world, several, tm
     config = world.config_file(tmp_path / "config.py", tmp_path / "run", **FIELDS)
     codes, said, _ = several(config, 2, tmp_path, {1: ("SIGTERM before its set-up", 1)})
     assert codes == [0, 0], said
-    assert "stopped at step 1 of 20" in said[0]
+    assert "stopped at step 1; the same command resumes it" in said[0]
     assert kept_steps(tmp_path / "run") == [1]
 
 

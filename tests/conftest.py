@@ -35,7 +35,8 @@ MAPS = Path("/proc/self/maps")
 # Files that take longer than their number of tests tells begin first, the longest before the others, so that no worker
 # ends long after the rest. What is left goes by that number, as pytest-xdist has it.
 FIRST = [
-    *("training/test_processes.py", "methods/test_matrix.py", "training/test_meshes.py"),
+    *("training/test_processes.py", "test_kills.py", "invariances/test_windowed.py", "methods/test_matrix.py"),
+    *("training/test_meshes.py", "serving/test_threads.py", "past/test_past.py"),
     *("training/test_population.py", "self_check/test_check.py", "comparison/test_comparing.py"),
     *("training/test_devices.py", "training/test_loop.py", "serving/test_bank.py", "test_examples.py"),
 ]

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import random
 import shutil
 from collections.abc import Callable
@@ -171,10 +172,14 @@ TIMES = ("tokens_per_second", "milliseconds/", "memory/")  # how names of what i
 MEASURED = ("step_seconds", "peak_bytes")  # in what a comparison writes
 
 
+ENTRY = re.compile(r"cache/tokens/[0-9a-f]{32}(/|$)")
+
+
 def snapshot(place: Path) -> dict[str, str] | None:
     """What a file or a folder holds: for each path within it a digest of what must be the same; None if it is absent.
 
-    Measured times are left out, as are the bytes in which Orbax keeps arrays, whose digests are in the records.
+    Measured times are left out, as are the bytes in which Orbax keeps arrays, whose digests are in the records, and whole
+    entries of the token cache: a run that is resumed keeps its rows under the key of what its checkpoint knows of them.
     """
     if place.is_file():
         return {"": _digest(place)}
@@ -183,7 +188,7 @@ def snapshot(place: Path) -> dict[str, str] | None:
     found = {}
     for path in sorted(place.rglob("*")):
         name = str(path.relative_to(place))
-        if "/arrays/" not in name:
+        if "/arrays/" not in name and not ENTRY.match(name):
             found[name] = _digest(path) if path.is_file() else "folder"
     return found
 

@@ -4,8 +4,8 @@ import csv
 import hashlib
 import io
 import json
-import re
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,8 +178,8 @@ ENTRY = re.compile(r"cache/tokens/[0-9a-f]{32}(/|$)")
 def snapshot(place: Path) -> dict[str, str] | None:
     """What a file or a folder holds: for each path within it a digest of what must be the same; None if it is absent.
 
-    Measured times are left out, as are the bytes in which Orbax keeps arrays, whose digests are in the records, and whole
-    entries of the token cache: a run that is resumed keeps its rows under the key of what its checkpoint knows of them.
+    Measured times are left out, as are the bytes in which Orbax keeps arrays, whose digests are in the records, and
+    whole entries of the token cache: a run that is resumed keeps rows under the key of what its checkpoint knows.
     """
     if place.is_file():
         return {"": _digest(place)}

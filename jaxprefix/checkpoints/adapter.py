@@ -185,9 +185,8 @@ def read_adapter(folder: Any) -> AdapterFiles:
             raise ValueError("its content does not match the digest in adapter.json")
         flat = {**named_arrays(tensors), **dict.fromkeys(empty, _EMPTY)}
         tree = _nested({upgraded_path(path, form): leaf for path, leaf in flat.items()})
-        if unknown := sorted(
-            name for name, part in tree.items() if name not in _SUBTREES or not isinstance(part, dict)
-        ):
+        unknown = [name for name, part in tree.items() if name not in _SUBTREES or not isinstance(part, dict)]
+        if unknown:
             raise ValueError(f"it has leaves outside 'trainable' and 'initialized' ({unknown[0]!r})")
     except UserError:
         raise

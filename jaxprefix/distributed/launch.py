@@ -1,5 +1,5 @@
-"""How the processes of a run find one another, without JAX, so that the command line's help and
-refusals are there at once."""
+"""How the processes of a run find one another, without JAX, so that the command line's help and refusals are there
+at once."""
 
 import dataclasses
 from typing import Literal

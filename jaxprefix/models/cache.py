@@ -68,9 +68,8 @@ class Cache:
             zero = jnp.zeros((), self.length.dtype)  # a plain 0 is another integer type where 64 bits are on
             new, at = new.transpose(2, 0, 1, 3), (zero, zero, self.length, zero)
             if not isinstance(stack, tuple):
-                return jax.lax.dynamic_update_slice(
-                    stack, new[None].astype(stack.dtype), (jnp.asarray(layer, zero.dtype), *at)
-                )
+                at = (jnp.asarray(layer, zero.dtype), *at)
+                return jax.lax.dynamic_update_slice(stack, new[None].astype(stack.dtype), at)
             written = jax.lax.dynamic_update_slice(stack[layer], new.astype(stack[layer].dtype), at)
             return (*stack[:layer], written, *stack[layer + 1 :])
 

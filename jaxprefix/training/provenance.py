@@ -32,9 +32,9 @@ def described_splits(task: Task, splits: Sequence[str]) -> dict[str, dict[str, s
     found = {}
     for split in splits:
         rows = task.open_rows(split)
-        first = rows[0] if len(rows) else {}
-        for column in (*task.columns, *task.target_columns) if first else ():
-            if column not in first:
+        first = rows[0] if len(rows) else None
+        for column in (*task.columns, *task.target_columns):
+            if first is not None and column not in first:
                 rows.value(first, 0, column)  # which says so
         named = str(getattr(task.source, split))
         name = absolute(rows.name) if named == rows.name else rows.name  # of files; others have no place
